@@ -1,0 +1,110 @@
+"""Command line of the manifests: build, list, show, check."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from manifests import adapters
+from manifests.card import Card, builtin_names
+from manifests.manifest import DATA, Manifest
+from manifests.summary import print_rows, print_summary
+
+EPILOG = """\
+examples:
+  python -m manifests build demo                        generate the demonstration dataset
+  python -m manifests build ravdess --source ~/RAVDESS  read a release from its folder
+  python -m manifests show demo -n 3
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="python -m manifests",
+        description="Turn a dataset's release into one table of utterances and one card.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    build = commands.add_parser("build", help="read a release and write its manifest")
+    build.add_argument("name", metavar="NAME", help="a dataset; `list` names them")
+    build.add_argument(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        help="folder of the release, which the videos' paths are relative to (default: --out)",
+    )
+    build.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the manifest (default: data/NAME)"
+    )
+    build.set_defaults(run=_build)
+
+    listing = commands.add_parser("list", help="datasets, their licences, how to obtain them")
+    listing.set_defaults(run=_list)
+
+    dataset = "a dataset below data/, or a folder that holds manifest.parquet"
+    show = commands.add_parser("show", help="counts, labels and first rows of a manifest")
+    show.add_argument("name", metavar="NAME", help=dataset)
+    show.add_argument("-n", type=int, default=5, metavar="ROWS", help="rows to show (default: 5)")
+    show.set_defaults(run=_show)
+
+    check = commands.add_parser("check", help="look for faults in a manifest")
+    check.add_argument("name", metavar="NAME", help=dataset)
+    check.set_defaults(run=_check)
+    return top
+
+
+def _build(args: argparse.Namespace, console: Console) -> None:
+    out = args.out or DATA / args.name
+    source = args.source or out
+    if args.source and not source.is_dir():
+        raise ValueError(f"{source}: no such folder; --source is where the release was unpacked")
+    manifest, notes = adapters.build(args.name, source)
+    manifest.save(out)
+    print_summary(manifest, console)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    console.print(f"licence: {manifest.card.licence}", highlight=False, markup=False)
+    console.print(f"wrote {manifest.path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _list(args: argparse.Namespace, console: Console) -> None:
+    table = Table(title="datasets", show_lines=True)
+    for column in ("name", "title", "task", "licence", "how to obtain it"):
+        table.add_column(column, overflow="fold")
+    for name in builtin_names():
+        card = Card.builtin(name)
+        table.add_row(name, card.title, card.task, card.licence, card.obtain)
+    console.print(table)
+
+
+def _show(args: argparse.Namespace, console: Console) -> None:
+    manifest = Manifest.load(args.name)
+    print_summary(manifest, console)
+    print_rows(manifest, args.n, console)
+    console.print(f"digest {manifest.digest}", highlight=False)
+
+
+def _check(args: argparse.Namespace, console: Console) -> None:
+    manifest = Manifest.load(args.name)
+    manifest.check()
+    console.print(f"{manifest.path}: {len(manifest.table)} rows, no fault", highlight=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 on success, 1 on a user's mistake (2, from argparse, on bad usage)."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args, Console())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

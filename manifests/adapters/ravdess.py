@@ -1,0 +1,115 @@
+"""RAVDESS: 24 actors speak two sentences in eight emotions, each twice.
+
+Reads the official layout, ``Actor_XX/<name>.mp4``, at any depth. Seven two-digit numbers make a
+name: modality, channel, emotion, intensity, statement, repetition, actor. Only speech with sound
+and picture is taken: there is a second, silent copy of every clip and a sung part.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from manifests.adapters import Built
+from manifests.card import Card
+
+NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
+
+# Odd actors are men, even ones women: both splits get as many of each.
+TEST_ACTORS = {5, 10, 17, 22}
+VALID_ACTORS = {11, 24}
+TURNS = ("train", "valid", "test", "train", "train")
+
+BY_ACTOR = "by actor: 5, 10, 17, 22 test; 11, 24 valid; the others train"
+BY_RANK = "by actor: the highest number test, the one below valid, the others train"
+BY_REPETITION = (
+    "by repetition, too few actors to split by them: the second is test, the first is train but "
+    "for one clip of each emotion, which is valid; an emotion without a first repetition "
+    "gives its first clip to train"
+)
+BY_TURNS = "by turns (train, valid, test, train, train) over the sorted names, too few clips"
+
+
+def build(source: Path) -> Built:
+    """Table of the speech clips below `source`; ValueError if they are fewer than three splits."""
+    rows: list[dict[str, object]] = []
+    skipped: Counter[str] = Counter()
+    malformed = []
+    clips = (p for p in source.rglob("*") if p.suffix.lower() in {".mp4", ".wav"})
+    for path in sorted(clips):
+        fields = NAME.fullmatch(path.stem)
+        if fields is None:
+            malformed.append(path.relative_to(source).as_posix())
+            continue
+        modality, channel, emotion, intensity, statement, repetition, actor = map(
+            int, fields.groups()
+        )
+        if modality != 1:
+            skipped["without sound" if modality == 2 else "without picture"] += 1
+        elif channel != 1:
+            skipped["sung"] += 1
+        else:
+            rows.append(
+                {
+                    "id": path.stem,
+                    "video": path.relative_to(source).as_posix(),
+                    "text": STATEMENTS[statement - 1],
+                    "speaker": f"actor_{actor:02d}",
+                    "label": EMOTIONS[emotion - 1],
+                    "intensity": ("normal", "strong")[intensity - 1],
+                    "repetition": repetition,
+                }
+            )
+    notes = [f"skipped {count} files {reason}" for reason, count in sorted(skipped.items())]
+    if malformed:
+        more = f" and {len(malformed) - 5} more" if len(malformed) > 5 else ""
+        notes.append(f"skipped files without a RAVDESS name: {', '.join(malformed[:5])}{more}")
+    if len(rows) < 3:
+        # Too few for three splits, and most often none: the wrong folder.
+        raise ValueError(
+            f"{source}: {len(rows)} RAVDESS speech clips with sound and picture, three at least "
+            f"are needed. {'; '.join(notes)}. To obtain it: {Card.builtin('ravdess').obtain}"
+        )
+    table = pd.DataFrame(rows).sort_values("id", ignore_index=True)
+    table["split"], rule, disjoint = _split(table)
+    notes.append(f"split {rule}")
+    return Built(table, notes, {"split_rule": rule, "disjoint": disjoint})
+
+
+def _split(table: pd.DataFrame) -> tuple[list[str], str, list[str]]:
+    """The split of each row, the rule in words, and the columns it keeps apart.
+
+    The first rule that leaves no split empty is taken, so the same clips always get the same
+    splits: by the actors' numbers, by their rank, by repetition, by turns.
+    """
+    actor = table["speaker"].str.removeprefix("actor_").astype(int)
+    ranked = sorted(set(actor))
+    rules: tuple[tuple[str, list[str], list[str]], ...] = (
+        (BY_ACTOR, ["speaker"], [_of(a, VALID_ACTORS, TEST_ACTORS) for a in actor]),
+        (BY_RANK, ["speaker"], [_of(a, {*ranked[-2:-1]}, {*ranked[-1:]}) for a in actor]),
+        (BY_REPETITION, [], _by_repetition(table)),
+    )
+    for rule, disjoint, splits in rules:
+        if len(set(splits)) == 3:
+            return splits, rule, disjoint
+    return [TURNS[i % len(TURNS)] for i in range(len(table))], BY_TURNS, []
+
+
+def _of(actor: int, valid: set[int], test: set[int]) -> str:
+    return "test" if actor in test else "valid" if actor in valid else "train"
+
+
+def _by_repetition(table: pd.DataFrame) -> list[str]:
+    splits = pd.Series("train", index=table.index)
+    splits[table["repetition"] == 2] = "test"
+    for emotion, clips in table.groupby("label"):
+        first = clips.index[clips["repetition"] == 1]
+        if len(first) == 0:
+            splits[clips.index[0]] = "train"
+        elif len(first) > 1:  # a class needs a clip to learn from before one to validate on
+            # A different statement and intensity from emotion to emotion.
+            splits[first[EMOTIONS.index(str(emotion)) % len(first)]] = "valid"
+    return splits.tolist()

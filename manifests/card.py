@@ -1,0 +1,139 @@
+"""The card of a dataset: what its labels mean, how it is split, who may use it."""
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from manifests.atomic import written_aside
+
+TASKS = ("regression", "classification", "multilabel")
+SPLITS = ("train", "valid", "test")
+CARDS = resources.files("manifests") / "cards"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A dataset in words and numbers, read from YAML; an inconsistent card is a ValueError.
+
+    Attributes:
+        name: short name, also the folder below ``data/`` and the name of the adapter.
+        title: the full name, with the year.
+        task: "regression", "classification" (one class) or "multilabel" (any number of classes).
+        labels: the columns that hold the target: ``["label"]``, or for multilabel one 0/1 column
+            a class.
+        classes: the class names; for multilabel the same as `labels`, for regression empty.
+        range: lowest and highest label (regression), None otherwise.
+        unimodal: whether the table also has ``label_t``, ``label_a`` and ``label_v``.
+        language: ISO 639-1 code of the transcripts.
+        language_model: the text model trained by default, a hub name or ``builtin:...``.
+        encoder: the frozen audio-visual encoder used by default.
+        preset: the training preset used by default.
+        metrics: the set of metrics reported.
+        splits: for train, valid and test the row counts of the release and of the paper, where
+            there are such counts.
+        split_rule: in words, who is in which split, where the release does not say.
+        disjoint: columns that may not share a value across splits, for instance ``["speaker"]``.
+        licence: the licence of the data (not of this code).
+        obtain: how to get the data.
+    """
+
+    name: str
+    title: str
+    task: str
+    labels: list[str] = field(default_factory=lambda: ["label"])
+    classes: list[str] = field(default_factory=list)
+    range: list[float] | None = None
+    unimodal: bool = False
+    language: str = "en"
+    language_model: str = "builtin:minilm"
+    encoder: str = "embedded"
+    preset: str = "demo"
+    metrics: str = "mosi"
+    splits: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    split_rule: str = ""
+    disjoint: list[str] = field(default_factory=list)
+    licence: str = ""
+    obtain: str = ""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.task not in TASKS:
+            faults.append(f"task is {self.task!r}: use one of {', '.join(TASKS)}")
+        if self.task == "multilabel":
+            if not self.classes or self.labels != self.classes:
+                faults.append("multilabel needs `classes`, and `labels` equal to them")
+        elif self.labels != ["label"]:
+            faults.append(f"labels is {self.labels}: {self.task} has the one column 'label'")
+        if self.task == "regression":
+            if self.range is None or len(self.range) != 2 or not self.range[0] < self.range[1]:
+                faults.append(f"range is {self.range}: regression needs [lowest, highest]")
+            if self.classes:
+                faults.append("classes is given: regression has none")
+        elif len(set(self.classes)) != len(self.classes) or not self.classes:
+            faults.append("classes must be a list of distinct names")
+        for split in self.splits:
+            if split not in SPLITS:
+                faults.append(f"splits names {split!r}: use {', '.join(SPLITS)}")
+        if faults:
+            raise ValueError(f"card {self.name!r}: " + "; ".join(faults))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Card":
+        """Read a card from a YAML file; an unknown or a missing key is a ValueError."""
+        path = Path(path)
+        return cls._parse(path.read_text(encoding="utf-8"), str(path))
+
+    @classmethod
+    def builtin(cls, name: str) -> "Card":
+        """The card that comes with this package; ValueError lists the names there are."""
+        if name not in builtin_names():
+            raise ValueError(
+                f"no card is called {name!r}; there are: {', '.join(builtin_names())} "
+                "(`python -m manifests list` tells more)"
+            )
+        return cls._parse((CARDS / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
+
+    @classmethod
+    def _parse(cls, text: str, where: str) -> "Card":
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{where}: not YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{where}: a card is a mapping of keys to values")
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(str(key) for key in set(content) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{where}: unknown key {', '.join(unknown)}; a card has: {', '.join(known)}"
+            )
+        required = [
+            f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
+        ]
+        missing = [key for key in required if key not in content]
+        if missing:
+            raise ValueError(f"{where}: missing key {', '.join(missing)}: add it")
+        try:
+            return cls(**content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the card as YAML, atomically."""
+        text = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, width=100)
+        with written_aside(Path(path)) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card's keys and values, as they stand in the YAML file."""
+        return asdict(self)
+
+
+def builtin_names() -> list[str]:
+    """Names of the cards that come with this package, sorted."""
+    return sorted(
+        card.name.removesuffix(".yaml") for card in CARDS.iterdir() if card.name.endswith(".yaml")
+    )

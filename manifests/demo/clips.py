@@ -1,0 +1,126 @@
+"""The clips of the demonstration dataset as MP4 files: H.264 images and AAC sound."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import tempfile
+import wave
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from manifests.atomic import written_aside
+from manifests.demo.face import SIZE, draw_frames
+from manifests.demo.plan import FPS, Clip
+from manifests.demo.voice import SAMPLE_RATE, speak
+
+# Raise it when a change to the face, the voice or the encoding changes the files.
+VERSION = 1
+WORKERS = 2
+
+
+def ffmpeg() -> str:
+    """Path of ffmpeg: the system's, or else the one the package imageio-ffmpeg brings."""
+    found = shutil.which("ffmpeg")
+    if found is None:
+        import imageio_ffmpeg  # slow to import, and not needed beside a system ffmpeg
+
+        found = imageio_ffmpeg.get_ffmpeg_exe()
+    return str(found)
+
+
+def write_clip(clip: Clip, path: Path) -> None:
+    """Draw, speak and encode one clip; `path` appears whole or not at all.
+
+    The same ffmpeg gives the same bytes: one thread, no dates, no version in the metadata. A
+    failure of ffmpeg is a ChildProcessError with its last words.
+    """
+    voice = speak(clip)
+    with tempfile.TemporaryDirectory() as folder, written_aside(path) as aside:
+        sound = Path(folder) / "voice.wav"
+        _write_wave(sound, voice.waveform)
+        images = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{SIZE}x{SIZE}", "-r", str(FPS)]
+        video = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "21", "-pix_fmt", "yuv420p"]
+        audio = ["-c:a", "aac", "-b:a", "96k", "-ar", "48000", "-ac", "1"]
+        plain = ["-threads", "1", "-map_metadata", "-1", "-fflags", "+bitexact"]
+        plain += ["-flags:v", "+bitexact", "-flags:a", "+bitexact", "-movflags", "+faststart"]
+        command = [ffmpeg(), "-v", "error", "-y", *images, "-i", "pipe:0", "-i", f"file:{sound}"]
+        command += ["-map", "0:v", "-map", "1:a", *video, *audio, *plain, "-f", "mp4"]
+        frames = b"".join(draw_frames(clip, voice.opening))
+        done = subprocess.run([*command, f"file:{aside}"], input=frames, capture_output=True)
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip()[-500:]
+            raise ChildProcessError(f"{path}: {command[0]} failed ({done.returncode}): {words}")
+
+
+def write_clips(clips: list[Clip], folder: Path) -> int:
+    """Write the clips that `folder` does not hold yet, named by id; returns how many were written.
+
+    ``index.json`` there says which parameters each file was made with: only a file that is there,
+    has the size it was given and the parameters of today is kept.
+    """
+    index = _read_index(folder)
+    todo = [clip for clip in clips if index.get(clip.id) != _made(clip, folder)]
+    if not todo:
+        return 0
+    # Forked workers would inherit the threads of the progress bar in an unknown state.
+    spawn = multiprocessing.get_context("spawn")
+    workers = min(WORKERS, os.cpu_count() or 1, len(todo))
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        ProcessPoolExecutor(workers, mp_context=spawn) as pool,
+        Progress(
+            *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+        ) as progress,
+    ):
+        bar = progress.add_task("drawing and speaking", total=len(todo))
+        jobs = {pool.submit(write_clip, clip, clip_path(folder, clip)): clip for clip in todo}
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                index[jobs[job].id] = _made(jobs[job], folder)
+                progress.advance(bar)
+        finally:
+            # Also after a failure or Ctrl-C: what is finished need not be made again.
+            pool.shutdown(cancel_futures=True)
+            with written_aside(folder / "index.json") as aside:
+                aside.write_text(json.dumps(index, indent=1, sort_keys=True))
+    return len(todo)
+
+
+def clip_path(folder: Path, clip: Clip) -> Path:
+    """Where the clip lies in `folder`."""
+    return folder / f"{clip.id}.mp4"
+
+
+def _made(clip: Clip, folder: Path) -> list[object]:
+    """Entry of the index: digest of all that makes the clip, and the file's size (-1: no file)."""
+    parameters = json.dumps([VERSION, asdict(clip)], sort_keys=True)
+    path = clip_path(folder, clip)
+    size = path.stat().st_size if path.is_file() else -1
+    return [hashlib.sha256(parameters.encode()).hexdigest(), size]
+
+
+def _read_index(folder: Path) -> dict[str, object]:
+    try:
+        index = json.loads((folder / "index.json").read_text())
+    except (FileNotFoundError, ValueError):  # a broken index only costs the making again
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def _write_wave(path: Path, waveform: np.ndarray) -> None:
+    """16-bit mono."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())

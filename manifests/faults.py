@@ -1,0 +1,124 @@
+"""What can be wrong with a table of utterances, each fault with its row and its remedy."""
+
+import re
+from collections.abc import Iterator
+
+import pandas as pd
+
+from manifests.card import SPLITS, Card
+
+CROP = ["crop_x", "crop_y", "crop_w", "crop_h"]
+
+
+def find_faults(card: Card, table: pd.DataFrame) -> list[str]:
+    """All faults of `table` (in the manifest's types) under `card`, empty if there are none.
+
+    Each reads ``row 12 (id 'a'): what is wrong: what to do``; rows count from 0.
+    """
+    checks = (_ids, _videos, _intervals, _crops, _splits, _texts, _labels, _leaks)
+    return [fault for check in checks for fault in check(card, table)]
+
+
+def _at(table: pd.DataFrame, bad: pd.Series, says: str) -> Iterator[str]:
+    """One fault for each row where `bad` holds; `says` may name columns in braces."""
+    for row in table.index[bad.fillna(False).astype(bool)]:
+        values = {
+            str(column): repr(value) if isinstance(value, str) else str(value)
+            for column, value in table.loc[row].items()
+        }
+        yield f"row {row} (id {values['id']}): " + says.format_map(values)
+
+
+def _blank(column: pd.Series) -> pd.Series:
+    return column.fillna("").str.strip() == ""
+
+
+def _ids(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    yield from _at(table, _blank(table["id"]), "empty id: give every utterance one")
+    again = table["id"].duplicated() & ~_blank(table["id"])
+    yield from _at(table, again, "duplicate id: ids must be unique, rename or drop the row")
+
+
+def _videos(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    remedy = "give a path below the data root, with forward slashes"
+    video = table["video"]
+    yield from _at(table, _blank(video), f"no video: {remedy}")
+    absolute = video.str.match(r"[/~]|[A-Za-z]:")
+    yield from _at(table, absolute, f"absolute path {{video}}: {remedy}")
+    outside = video.str.contains(r"(?:^|/)\.\.(?:/|$)", regex=True)
+    yield from _at(table, outside, f"video {{video}} has '..': {remedy}")
+    yield from _at(
+        table, video.str.contains("\\", regex=False), f"video {{video}} has a backslash: {remedy}"
+    )
+
+
+def _intervals(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    start, end = table["start"], table["end"]
+    one = start.isna() != end.isna()
+    yield from _at(table, one, "start {start}, end {end}: give both, or neither for the whole file")
+    bad = (start < 0) | (end <= start) | start.abs().eq(float("inf")) | end.eq(float("inf"))
+    yield from _at(table, bad, "bad interval {start} to {end} s: need 0 <= start < end, finite")
+
+
+def _crops(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    crop = table[CROP]
+    some = crop.isna().any(axis=1) & crop.notna().any(axis=1)
+    shown = "crop x {crop_x}, y {crop_y}, w {crop_w}, h {crop_h}"
+    yield from _at(table, some, f"{shown}: give all four fractions, or none")
+    x, y, w, h = (table[column] for column in CROP)
+    rounding = 1 + 1e-9
+    bad = (x < 0) | (y < 0) | (w <= 0) | (h <= 0) | (x + w > rounding) | (y + h > rounding)
+    yield from _at(table, bad, f"{shown}: the crop must lie in the picture, as fractions of it")
+
+
+def _splits(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    unknown = ~table["split"].isin(SPLITS)
+    yield from _at(table, unknown, f"unknown split {{split}}: use {', '.join(SPLITS)}")
+
+
+def _texts(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    yield from _at(table, _blank(table["text"]), "empty text: transcribe it or drop the row")
+
+
+def _labels(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    if card.task == "classification":
+        unknown = ~table["label"].isin(card.classes)
+        yield from _at(
+            table, unknown, f"unknown class {{label}}: the card has {', '.join(card.classes)}"
+        )
+        return
+    if card.task == "multilabel":
+        for column in card.labels:
+            bad = ~table[column].isin([0, 1])
+            yield from _at(table, bad, f"{_quoted(column)} must be 0 or 1")
+        return
+    assert card.range is not None
+    low, high = card.range
+    unimodal = [c for c in ("label_t", "label_a", "label_v") if card.unimodal]
+    for column in [*card.labels, *unimodal]:
+        outside = ~table[column].between(low, high)  # a missing label is outside too
+        yield from _at(
+            table, outside, f"{column} {{{column}}} is not in [{low}, {high}]: fix it or the card"
+        )
+
+
+def _quoted(column: str) -> str:
+    # A class may be called anything; in a format string only plain names can be looked up.
+    return f"{column} {{{column}}}" if re.fullmatch(r"\w+", column) else column
+
+
+def _leaks(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    for column in card.disjoint:
+        if column not in table:
+            yield f"no column {column!r}, which the card wants disjoint: add it or change the card"
+            continue
+        missing = table[column].isna()
+        yield from _at(table, missing, f"no {column}, by which the card splits: fill it in")
+        known = table[~missing]
+        first = known.groupby(column)["split"].transform("first")
+        for value, rows in known[known["split"] != first].groupby(column):
+            splits = sorted(known.loc[known[column] == value, "split"].dropna().unique())
+            yield (
+                f"row {rows.index[0]} (id {rows['id'].iloc[0]!r}): split leak: {column} {value!r} "
+                f"is in {' and '.join(splits)}: keep every {column} in one split"
+            )

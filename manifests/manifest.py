@@ -1,0 +1,157 @@
+"""The table of utterances: its columns, its file, its digest."""
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from manifests.atomic import written_aside
+from manifests.card import SPLITS, Card
+from manifests.faults import find_faults
+
+STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
+FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")
+INTEGERS = ("turn",)
+UNIMODAL = ("label_t", "label_a", "label_v")
+DATA = Path("data")
+SHOWN_FAULTS = 20
+
+
+@dataclass
+class Manifest:
+    """A dataset: its card and one row for each utterance.
+
+    The columns, in the order in which they are kept:
+
+    ========================= ======= ==========================================================
+    id                        string  unique
+    video                     string  path below the data root, with forward slashes
+    start, end                float64 seconds in the file; both null: the whole file
+    crop_x/_y/_w/_h           float64 part of the picture, as fractions; all null: all of it
+    split                     string  train, valid or test
+    text, language            string  transcript and its language (the card's where not given)
+    speaker, dialogue         string  may be null
+    turn                      Int64   place in the dialogue, may be null
+    label, or one per class   float64 (regression), string (classification), Int64 (multilabel)
+    label_t, label_a, label_v float64 only where the card says `unimodal`
+    ========================= ======= ==========================================================
+
+    Columns beyond these are kept as they are. A missing optional column is filled with nulls; the
+    types are forced, so a value that cannot be read as its column's type is a ValueError.
+    """
+
+    card: Card
+    table: pd.DataFrame
+    path: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        table = self.table.reset_index(drop=True).copy()
+        missing = [c for c in ("id", "video", "split", "text") if c not in table]
+        missing += [c for c in self._label_types() if c not in table]
+        if missing:
+            raise ValueError(f"{self._where()}: no column {', '.join(missing)}: add it")
+        if "language" not in table:
+            table["language"] = self.card.language
+        for column, dtype in self.column_types().items():
+            if column not in table:
+                table[column] = pd.Series(pd.NA, index=table.index, dtype="object")
+            try:
+                table[column] = _cast(table[column], dtype)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{self._where()}: column {column}: {error}") from error
+        extra = [c for c in table if c not in self.column_types()]
+        self.table = table[[*self.column_types(), *extra]]
+
+    def _label_types(self) -> dict[str, str]:
+        kind = {"regression": "float64", "classification": "string", "multilabel": "Int64"}
+        types = dict.fromkeys(self.card.labels, kind[self.card.task])
+        return types | dict.fromkeys(UNIMODAL if self.card.unimodal else (), "float64")
+
+    def column_types(self) -> dict[str, str]:
+        """The schema: column name to pandas dtype, in the order of the columns."""
+        types = dict.fromkeys(["id", "video"], "string")
+        types |= dict.fromkeys(FLOATS, "float64")
+        types |= dict.fromkeys(STRINGS, "string")
+        types |= dict.fromkeys(INTEGERS, "Int64")
+        return types | self._label_types()
+
+    @classmethod
+    def load(cls, dataset: str | Path) -> "Manifest":
+        """Read the manifest in a folder; a bare name such as ``"demo"`` means ``data/demo``."""
+        folder = Path(dataset)
+        if isinstance(dataset, str) and re.fullmatch(r"\w[\w-]*", dataset):
+            folder = DATA / dataset
+        path = folder / "manifest.parquet"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; `python -m manifests build NAME` makes it")
+        return cls(Card.load(folder / "card.yaml"), pd.read_parquet(path), path)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``card.yaml`` and ``manifest.parquet`` into `folder`, atomically; returns it."""
+        folder = Path(folder)
+        self.card.save(folder / "card.yaml")
+        self.path = folder / "manifest.parquet"
+        with written_aside(self.path) as aside:
+            self.table.to_parquet(aside, engine="pyarrow", index=False)
+        return folder
+
+    def split(self, name: str) -> pd.DataFrame:
+        """The rows of one split, sorted by id, with a fresh index."""
+        if name not in SPLITS:
+            raise ValueError(f"no split is called {name!r}: use {', '.join(SPLITS)}")
+        rows = self.table[self.table["split"] == name]
+        return rows.sort_values("id", ignore_index=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the table's content: rows sorted by id, columns by name.
+
+        The order of rows and columns, the file's bytes and its place do not enter; any change of a
+        value does. The card does not enter either: a reworded licence is the same data.
+        """
+        columns = sorted(str(c) for c in self.table)
+        content = self.table[columns].astype("object")
+        rows = [[_plain(value) for value in row] for row in content.itertuples(index=False)]
+        # Sorted with the id in front; the whole line breaks the tie of a (faulty) duplicate id.
+        at = columns.index("id")
+        lines = sorted((row[at] or "", json.dumps(row, allow_nan=False)) for row in rows)
+        sha = hashlib.sha256(json.dumps(columns).encode())
+        for _, line in lines:
+            sha.update(b"\n" + line.encode())
+        return sha.hexdigest()
+
+    def check(self) -> None:
+        """Raise one ValueError that lists what is wrong: file, row and remedy for each fault."""
+        faults = find_faults(self.card, self.table)
+        if faults:
+            shown = [f"{self._where()}: {fault}" for fault in faults[:SHOWN_FAULTS]]
+            if len(faults) > SHOWN_FAULTS:
+                shown.append(f"... and {len(faults) - SHOWN_FAULTS} more")
+            raise ValueError("\n".join(shown))
+
+    def _where(self) -> str:
+        return str(self.path or f"manifest of {self.card.name}")
+
+
+def _cast(values: pd.Series, dtype: str) -> pd.Series:
+    if dtype == "string":
+        return values.astype("string")
+    numbers = pd.to_numeric(values)
+    return numbers.astype("Int64" if dtype == "Int64" else "float64")
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    """One cell as JSON can hold it; every kind of null is one null."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, (str, int)):
+        return value
+    raise ValueError(f"a cell holds {value!r}: a manifest keeps text, numbers and nulls")

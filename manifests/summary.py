@@ -1,0 +1,85 @@
+"""What a manifest holds, as tables on the terminal."""
+
+from itertools import pairwise
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from manifests.card import SPLITS, Card
+from manifests.manifest import Manifest
+
+
+def print_summary(manifest: Manifest, console: Console) -> None:
+    """Rows a split beside the release's and the paper's counts, then the labels' distribution."""
+    console.print(_counts(manifest))
+    console.print(_labels(manifest))
+
+
+def print_rows(manifest: Manifest, count: int, console: Console) -> None:
+    """The first `count` rows, one below the other, without what is null in all of them."""
+    shown = manifest.table.head(count).dropna(axis="columns", how="all")
+    table = Table("column", title=f"{manifest.card.name}: {len(shown)} of {len(manifest.table)}")
+    table.add_column("value", overflow="fold")
+    for row in shown.to_dict("records"):
+        for column, value in row.items():
+            table.add_row(str(column), Text("" if pd.isna(value) else str(value)))
+        table.add_section()
+    console.print(table)
+
+
+def _counts(manifest: Manifest) -> Table:
+    table = Table(title=f"{manifest.card.name}: rows")
+    table.add_column("split")
+    for column in ("manifest", "release", "paper"):
+        table.add_column(column, justify="right")
+    totals: dict[str, list[int | None]] = {"here": [], "release": [], "paper": []}
+    for split in SPLITS:
+        told = manifest.card.splits.get(split, {})
+        here = len(manifest.split(split))
+        row = {"here": here, "release": told.get("release"), "paper": told.get("paper")}
+        for key, count in row.items():
+            totals[key].append(count)
+        table.add_row(split, *map(_or_dash, row.values()), style="red" if here == 0 else None)
+    table.add_section()
+    table.add_row(
+        "all", *(_or_dash(None if None in c else sum(filter(None, c))) for c in totals.values())
+    )
+    return table
+
+
+def _or_dash(count: int | None) -> str:
+    return "–" if count is None else str(count)
+
+
+def _labels(manifest: Manifest) -> Table:
+    table = Table(title=f"{manifest.card.name}: labels")
+    table.add_column("label")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    split_of = manifest.table["split"]
+    for name, holds in _groups(manifest.card, manifest.table):
+        table.add_row(name, *(str(int((holds & (split_of == split)).sum())) for split in SPLITS))
+    if manifest.card.task == "regression":
+        labels = [manifest.split(split)["label"] for split in SPLITS]
+        table.add_section()
+        table.add_row("mean", *(f"{values.mean():.3f}" for values in labels))
+        table.add_row("deviation", *(f"{values.std(ddof=0):.3f}" for values in labels))
+    return table
+
+
+def _groups(card: Card, table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
+    """The rows of the table of labels: a name, and which utterances it counts."""
+    if card.task == "classification":
+        return [(name, table["label"] == name) for name in card.classes]
+    if card.task == "multilabel":
+        return [(name, table[name] == 1) for name in card.classes]
+    assert card.range is not None
+    low, high = card.range
+    # Seven equal bins, as sentiment in [-3, 3] is usually counted; the last holds its upper edge.
+    edges = [low + (high - low) * i / 7 for i in range(7)] + [high]
+    above = [table["label"] >= edge for edge in edges[:-1]]
+    below = [*(~mask for mask in above[1:]), table["label"] <= high]
+    names = [f"{a:+.2f} to {b:+.2f}" for a, b in pairwise(edges)]
+    return [(name, a & b) for name, a, b in zip(names, above, below, strict=True)]
