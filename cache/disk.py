@@ -1,0 +1,65 @@
+"""Files that are either there and whole or not there.
+
+``os.replace`` alone survives a killed process but not a power cut: the rename may reach the disk
+before the data. So everything that counts as written was synced first, folder entries included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import uuid
+from pathlib import Path
+
+_BLOCK = 1 << 20
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries (new names, renames) durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader sees all of it or no file."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def seal_tree(folder: Path) -> None:
+    """Sync every file and folder below ``folder`` and take away the right to write the files."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(parent, name)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+        sync_folder(Path(parent))
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that another process may be removing too."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    sha = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            sha.update(block)
+    return sha.hexdigest()

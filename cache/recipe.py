@@ -1,0 +1,86 @@
+"""What a store was made from, and the digest that names it.
+
+Two extractions with equal recipes give equal features, wherever and however they ran. So a recipe
+holds what changes a value and nothing else: no path, no host, no worker count, no batch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FORMAT_VERSION = 1
+MODALITIES = ("audio", "vision")
+DTYPES = ("float16", "float32")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling per value: keys sorted, no white space, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a JSON-able value's canonical spelling."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_of_utterances(rows: Iterable[tuple[Any, ...]]) -> str:
+    """SHA-256 of what is cut out of which video, whatever the order of the rows.
+
+    Args:
+        rows: ``(id, video, start, end, crop)`` per utterance; ``None`` where a value is absent.
+    """
+    return digest_of(sorted((list(row) for row in rows), key=lambda row: str(row[0]).encode()))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the values in a store.
+
+    Attributes:
+        dataset: name of the dataset.
+        encoder: name of the frozen encoder.
+        weights: SHA-256 of the encoder's weights.
+        settings: the encoder's own settings (normalisation, precision, ...), JSON-able.
+        sampling: how frames and windows are taken (``fps``, ``window_s``, ...), JSON-able.
+        preprocess: version of the pre-processing code; raised whenever its output changes.
+        utterances: SHA-256 from :func:`digest_of_utterances`.
+        dtype: stored type of the features, ``float16`` or ``float32``.
+    """
+
+    dataset: str
+    encoder: str
+    weights: str
+    settings: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    preprocess: int
+    utterances: str
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; a store holds {' or '.join(DTYPES)}")
+        for field in ("dataset", "encoder"):
+            name = getattr(self, field)
+            if not name or name != name.strip() or set(name) & set('/\\:*?"<>|'):
+                raise ValueError(f"{field} {name!r} cannot be part of a file name")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        plain: dict[str, Any] = json.loads(canonical_json(asdict(self)))
+        return plain
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits: equal for equal recipes on every machine."""
+        return digest_of({"format_version": FORMAT_VERSION, **self.as_dict()})
+
+    @property
+    def store_name(self) -> str:
+        """``<encoder>-<sampling>-<digest12>.zarr``, a folder below ``<root>/<dataset>/``."""
+        return f"{self.encoder}-{self.sampling['fps']:g}fps-{self.digest[:12]}.zarr"

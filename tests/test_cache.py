@@ -1,0 +1,361 @@
+"""The store: recipe, parts, publishing, reading, verifying — with real Zarr in real folders."""
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import FeatureCache, Parts, Recipe, Record, find, publish
+from cache.__main__ import main
+from cache.parts import newest_per_id
+from cache.recipe import digest_of_utterances
+from cache.store import CHECKSUMS, chunk_rows, is_published
+from cache.verify import verify
+
+WIDTHS = {"audio": 3, "vision": 5}
+RECIPE = Recipe(
+    dataset="toy",
+    encoder="none",
+    weights="00",
+    settings={"mean": 0.5},
+    sampling={"fps": 2.0, "window_s": 2.0},
+    preprocess=1,
+    utterances="11",
+)
+
+
+def features_of(i: str, modality: str, frames: int) -> np.ndarray:
+    """Values that depend on the utterance only, exactly representable in float16."""
+    seed = sum(i.encode()) + 7 * (modality == "vision")
+    return np.random.default_rng(seed).integers(-99, 99, (frames, WIDTHS[modality])) / np.float32(8)
+
+
+def records_of(lengths: dict[str, tuple[int, int]]) -> list[Record]:
+    records = []
+    for i, (audio, vision) in lengths.items():
+        status = "ok" if audio and vision else "no_audio" if vision else "no_video"
+        status = status if audio or vision else "failed"
+        records.append(Record(i, status, "" if status == "ok" else "why", 1.5, audio, vision))
+    return records
+
+
+def write_part(store: Path, records: list[Record]) -> Path:
+    rows = {
+        m: np.concatenate([features_of(r.id, m, r.frames(m)) for r in records]).astype(np.float32)
+        for m in WIDTHS
+    }
+    return Parts(store).write(records, rows, "float16")
+
+
+def make(root: Path, lengths: dict[str, tuple[int, int]], block: int = 2) -> Path:
+    store = root / "toy" / RECIPE.store_name
+    records = records_of(lengths)
+    for start in range(0, len(records), block):
+        write_part(store, records[start : start + block])
+    return publish(store, RECIPE, WIDTHS, {"licence": "none"}, list(lengths))
+
+
+def tree_of(store: Path) -> dict[str, bytes]:
+    files = (path for path in store.rglob("*") if path.is_file())
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
+
+
+LENGTHS = {"b": (2, 2), "a": (4, 4), "ü/x": (0, 3), "c": (3, 0), "bad": (0, 0)}
+
+
+# --- recipe ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "other"},
+        {"encoder": "other"},
+        {"weights": "01"},
+        {"settings": {"mean": 0.25}},
+        {"sampling": {"fps": 2.0, "window_s": 1.0}},
+        {"preprocess": 2},
+        {"utterances": "12"},
+        {"dtype": "float32"},
+    ],
+)
+def test_every_setting_that_matters_changes_the_digest(change):
+    assert replace(RECIPE, **change).digest != RECIPE.digest
+
+
+def test_spelling_of_settings_does_not_change_the_digest():
+    reordered = {"window_s": 2.0, "fps": 2.0}
+    assert replace(RECIPE, sampling=reordered).digest == RECIPE.digest
+
+
+@given(st.permutations([("a", "v/a.mp4", None, None, None), ("b", "v/b.mp4", 0.5, 1.0, None)]))
+def test_order_of_utterances_does_not_change_the_digest(rows):
+    assert digest_of_utterances(rows) == digest_of_utterances(sorted(rows))
+
+
+@pytest.mark.parametrize("change", [(0, "z"), (1, "w.mp4"), (2, 0.1), (3, 2.0), (4, (0, 0, 1, 1))])
+def test_what_is_cut_changes_the_digest(change):
+    row = ["a", "v.mp4", 0.0, 1.0, None]
+    before = digest_of_utterances([tuple(row)])
+    row[change[0]] = change[1]
+    assert digest_of_utterances([tuple(row)]) != before
+
+
+def test_recipe_refuses_what_cannot_be_stored():
+    with pytest.raises(ValueError, match="float16 or float32"):
+        replace(RECIPE, dtype="int8")
+    with pytest.raises(ValueError, match="file name"):
+        replace(RECIPE, dataset="../other")
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def test_part_survives_a_round_trip(tmp_path):
+    records = records_of(LENGTHS)
+    write_part(tmp_path / "s.zarr", records)
+    (part,) = Parts(tmp_path / "s.zarr").read()
+    assert list(part.records) == records
+    assert np.array_equal(part.values("audio")[:2], features_of("b", "audio", 2))
+
+
+def test_damaged_part_is_dropped(tmp_path, caplog):
+    path = write_part(tmp_path / "s.zarr", records_of(LENGTHS))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert Parts(tmp_path / "s.zarr").read() == []
+    assert "damaged" in caplog.text
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("value", [1e6, np.nan, np.inf])
+def test_value_that_does_not_fit_is_named(tmp_path, value):
+    rows = {"audio": np.zeros((5, 3), np.float32), "vision": np.zeros((5, 5), np.float32)}
+    rows["audio"][3, 1] = value
+    records = [Record("one", "ok", "", 1, 2, 2), Record("two", "ok", "", 1, 3, 3)]
+    with pytest.raises(ValueError, match=r"'two': audio feature .* does not fit float16"):
+        Parts(tmp_path / "s.zarr").write(records, rows, "float16")
+    assert Parts(tmp_path / "s.zarr").read() == []
+
+
+def test_success_wins_over_failure(tmp_path):
+    store = tmp_path / "s.zarr"
+    write_part(store, [Record("a", "failed", "timeout")])
+    write_part(store, [Record("a", "ok", "", 1.0, 2, 2)])
+    part, index = newest_per_id(Parts(store).read())["a"]
+    assert part.records[index].status == "ok"
+
+
+# --- publishing -----------------------------------------------------------------------------------
+
+
+def test_plain_zarr_reads_the_published_layout(tmp_path):
+    store = make(tmp_path, LENGTHS)
+    root = zarr.open_group(store, mode="r")
+    assert list(root["utterances/id"][:]) == sorted(LENGTHS)
+    assert root["audio/values"].dtype == np.float16
+    assert root["audio/offsets"][:].tolist() == [0, 4, 6, 6, 9, 9]
+    assert np.array_equal(root["audio/values"][4:6], features_of("b", "audio", 2))
+    assert root.attrs["format_version"] == 1
+    assert root.attrs["counts"]["failed"] == 1
+    assert root.attrs["recipe"] == RECIPE.as_dict()
+    assert not Parts(store).folder.exists()
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.permutations(list(LENGTHS)), block=st.integers(1, 5))
+def test_bytes_depend_on_neither_order_nor_blocks(tmp_path_factory, order, block):
+    reference = make(tmp_path_factory.mktemp("a"), LENGTHS)
+    shuffled = make(tmp_path_factory.mktemp("b"), {i: LENGTHS[i] for i in order}, block)
+    assert tree_of(shuffled) == tree_of(reference)
+
+
+def test_published_files_are_read_only(tmp_path):
+    store = make(tmp_path, LENGTHS)
+    assert not any(p.stat().st_mode & stat.S_IWUSR for p in store.rglob("*") if p.is_file())
+
+
+def test_missing_utterance_is_refused(tmp_path):
+    write_part(tmp_path / "s.zarr", records_of({"a": (1, 1)}))
+    with pytest.raises(ValueError, match=r"1 utterances are in no part: \['b'\]"):
+        publish(tmp_path / "s.zarr", RECIPE, WIDTHS, {}, ["a", "b"])
+    assert not is_published(tmp_path / "s.zarr")
+
+
+def test_second_publisher_uses_what_is_there(tmp_path):
+    store = make(tmp_path, LENGTHS)
+    before = tree_of(store)
+    assert make(tmp_path, LENGTHS, block=3) == store
+    assert tree_of(store) == before
+    assert [path.name for path in store.parent.iterdir()] == [store.name]
+
+
+def test_chunks_are_about_eight_mebibytes():
+    assert chunk_rows(1024, 2) == 4096
+    for width in (256, 768, 1280, 1024):
+        assert 0.8 < chunk_rows(width, 2) * width * 2 / 2**23 <= 1
+        assert chunk_rows(width, 2) * width * 2 % 4096 == 0
+    assert chunk_rows(10**8, 4) == 1
+
+
+def _publish_slowly(root: str) -> None:
+    make(Path(root), {f"u{i:03}": (3, 3) for i in range(200)}, block=4)
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.1, 0.2, 0.3])
+def test_killed_at_any_moment_the_next_run_publishes_the_same(tmp_path, delay):
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_publish_slowly, args=(str(tmp_path / "killed"),))
+    process.start()
+    time.sleep(delay)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    _publish_slowly(str(tmp_path / "killed"))
+    _publish_slowly(str(tmp_path / "calm"))
+    assert tree_of(tmp_path / "killed") == tree_of(tmp_path / "calm")
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_select_and_batch_give_each_utterance_its_rows(tmp_path):
+    cache = FeatureCache.open(make(tmp_path, LENGTHS))
+    assert cache.widths == WIDTHS
+    assert cache.status == {r.id: r.status for r in records_of(LENGTHS)}
+    features = cache.select(["c", "a", "ü/x", "b"])
+    for indices in ([0, 1, 2, 3], [3, 1], [2], [1, 1, 0]):
+        batch = features.batch(torch.tensor(indices))
+        for m in WIDTHS:
+            x_BTD, mask_BT = batch[m].padded()
+            for row, index in enumerate(indices):
+                i = features.ids[index]
+                frames = LENGTHS[i][m == "vision"]
+                assert mask_BT[row].sum() == frames
+                assert np.array_equal(x_BTD[row, :frames].numpy(), features_of(i, m, frames))
+                assert not x_BTD[row, frames:].any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_selection_crosses_chunks(tmp_path_factory, data):
+    lengths = data.draw(
+        st.dictionaries(
+            st.text("abcäß/ .0", min_size=1, max_size=4),
+            st.tuples(st.integers(0, 9), st.integers(0, 9)),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.store.CHUNK_BYTES", 40)  # small arrays shall have many chunks
+        store = make(tmp_path_factory.mktemp("s"), lengths)
+    cache = FeatureCache.open(store)
+    ids = data.draw(st.lists(st.sampled_from(sorted(lengths)), unique=True))
+    features = cache.select(ids)
+    for m in WIDTHS:
+        expected = [features_of(i, m, lengths[i][m == "vision"]) for i in ids]
+        expected = np.concatenate([np.empty((0, WIDTHS[m]), np.float32), *expected])
+        assert np.array_equal(features.values[m].numpy(), expected)
+
+
+def test_recompressed_store_is_read_through_zarr(tmp_path):
+    store = make(tmp_path, LENGTHS)
+    expected = FeatureCache.open(store).select(["b", "a"]).values["audio"]
+    root = zarr.open_group(store, mode="r+")
+    values = root["audio/values"][:]
+    for path in store.rglob("*"):
+        path.chmod(0o755)
+    root["audio"].create_array("values", data=values, chunks=(4, 3), overwrite=True)
+    assert torch.equal(FeatureCache.open(store).select(["b", "a"]).values["audio"], expected)
+
+
+def test_unknown_id_and_unknown_store_are_clear_errors(tmp_path):
+    with pytest.raises(ValueError, match="'nobody'"):
+        FeatureCache.open(make(tmp_path, LENGTHS)).select(["a", "nobody"])
+    with pytest.raises(ValueError, match="no published feature store"):
+        FeatureCache.open(tmp_path / "none.zarr")
+
+
+def test_newer_format_is_refused(tmp_path):
+    store = make(tmp_path, LENGTHS)
+    path = store / "zarr.json"
+    meta = json.loads(path.read_text())
+    meta["attributes"]["format_version"] = 2
+    path.chmod(0o644)
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="format version 2"):
+        FeatureCache.open(store)
+
+
+def test_find_wants_exactly_one_store(tmp_path):
+    with pytest.raises(ValueError, match="make extract DATASET=toy"):
+        find("toy", tmp_path)
+    store = make(tmp_path, LENGTHS)
+    assert find("toy", tmp_path) == store
+    other = replace(RECIPE, weights="01")
+    write_part(store.with_name(other.store_name), records_of({"a": (1, 1)}))
+    about = {"manifest_digest": "m"}
+    publish(store.with_name(other.store_name), other, WIDTHS, about, ["a"])
+    with pytest.raises(ValueError, match="several stores"):
+        find("toy", tmp_path)
+    assert find("toy", tmp_path, manifest_digest="m") == store.with_name(other.store_name)
+
+
+# --- verifying ------------------------------------------------------------------------------------
+
+
+def test_untouched_store_has_no_faults(tmp_path, capsys):
+    store = make(tmp_path, LENGTHS)
+    assert verify(store) == []
+    assert main(["verify", str(store)]) == 0
+    assert "every file is as published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "add"])
+def test_every_harm_is_found_and_named(tmp_path, capsys, harm):
+    store = make(tmp_path, LENGTHS)
+    path = store / "audio" / "values" / "c" / "0" / "0"
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[5] ^= 16
+        path.write_bytes(data)
+    elif harm == "truncate":
+        path.write_bytes(data[:-1])
+    elif harm == "remove":
+        path.unlink()
+    else:
+        path = store / "audio" / "notes.txt"
+        path.write_text("hello")
+    (fault,) = verify(store)
+    assert fault.file == path.relative_to(store).as_posix()
+    problem = {"flip": "changed", "truncate": "wrong size", "remove": "missing", "add": "extra"}
+    assert fault.problem == problem[harm]
+    assert fault.utterances == (() if harm == "add" else ("a", "b", "c"))
+    assert main(["verify", str(store)]) == 1
+    assert fault.file in capsys.readouterr().out
+
+
+def test_lost_checksums_are_an_error(tmp_path, capsys):
+    store = make(tmp_path, LENGTHS)
+    (store / CHECKSUMS).unlink()
+    assert main(["verify", str(store)]) == 1
+    assert CHECKSUMS in capsys.readouterr().err
+
+
+def test_info_names_the_failed(tmp_path, capsys):
+    assert main(["info", str(make(tmp_path, LENGTHS))]) == 0
+    assert "bad: failed: why" in capsys.readouterr().out
