@@ -1,0 +1,12 @@
+"""SEE it once: manifest and videos to a published feature store.
+
+ffmpeg decodes, a frozen encoder turns sampled frames and audio windows into vectors, Dask spreads
+the work, and the cache package keeps the result::
+
+    python -m extract demo --data data/demo
+"""
+
+from extract.engine import Settings, Summary, extract
+from extract.sampling import Sampling
+
+__all__ = ["Sampling", "Settings", "Summary", "extract"]

@@ -1,0 +1,137 @@
+"""``python -m extract DATASET``: decode every video once and publish its features."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cache.recipe import DTYPES
+from extract.encoders import NAMES
+from extract.engine import Settings, Summary, extract
+from extract.sampling import Sampling
+from manifests import Manifest
+
+console = Console()
+
+EXIT_SOME_FAILED = 3
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m extract",
+        description="Decode every video of a dataset once and publish its features as a store that "
+        "training reads. Interrupt it whenever you like: run it again and it goes on.",
+        epilog="Exit status: 0 all utterances extracted, 1 error, 2 wrong usage, "
+        f"{EXIT_SOME_FAILED} the store is published but some utterances failed.",
+    )
+    p.add_argument("dataset", help="name of a built manifest (data/<name>) or its folder")
+    p.add_argument(
+        "--data", type=Path, help="folder of the videos (default: the manifest's folder)"
+    )
+    p.add_argument("--root", type=Path, default=Path("stores"), help="where stores go (stores)")
+    p.add_argument("--encoder", choices=NAMES, help="frozen encoder (default: the dataset's card)")
+    p.add_argument("--checkpoint", type=Path, help="weights file of the encoder imagebind")
+    p.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    p.add_argument("--fps", type=float, default=2.0, help="frames a second (2)")
+    p.add_argument("--window", type=float, default=2.0, help="audio window in seconds (2)")
+    p.add_argument(
+        "--channel", choices=["mix", "first"], default="mix", help="audio channels (mix)"
+    )
+    p.add_argument("--dtype", choices=DTYPES, default="float16", help="stored type (float16)")
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    p.add_argument("--scheduler", help="address of a running Dask scheduler, instead of --workers")
+    p.add_argument("--timeout", type=float, default=600.0, help="seconds a file may take (600)")
+    p.add_argument("--allow-failures", action="store_true", help="exit 0 although some failed")
+    return p
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = parser().parse_args(arguments)
+    began = time.monotonic()
+    try:
+        manifest = Manifest.load(options.dataset)
+        folder = Path(options.dataset)
+        data = options.data or (folder if folder.is_dir() else Path("data", options.dataset))
+        settings = Settings(
+            encoder=options.encoder or manifest.card.encoder,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            sampling=Sampling(options.fps, options.window, options.channel),
+            dtype=options.dtype,
+            workers=max(1, options.workers),
+            scheduler=options.scheduler,
+            timeout=options.timeout,
+        )
+        with _Progress(len(manifest.table)) as progress:
+            summary = extract(manifest, data, options.root, settings, progress.show)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished blocks are kept, run the command again", file=sys.stderr)
+        return 130
+    _print(summary, time.monotonic() - began)
+    failed = summary.statuses.get("failed", 0)
+    return EXIT_SOME_FAILED if failed and not options.allow_failures else 0
+
+
+class _Progress:
+    """A bar on a terminal, a line every 30 seconds elsewhere."""
+
+    def __init__(self, in_all: int) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        text = TextColumn("{task.description}")
+        self._bar = Progress(text, *columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("extract", total=in_all)
+        self._said = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, failed: int, in_all: int) -> None:
+        """A block is done."""
+        text = f"extract ({failed} failed)" if failed else "extract"
+        self._bar.update(self._task, completed=done, total=in_all, description=text)
+        if not console.is_terminal and time.monotonic() - self._said > 30:
+            print(f"extracted {done} of {in_all} utterances, {failed} failed", flush=True)
+            self._said = time.monotonic()
+
+
+def _print(summary: Summary, seconds: float) -> None:
+    if summary.complete:
+        console.print("The cache is complete: nothing to decode.")
+    elif summary.resumed:
+        console.print(f"{summary.resumed} utterances were there from an earlier run.")
+    table = Table("utterances", *summary.statuses, "audio frames", "vision frames", "video", "took")
+    table.add_row(
+        str(sum(summary.statuses.values())),
+        *(str(count) for count in summary.statuses.values()),
+        *(str(count) for count in summary.frames.values()),
+        f"{summary.seconds:.1f} s",
+        f"{seconds:.1f} s",
+    )
+    console.print(table)
+    for i, reason in summary.failures[:20]:
+        console.print(f"  {i}: {reason}", markup=False, highlight=False)
+    if len(summary.failures) > 20:
+        console.print(
+            f"  ... and {len(summary.failures) - 20} more; python -m cache info lists them"
+        )
+    console.print(f"store: {summary.store}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

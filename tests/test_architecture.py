@@ -1,0 +1,40 @@
+"""Imports run one way: extract -> manifests, cache; train -> manifests, cache."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("manifests", "extract", "cache", "train")
+MAY_IMPORT = {
+    "manifests": set(),
+    "cache": set(),
+    "extract": {"manifests", "cache"},
+    "train": {"manifests", "cache"},
+}
+EXCEPTIONS = {("train/predict.py", "extract")}
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names & set(PACKAGES)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_run_one_way(path):
+    name = path.relative_to(ROOT).as_posix()
+    package = name.split("/")[0]
+    allowed = MAY_IMPORT[package] | {package} | {p for n, p in EXCEPTIONS if n == name}
+    assert imported(path) <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_is_a_drawer_for_odds_and_ends(path):
+    assert path.stem not in {"utils", "util", "common", "helpers", "core", "base", "misc"}
