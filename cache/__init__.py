@@ -11,8 +11,10 @@ A store is written once by an extraction and read by every training run::
 The layout is plain Zarr version 3: ``zarr.open`` reads it without this package.
 """
 
+from cache.features import Features, Packed
+from cache.order import epoch_order
 from cache.parts import Parts, Record, newest_per_id
-from cache.reader import FeatureCache, Features, Packed, find
+from cache.reader import FeatureCache, find
 from cache.recipe import MODALITIES, Recipe
 from cache.store import publish
 
@@ -24,6 +26,7 @@ __all__ = [
     "Parts",
     "Recipe",
     "Record",
+    "epoch_order",
     "find",
     "newest_per_id",
     "publish",

@@ -16,63 +16,22 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureCache, Parts, Recipe, Record, find, publish
+from cache import FeatureCache, Parts, Record, find, publish
 from cache.__main__ import main
 from cache.parts import newest_per_id
 from cache.recipe import digest_of_utterances
 from cache.store import CHECKSUMS, chunk_rows, is_published
 from cache.verify import verify
-
-WIDTHS = {"audio": 3, "vision": 5}
-RECIPE = Recipe(
-    dataset="toy",
-    encoder="none",
-    weights="00",
-    settings={"mean": 0.5},
-    sampling={"fps": 2.0, "window_s": 2.0},
-    preprocess=1,
-    utterances="11",
+from tests.stores import (
+    LENGTHS,
+    RECIPE,
+    WIDTHS,
+    build_store,
+    features_of,
+    records_of,
+    tree_of,
+    write_part,
 )
-
-
-def features_of(i: str, modality: str, frames: int) -> np.ndarray:
-    """Values that depend on the utterance only, exactly representable in float16."""
-    seed = sum(i.encode()) + 7 * (modality == "vision")
-    return np.random.default_rng(seed).integers(-99, 99, (frames, WIDTHS[modality])) / np.float32(8)
-
-
-def records_of(lengths: dict[str, tuple[int, int]]) -> list[Record]:
-    records = []
-    for i, (audio, vision) in lengths.items():
-        status = "ok" if audio and vision else "no_audio" if vision else "no_video"
-        status = status if audio or vision else "failed"
-        records.append(Record(i, status, "" if status == "ok" else "why", 1.5, audio, vision))
-    return records
-
-
-def write_part(store: Path, records: list[Record]) -> Path:
-    rows = {
-        m: np.concatenate([features_of(r.id, m, r.frames(m)) for r in records]).astype(np.float32)
-        for m in WIDTHS
-    }
-    return Parts(store).write(records, rows, "float16")
-
-
-def make(root: Path, lengths: dict[str, tuple[int, int]], block: int = 2) -> Path:
-    store = root / "toy" / RECIPE.store_name
-    records = records_of(lengths)
-    for start in range(0, len(records), block):
-        write_part(store, records[start : start + block])
-    return publish(store, RECIPE, WIDTHS, {"licence": "none"}, list(lengths))
-
-
-def tree_of(store: Path) -> dict[str, bytes]:
-    files = (path for path in store.rglob("*") if path.is_file())
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
-
-
-LENGTHS = {"b": (2, 2), "a": (4, 4), "ü/x": (0, 3), "c": (3, 0), "bad": (0, 0)}
-
 
 # --- recipe ---------------------------------------------------------------------------------------
 
@@ -127,7 +86,7 @@ def test_part_survives_a_round_trip(tmp_path):
     write_part(tmp_path / "s.zarr", records)
     (part,) = Parts(tmp_path / "s.zarr").read()
     assert list(part.records) == records
-    assert np.array_equal(part.values("audio")[:2], features_of("b", "audio", 2))
+    assert np.array_equal(part.values("audio")[:2], features_of("b", "audio", 2, WIDTHS["audio"]))
 
 
 def test_damaged_part_is_dropped(tmp_path, caplog):
@@ -162,12 +121,12 @@ def test_success_wins_over_failure(tmp_path):
 
 
 def test_plain_zarr_reads_the_published_layout(tmp_path):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     root = zarr.open_group(store, mode="r")
     assert list(root["utterances/id"][:]) == sorted(LENGTHS)
     assert root["audio/values"].dtype == np.float16
     assert root["audio/offsets"][:].tolist() == [0, 4, 6, 6, 9, 9]
-    assert np.array_equal(root["audio/values"][4:6], features_of("b", "audio", 2))
+    assert np.array_equal(root["audio/values"][4:6], features_of("b", "audio", 2, WIDTHS["audio"]))
     assert root.attrs["format_version"] == 1
     assert root.attrs["counts"]["failed"] == 1
     assert root.attrs["recipe"] == RECIPE.as_dict()
@@ -177,13 +136,14 @@ def test_plain_zarr_reads_the_published_layout(tmp_path):
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(list(LENGTHS)), block=st.integers(1, 5))
 def test_bytes_depend_on_neither_order_nor_blocks(tmp_path_factory, order, block):
-    reference = make(tmp_path_factory.mktemp("a"), LENGTHS)
-    shuffled = make(tmp_path_factory.mktemp("b"), {i: LENGTHS[i] for i in order}, block)
+    reference = build_store(tmp_path_factory.mktemp("a"), LENGTHS)
+    lengths = {i: LENGTHS[i] for i in order}
+    shuffled = build_store(tmp_path_factory.mktemp("b"), lengths, block=block)
     assert tree_of(shuffled) == tree_of(reference)
 
 
 def test_published_files_are_read_only(tmp_path):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     assert not any(p.stat().st_mode & stat.S_IWUSR for p in store.rglob("*") if p.is_file())
 
 
@@ -195,9 +155,9 @@ def test_missing_utterance_is_refused(tmp_path):
 
 
 def test_second_publisher_uses_what_is_there(tmp_path):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     before = tree_of(store)
-    assert make(tmp_path, LENGTHS, block=3) == store
+    assert build_store(tmp_path, LENGTHS, block=3) == store
     assert tree_of(store) == before
     assert [path.name for path in store.parent.iterdir()] == [store.name]
 
@@ -211,7 +171,7 @@ def test_chunks_are_about_eight_mebibytes():
 
 
 def _publish_slowly(root: str) -> None:
-    make(Path(root), {f"u{i:03}": (3, 3) for i in range(200)}, block=4)
+    build_store(Path(root), {f"u{i:03}": (3, 3) for i in range(200)}, block=4)
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.1, 0.2, 0.3])
@@ -232,7 +192,7 @@ def test_killed_at_any_moment_the_next_run_publishes_the_same(tmp_path, delay):
 
 
 def test_select_and_batch_give_each_utterance_its_rows(tmp_path):
-    cache = FeatureCache.open(make(tmp_path, LENGTHS))
+    cache = FeatureCache.open(build_store(tmp_path, LENGTHS))
     assert cache.widths == WIDTHS
     assert cache.status == {r.id: r.status for r in records_of(LENGTHS)}
     features = cache.select(["c", "a", "ü/x", "b"])
@@ -244,7 +204,9 @@ def test_select_and_batch_give_each_utterance_its_rows(tmp_path):
                 i = features.ids[index]
                 frames = LENGTHS[i][m == "vision"]
                 assert mask_BT[row].sum() == frames
-                assert np.array_equal(x_BTD[row, :frames].numpy(), features_of(i, m, frames))
+                assert np.array_equal(
+                    x_BTD[row, :frames].numpy(), features_of(i, m, frames, WIDTHS[m])
+                )
                 assert not x_BTD[row, frames:].any()
 
 
@@ -261,18 +223,18 @@ def test_selection_crosses_chunks(tmp_path_factory, data):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cache.store.CHUNK_BYTES", 40)  # small arrays shall have many chunks
-        store = make(tmp_path_factory.mktemp("s"), lengths)
+        store = build_store(tmp_path_factory.mktemp("s"), lengths)
     cache = FeatureCache.open(store)
     ids = data.draw(st.lists(st.sampled_from(sorted(lengths)), unique=True))
     features = cache.select(ids)
     for m in WIDTHS:
-        expected = [features_of(i, m, lengths[i][m == "vision"]) for i in ids]
+        expected = [features_of(i, m, lengths[i][m == "vision"], WIDTHS[m]) for i in ids]
         expected = np.concatenate([np.empty((0, WIDTHS[m]), np.float32), *expected])
         assert np.array_equal(features.values[m].numpy(), expected)
 
 
 def test_recompressed_store_is_read_through_zarr(tmp_path):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     expected = FeatureCache.open(store).select(["b", "a"]).values["audio"]
     root = zarr.open_group(store, mode="r+")
     values = root["audio/values"][:]
@@ -284,13 +246,13 @@ def test_recompressed_store_is_read_through_zarr(tmp_path):
 
 def test_unknown_id_and_unknown_store_are_clear_errors(tmp_path):
     with pytest.raises(ValueError, match="'nobody'"):
-        FeatureCache.open(make(tmp_path, LENGTHS)).select(["a", "nobody"])
+        FeatureCache.open(build_store(tmp_path, LENGTHS)).select(["a", "nobody"])
     with pytest.raises(ValueError, match="no published feature store"):
         FeatureCache.open(tmp_path / "none.zarr")
 
 
 def test_newer_format_is_refused(tmp_path):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     path = store / "zarr.json"
     meta = json.loads(path.read_text())
     meta["attributes"]["format_version"] = 2
@@ -303,7 +265,7 @@ def test_newer_format_is_refused(tmp_path):
 def test_find_wants_exactly_one_store(tmp_path):
     with pytest.raises(ValueError, match="make extract DATASET=toy"):
         find("toy", tmp_path)
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     assert find("toy", tmp_path) == store
     other = replace(RECIPE, weights="01")
     write_part(store.with_name(other.store_name), records_of({"a": (1, 1)}))
@@ -318,7 +280,7 @@ def test_find_wants_exactly_one_store(tmp_path):
 
 
 def test_untouched_store_has_no_faults(tmp_path, capsys):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     assert verify(store) == []
     assert main(["verify", str(store)]) == 0
     assert "every file is as published" in capsys.readouterr().out
@@ -326,7 +288,7 @@ def test_untouched_store_has_no_faults(tmp_path, capsys):
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "add"])
 def test_every_harm_is_found_and_named(tmp_path, capsys, harm):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     path = store / "audio" / "values" / "c" / "0" / "0"
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
@@ -350,12 +312,12 @@ def test_every_harm_is_found_and_named(tmp_path, capsys, harm):
 
 
 def test_lost_checksums_are_an_error(tmp_path, capsys):
-    store = make(tmp_path, LENGTHS)
+    store = build_store(tmp_path, LENGTHS)
     (store / CHECKSUMS).unlink()
     assert main(["verify", str(store)]) == 1
     assert CHECKSUMS in capsys.readouterr().err
 
 
 def test_info_names_the_failed(tmp_path, capsys):
-    assert main(["info", str(make(tmp_path, LENGTHS))]) == 0
+    assert main(["info", str(build_store(tmp_path, LENGTHS))]) == 0
     assert "bad: failed: why" in capsys.readouterr().out

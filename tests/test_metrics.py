@@ -1,0 +1,139 @@
+"""Every metric set against cases worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from train.metrics import METRIC_SETS, compute
+
+
+def array(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def test_mosi_by_hand():
+    truth = array(-3.0, -1.0, 0.0, 1.0, 3.0)
+    guess = array(-4.0, -0.4, -0.1, 1.5, 2.4)
+    figures = compute("mosi", guess, truth)
+    assert figures["MAE"] == pytest.approx((1 + 0.6 + 0.1 + 0.5 + 0.6) / 5)
+    assert figures["Corr"] == pytest.approx(np.corrcoef(guess, truth)[0, 1], abs=1e-6)
+    # Rounded: -3 -0 -0 2 2 against -3 -1 0 1 3; clipped to 2: -2 -0 -0 2 2 against -2 -1 0 1 2.
+    assert figures["Acc7"] == pytest.approx(2 / 5)
+    assert figures["Acc5"] == pytest.approx(3 / 5)
+    # has0: - - - + + against - - + + +.  non0: - - + + against - - + +.
+    assert figures["Acc2_has0"] == pytest.approx(4 / 5)
+    f1_negative, f1_positive = 2 * 2 / (2 * 2 + 1), 2 * 2 / (2 * 2 + 1)
+    assert figures["F1_has0"] == pytest.approx(2 / 5 * f1_negative + 3 / 5 * f1_positive)
+    assert figures["Acc2_non0"] == figures["F1_non0"] == 1.0
+
+
+def test_mosi_rounds_half_to_even():
+    figures = compute("mosi", array(0.5, 1.5, 2.5), array(0.0, 2.0, 2.0))
+    assert figures["Acc7"] == 1.0
+
+
+def test_mosi_zero_is_a_guess_of_not_negative_only_with_has0():
+    figures = compute("mosi", array(0.0, 0.0), array(1.0, -1.0))
+    assert (figures["Acc2_has0"], figures["Acc2_non0"]) == (0.5, 0.5)
+    figures = compute("mosi", array(0.0, 0.0), array(1.0, 1.0))
+    assert (figures["Acc2_has0"], figures["Acc2_non0"]) == (1.0, 0.0)
+
+
+def test_sims_by_hand():
+    truth = array(-1.0, -0.7, -0.1, 0.0, 0.1, 0.7, 1.0)
+    guess = array(-2.0, -0.6, -0.2, 0.05, 0.2, 0.7, 0.5)
+    figures = compute("sims", guess, truth)
+    assert figures["MAE"] == pytest.approx((0 + 0.1 + 0.1 + 0.05 + 0.1 + 0 + 0.5) / 7, abs=1e-6)
+    # Five bins, right-closed: truth 0 0 1 2 2 3 4, guess 0 1 1 2 3 3 3.
+    assert figures["Acc5"] == pytest.approx(4 / 7)
+    # Three: truth 0 0 0 1 1 2 2, guess 0 0 0 1 2 2 2.
+    assert figures["Acc3"] == pytest.approx(6 / 7)
+    # Two, 0 negative: truth - - - - + + +, guess - - - + + + +.
+    assert figures["Acc2"] == pytest.approx(6 / 7)
+    assert figures["F1"] == pytest.approx(4 / 7 * (6 / 7) + 3 / 7 * (6 / 7))
+
+
+def test_mosei_emotion_by_hand():
+    truth = np.array([[1, 0], [1, 0], [0, 0], [0, 0]])
+    guess = np.array([[1, 0], [0, 1], [0, 0], [1, 0]])
+    figures = compute("mosei_emotion", guess, truth, ("happy", "fear"))
+    assert figures["nAcc_happy"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert figures["bF1_happy"] == pytest.approx(1 / 2)
+    assert figures["wF1_happy"] == pytest.approx(1 / 2)
+    assert math.isnan(figures["nAcc_fear"])  # nobody is afraid: no true positive rate
+    assert figures["nAcc_average"] == figures["nAcc_happy"]
+    assert figures["wF1_fear"] == pytest.approx(2 * 3 / (2 * 3 + 1))
+    assert figures["bF1_average"] == pytest.approx(1 / 4)
+
+
+CLASSES = ("a", "b", "c")
+TRUTH, GUESS = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0, 1])
+F1 = {"a": 4 / 6, "b": 2 / 5, "c": 0.0}
+WEIGHTED = (3 * F1["a"] + 2 * F1["b"] + 1 * F1["c"]) / 6
+
+
+def test_meld_by_hand():
+    figures = compute("meld", GUESS, TRUTH, CLASSES)
+    assert figures["wAcc"] == pytest.approx(3 / 6)
+    assert figures["wF1"] == pytest.approx(WEIGHTED)
+    assert [figures[f"F1_{c}"] for c in CLASSES] == pytest.approx(list(F1.values()))
+
+
+def test_iemocap_by_hand():
+    figures = compute("iemocap", GUESS, TRUTH, CLASSES)
+    assert figures["sAcc_a"] == pytest.approx(4 / 6)
+    assert figures["sAcc_b"] == pytest.approx(3 / 6)
+    assert figures["sAcc_c"] == pytest.approx(5 / 6)
+    assert figures["sAcc_average"] == pytest.approx(12 / 18)
+    assert figures["bF1_average"] == pytest.approx(sum(F1.values()) / 3)
+    assert (figures["wAcc"], figures["wF1"]) == pytest.approx((3 / 6, WEIGHTED))
+
+
+def test_emotion_by_hand():
+    figures = compute("emotion", GUESS, TRUTH, CLASSES)
+    assert figures["Acc"] == pytest.approx(3 / 6)
+    assert figures["UAR"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert figures["wF1"] == pytest.approx(WEIGHTED)
+    assert figures["macroF1"] == pytest.approx(sum(F1.values()) / 3)
+
+
+def test_binary_by_hand():
+    truth, guess = np.array([1, 1, 1, 0]), np.array([1, 1, 0, 0])
+    figures = compute("binary", guess, truth, ("no", "yes"))
+    assert figures["wPrecision"] == pytest.approx(3 / 4 * 1 + 1 / 4 * 1 / 2)
+    assert figures["wRecall"] == figures["Acc"] == pytest.approx(3 / 4)
+    assert figures["wF1"] == pytest.approx(3 / 4 * 4 / 5 + 1 / 4 * 2 / 3)
+
+
+def test_constant_predictions_and_single_classes():
+    figures = compute("mosi", array(0.5, 0.5, 0.5), array(-1.0, 0.0, 2.0))
+    assert math.isnan(figures["Corr"])
+    figures = compute("mosi", array(0.5, 0.1), array(0.0, 0.0))
+    assert math.isnan(figures["Acc2_non0"])
+    assert math.isnan(figures["F1_non0"])
+    for name in ("meld", "emotion", "binary", "iemocap"):
+        ones = np.ones(4, dtype=int)
+        figures = compute(name, ones, ones, CLASSES)
+        assert figures["wF1"] == 1.0
+    none = np.zeros((3, 1), dtype=int)
+    figures = compute("mosei_emotion", none, none, ("fear",))
+    assert math.isnan(figures["nAcc_average"])
+    assert figures["wF1_average"] == 1.0
+
+
+@pytest.mark.parametrize("name", sorted(METRIC_SETS))
+def test_bad_input(name):
+    good, bad = np.zeros(2), np.array([0.0, np.nan])
+    for decided, truth in ((bad, good), (good, bad)):
+        with pytest.raises(ValueError, match=r"1 of the (predictions|truth) are NaN"):
+            compute(name, decided, truth, CLASSES)
+    with pytest.raises(ValueError, match="cannot compare"):
+        compute(name, np.zeros(0), np.zeros(0), CLASSES)
+    with pytest.raises(ValueError, match="cannot compare"):
+        compute(name, np.zeros(3), good, CLASSES)
+
+
+def test_unknown_set():
+    with pytest.raises(ValueError, match="there are: mosi, sims"):
+        compute("mos", np.zeros(2), np.zeros(2))

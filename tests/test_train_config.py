@@ -1,0 +1,83 @@
+"""Presets, overrides and what is said about wrong ones."""
+
+import pytest
+
+from train.__main__ import main
+from train.config import load_config, make_config, preset_names, save_config
+
+TABLE = {  # epochs, batch, lr of the language model, lr of the rest, decay, schedule, dropout
+    "mosi": (20, 32, 4e-5, 5e-4, 5e-4, "constant", 0.1),
+    "mosei": (10, 128, 4e-5, 1e-4, 1e-3, "cosine", 0.1),
+    "sims": (20, 64, 3e-6, 1e-4, 1e-3, "constant", 0.1),
+    "simsv2": (20, 64, 3e-6, 1e-4, 1e-3, "constant", 0.1),
+    "mosei_emotion": (10, 64, 5e-6, 1e-4, 1e-2, "constant", 0.3),
+    "iemocap": (10, 64, 1e-5, 1e-4, 1e-2, "constant", 0.2),
+    "meld": (20, 64, 1e-5, 1e-4, 1e-3, "cosine", 0.2),
+    "urfunny": (10, 64, 1e-5, 1e-4, 1e-4, "constant", 0.3),
+    "mustard": (20, 64, 5e-5, 1e-4, 1e-3, "cosine", 0.1),
+}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads(name):
+    config = make_config(name, ["dataset=x"])
+    if name in TABLE:
+        optim = config.optim
+        assert TABLE[name] == (
+            config.train.epochs,
+            config.train.batch_size,
+            optim.lr_text,
+            optim.lr,
+            optim.weight_decay,
+            optim.schedule,
+            config.dropout,
+        )
+
+
+def test_the_papers_table_is_complete():
+    assert set(preset_names()) == {*TABLE, "demo", "ravdess"}
+
+
+def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
+    config = make_config("mosi", ["seed=7", "optim.lr=1e-2", "text.trainable=2", "sccl.bins=[0,1]"])
+    assert (config.seed, config.optim.lr, config.train.batch_size) == (7, 1e-2, 32)
+    assert (config.text.trainable, config.sccl.bins) == (2, [0.0, 1.0])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("sclg.kn=3", "unknown key 'sclg.kn'; the group 'sclg' has: enabled, knn"),
+        ("sed=3", "unknown key 'sed'; a run has: dataset"),
+        ("train.epochs=many", "key 'train.epochs'"),
+        ("train.epochs=0", "must be above 0"),
+        ("sgfi.gate=both", "use one of query, output, none"),
+        ("text.trainable=some", "use all, none or a number"),
+        ("sccl.bins=[1,0]", "the borders must increase"),
+        ("sgfi.heads=3", "cannot be cut into sgfi.heads=3"),
+        ("demo", "not of the form key=value"),
+    ],
+)
+def test_wrong_overrides_are_one_clear_line(override, says, capsys):
+    assert main(["fit", "dataset=demo", override]) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_dataset_is_needed(capsys):
+    assert main(["fit", "seed=3"]) == 1
+    assert "dataset=NAME" in capsys.readouterr().err
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="no preset is called 'nosuch'; there are: demo"):
+        make_config("nosuch")
+
+
+def test_bad_usage():
+    with pytest.raises(SystemExit) as exit_status:
+        main(["learn"])
+    assert exit_status.value.code == 2

@@ -1,0 +1,293 @@
+"""From a small real store and manifest to finished runs, through the command line."""
+
+import json
+
+import huggingface_hub.constants
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from cache import FeatureCache, Parts, Recipe, Record, find, publish
+from manifests import Card, Manifest
+from train.__main__ import main
+from train.config import make_config
+from train.data import load_splits
+from train.task import Task
+from train.text import load_tokenizer, tokenize
+from train.watch import LossWatch
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "good", "bad", "so", "the", "film", "was"]
+SPLITS = ["train"] * 48 + ["valid"] * 12 + ["test"] * 12
+FAST = [
+    "width=16",
+    "perceiver.layers=1",
+    "sgfi.layers=1",
+    "train.batch_size=8",
+    "train.epochs=5",
+    "optim.lr=5e-3",
+    "optim.lr_text=1e-3",
+    "sclg.knn=4",
+    "train.cpu=true",
+]
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """A tiny BERT with random weights and a tokenizer of ten words."""
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", **special
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(WORDS), num_hidden_layers=2, **sizes)).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def write_dataset(root, card):
+    """A manifest whose label shows in text, sound and picture, and its store; two rows failed."""
+    rng = np.random.default_rng(0)
+    score = rng.uniform(-3, 3, len(SPLITS)).round(1)
+    ids = [f"u{i:03d}" for i in rng.permutation(len(SPLITS))]
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "video": [f"{i}.mp4" for i in ids],
+            "split": SPLITS,
+            "text": [
+                " ".join(["the film was", *["so"] * (i % 4), "good" if y > 0 else "bad"])
+                for i, y in enumerate(score)
+            ],
+        }
+    )
+    if card.task == "regression":
+        table["label"] = score
+    elif card.task == "classification":
+        table["label"] = np.where(score > 0, "happy", "sad")
+    else:
+        table["happy"], table["loud"] = (score > 0).astype(int), (abs(score) > 1).astype(int)
+    Manifest(card, table).save(root / "data" / card.name)
+    store = root / "stores" / card.name / "tiny.zarr"
+    recipe = Recipe(card.name, "tiny", "0" * 64, {}, {"fps": 2}, 1, "0" * 64)
+    records, audio, vision = [], [], []
+    for i, (name, y) in enumerate(zip(ids, score, strict=True)):
+        frames = 2 + i % 5
+        status = {3: "no_audio", 5: "failed", 70: "failed"}.get(i, "ok")
+        heard = 0 if status != "ok" else frames
+        seen = 0 if status == "failed" else frames
+        records.append(Record(name, status, "" if status == "ok" else "broken", 1.0, heard, seen))
+        audio.append(y + rng.normal(size=(heard, 3)))
+        vision.append(y + rng.normal(size=(seen, 4)))
+    features = {"audio": np.concatenate(audio), "vision": np.concatenate(vision)}
+    Parts(store).write(records, {k: v.astype(np.float32) for k, v in features.items()}, "float16")
+    return publish(store, recipe, {"audio": 3, "vision": 4}, {}, ids)
+
+
+CARDS = {
+    "score": Card("score", "Scores", "regression", range=[-3, 3], preset=""),
+    "one": Card(
+        "one", "One class", "classification", classes=["happy", "sad"], metrics="emotion", preset=""
+    ),
+    "many": Card(
+        "many",
+        "Any classes",
+        "multilabel",
+        ["happy", "loud"],
+        ["happy", "loud"],
+        metrics="mosei_emotion",
+        preset="",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("place")
+    for card in CARDS.values():
+        write_dataset(root, card)
+    return root
+
+
+@pytest.fixture
+def fit(place, language_model, monkeypatch, capsys):
+    """Train through the command line; returns the run's folder and what was printed."""
+    monkeypatch.chdir(place)
+
+    def run(dataset, *overrides):
+        arguments = [f"dataset={dataset}", f"text.model={language_model}", *FAST, *overrides]
+        assert main(["fit", *arguments]) == 0, capsys.readouterr().err
+        said = capsys.readouterr().out
+        return place / said.rsplit("run: ", 1)[1].strip(), said
+
+    return run
+
+
+def test_a_run_learns_and_leaves_its_files(fit, capsys):
+    folder, said = fit("score")
+    assert "train: left out 1 utterances without features" in said
+    assert said.count("epoch ") >= 5
+    found = {path.name for path in folder.iterdir()}
+    assert found == {
+        "config.yaml",
+        "environment.json",
+        "log",
+        "metrics.json",
+        "model.safetensors",
+        "predictions.parquet",
+    }
+    assert list((folder / "log").rglob("events.*"))
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    losses = [line["train/total"] for line in metrics["history"]]
+    assert losses[-1] < 0.6 * losses[0]
+    assert metrics["test"]["MAE"] < 0.6 * metrics["trivial"]["MAE"]
+    assert metrics["trivial"]["Corr"] is None
+    valid = [line["valid/loss"] for line in metrics["history"]]
+    assert metrics["best_epoch"] == 1 + valid.index(min(valid))
+
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["cache_digest"] == FeatureCache.open(find("score")).digest
+    assert environment["manifest_digest"] == Manifest.load("score").digest
+
+    table = pd.read_parquet(folder / "predictions.parquet").set_index("id")
+    rows = Manifest.load("score").table.set_index("id")
+    assert table["split"].value_counts().to_dict() == {"train": 47, "valid": 12, "test": 11}
+    assert np.allclose(table["truth"], rows.loc[table.index, "label"])
+    assert np.allclose(table["prediction"], table["M"])
+    train = table[table["split"] == "train"]
+    assert train[["pseudo_S", "pseudo_t", "pseudo_a", "pseudo_v"]].abs().to_numpy().max() <= 3
+    assert not np.allclose(train["pseudo_a"], train["truth"])
+    assert table.loc[table["split"] == "test", "pseudo_S"].isna().all()
+    test = table[table["split"] == "test"]
+    assert (test["M"] - test["truth"]).abs().mean() == pytest.approx(
+        metrics["test"]["MAE"], abs=1e-6
+    )
+
+    for split in ("test", "valid"):
+        assert main(["evaluate", str(folder), "--split", split]) == 0
+        assert f"{metrics[split]['MAE']:.3f}" in capsys.readouterr().out
+
+
+def test_same_seed_same_result_other_seed_other_result(fit):
+    tables = [
+        pd.read_parquet(fit("score", "train.epochs=2", f"seed={seed}")[0] / "predictions.parquet")
+        for seed in (1, 1, 2)
+    ]
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    assert not np.allclose(tables[0]["M"], tables[2]["M"])
+
+
+@pytest.mark.parametrize("dataset", ["one", "many"])
+def test_classes(fit, dataset):
+    folder, _ = fit(dataset, "train.epochs=4")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    name = {"one": "wF1", "many": "wF1_average"}[dataset]
+    assert metrics["test"][name] > metrics["trivial"][name]
+    scores = [line[f"valid/{name}"] for line in metrics["history"]]
+    assert metrics["best_epoch"] == 1 + scores.index(max(scores))
+    table = pd.read_parquet(folder / "predictions.parquet")
+    if dataset == "one":
+        assert set(table["truth"]) == {"happy", "sad"}
+        assert np.allclose(table[["t_happy", "t_sad"]].sum(axis=1), 1)
+    else:
+        assert set(table["prediction_loud"]) <= {0, 1}
+        assert table["pseudo_a_loud"].dropna().between(0, 1).all()
+
+
+def test_half_precision(fit):
+    AcceleratorState._reset_state(True)  # Accelerate fixes the precision once per process
+    folder, _ = fit("score", "train.epochs=1", "train.precision=bf16")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["history"][0]["train/total"] > 0
+    AcceleratorState._reset_state(True)
+
+
+def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    base = ["dataset=score", f"text.model={language_model}", *FAST]
+    for wrong, says in {
+        "perceiver.max_frames=4": "raise perceiver.max_frames",
+        "sclg.knn=90": "needs more than 90 training utterances",
+        "text.model=models/nosuch": "cannot load the language model 'models/nosuch'",
+        "text.model=builtin:nosuch": "no language model is called",
+        "method=nosuch": "no method is called 'nosuch'",
+        "dataset=nosuch": "no such file",
+        "cache=stores/one/tiny.zarr": "holds features of 'one', not of 'score'",
+        "cache=stores/none.zarr": "no published feature store",
+    }.items():
+        assert main(["fit", *base, wrong]) == 1
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+    assert main(["evaluate", "runs/nosuch"]) == 1
+    assert "no run is there" in capsys.readouterr().err
+
+
+def test_long_videos_can_be_subsampled(fit):
+    fit("score", "train.epochs=1", "perceiver.max_frames=4", "perceiver.long_video=subsample")
+
+
+def test_an_infinite_loss_names_term_and_batch():
+    watch = LossWatch(["a", "b", "c", "d"], every=2)
+    good, bad = torch.tensor(1.0), torch.tensor(float("nan"))
+    watch.see(torch.tensor([0, 1]), {"task_M": good, "inter": good, "total": good})
+    with pytest.raises(ValueError, match=r"'inter' is not finite in the batch: d, c"):
+        watch.see(torch.tensor([3, 2]), {"task_M": good, "inter": bad, "total": bad})
+
+
+def test_means_weigh_utterances_not_batches():
+    watch = LossWatch(["a", "b", "c"], every=2)
+    watch.see(torch.tensor([0, 1]), {"total": torch.tensor(1.0)})
+    watch.see(torch.tensor([2]), {"total": torch.tensor(4.0)})
+    assert watch.end_epoch() == {"total": 2.0}
+
+
+def test_splits_join_by_id(place, language_model, monkeypatch):
+    monkeypatch.chdir(place)
+    manifest = Manifest.load("score")
+    cache = FeatureCache.open(find("score"))
+    config = make_config(None, ["text.max_tokens=5"])
+    splits = load_splits(
+        manifest, cache, Task.of(manifest.card), load_tokenizer(language_model), config
+    )
+    train = splits["train"]
+    assert len(train.dropped) == 1
+    assert train.tokens.cut == 48 - 1  # every text has at least four words and two marks
+    labels = manifest.table.set_index("id")["label"]
+    for name, split in splits.items():
+        assert split.ids == sorted(split.ids), name
+        assert np.allclose(split.labels[:, 0], labels[split.ids])
+    batch = train.batch(torch.tensor([7, 2]))
+    for row, place_in_split in enumerate((7, 2)):
+        own = cache.select([train.ids[place_in_split]])
+        part = batch.vision.values.split(batch.vision.lengths.tolist())[row]
+        assert torch.equal(part, own.values["vision"])
+    seen = torch.cat([batch.index for batch in train.in_order(5)])
+    assert sorted(seen.tolist()) == list(range(len(train)))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_texts_are_padded_on_the_models_side(language_model, side):
+    tokenizer = load_tokenizer(language_model)
+    tokenizer.padding_side = side
+    texts = ["good film", "the film was so so bad", ""]
+    tokens = tokenize(tokenizer, texts, 8).batch(torch.tensor([2, 0, 1]))
+    theirs = tokenizer([texts[2], texts[0], texts[1]], padding=True, return_tensors="pt")
+    assert torch.equal(tokens.ids, theirs["input_ids"])
+    assert torch.equal(tokens.mask, theirs["attention_mask"].bool())

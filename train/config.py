@@ -1,0 +1,283 @@
+"""Every switch of a training run: defaults, then a preset, then the command line's ``key=value``.
+
+A comment marked [R] stands at a choice that the paper leaves open; docs/method.md explains each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Union, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from manifests import Manifest
+
+PRESETS = resources.files("train") / "presets"
+
+
+@dataclass
+class TextConfig:
+    """The language model."""
+
+    model: str | None = None  # hub name, folder or builtin:minilm; null: the card's
+    trainable: Union[int, str] = "all"  # noqa: UP007  OmegaConf reads it; all | none | last n layers
+    max_tokens: int = 128  # longer transcripts are cut at the end, and counted
+
+
+@dataclass
+class PerceiverConfig:
+    """The Affective Perceiver, equations (3) and (4)."""
+
+    layers: int = 2
+    tokens: int = 8
+    heads: int = 4
+    ffn: int = 2  # hidden width of the feed forward network, in model widths
+    max_frames: int = 128  # rows of the frame embedding
+    long_video: str = "error"  # error | subsample: what to do with more frames than max_frames
+    missing: str = "learned"  # [R] learned | zero: what the tokens of an absent modality attend to
+    frame_embedding: bool = True
+    layer_norm: bool = True
+    residual: bool = True
+
+
+@dataclass
+class SGFIConfig:
+    """Semantic-centric Gated Feature Interaction, equations (5) to (12)."""
+
+    layers: int = 2
+    heads: int = 4
+    bridge_tokens: int = 4  # 0: plain cross-attention
+    ffn: int = 2
+    gate: str = "query"  # [R] query | output | none: what the ReLU gate looks at
+    share: bool = True  # [R] one set of weights for the three modalities
+    multi_query: bool = True  # one key and value for all heads; false: one per head
+    modality_embedding: bool = True
+
+
+@dataclass
+class SCLGConfig:
+    """Semantic-centric Label Generation, equations (13) to (15)."""
+
+    enabled: bool = True  # false: every sub-task learns the ground truth
+    knn: int = 10
+    sigma: float = 1.0  # [R] width of the Gaussian potential
+    reduction: str = "mean"  # [R] mean | sum of the movements over the neighbours
+    start_epoch: int = 2
+    momentum: bool = True  # false: a pseudo label is y + delta of the last epoch alone
+
+
+@dataclass
+class SCCLConfig:
+    """Semantic-centric Contrastive Learning, equations (16) to (19)."""
+
+    alpha: float = 0.05  # weight of the intra-sample term; 0 leaves it out
+    beta: float = 0.05  # weight of the inter-sample term; 0 leaves it out
+    tau: float = 0.5
+    tau_inter: float = 0.5
+    bins: list[float] = field(default_factory=lambda: [0.0])  # [R] class borders of a score
+
+
+@dataclass
+class LossWeights:
+    """w_k of equation (21)."""
+
+    M: float = 1.0
+    S: float = 1.0
+    t: float = 1.0
+    a: float = 1.0
+    v: float = 1.0
+
+
+@dataclass
+class LossConfig:
+    """The prediction loss, equation (21)."""
+
+    regression: str = "l1"  # [R] l1 | mse
+    multi_task: bool = True  # false: only the multimodal sub-task M
+    weights: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr_text: float = 4e-5  # language model
+    lr: float = 5e-4  # everything else
+    weight_decay: float = 1e-3
+    schedule: str = "constant"  # constant | cosine, after the warm-up
+    warmup_epochs: float = 1.0
+    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+
+
+@dataclass
+class TrainConfig:
+    """The loop."""
+
+    epochs: int = 20
+    batch_size: int = 32
+    precision: str = "no"  # no | bf16 | fp16, as Accelerate names them
+    cpu: bool = False  # stay on the CPU although there is a GPU
+    bucket: int = 50  # batches in a window within which utterances are sorted by length
+    check_every: int = 50  # steps between two looks for a loss that is not finite
+
+
+@dataclass
+class Config:
+    """A run. Every field is a key of the command line: ``dataset=demo sclg.knn=5``."""
+
+    dataset: str = ""  # folder below data/, or a path to a folder with a manifest
+    preset: str | None = None  # name in train/presets; null: the one the dataset's card names
+    method: str = "semanticmac"
+    name: str | None = None  # ends the run folder's name; null: seed<seed>
+    seed: int = 1
+    cache: str | None = None  # path of the feature store; null: the only one in <stores>/<dataset>
+    stores: str = "stores"
+    runs: str = "runs"
+    width: int = 128  # D, the model's width
+    dropout: float = 0.1
+    text: TextConfig = field(default_factory=TextConfig)
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
+    sgfi: SGFIConfig = field(default_factory=SGFIConfig)
+    sclg: SCLGConfig = field(default_factory=SCLGConfig)
+    sccl: SCCLConfig = field(default_factory=SCCLConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+# Allowed words of the keys that take one of a few.
+CHOICES = {
+    "perceiver.long_video": ("error", "subsample"),
+    "perceiver.missing": ("learned", "zero"),
+    "sgfi.gate": ("query", "output", "none"),
+    "sclg.reduction": ("mean", "sum"),
+    "loss.regression": ("l1", "mse"),
+    "optim.schedule": ("constant", "cosine"),
+    "train.precision": ("no", "bf16", "fp16"),
+}
+POSITIVE = (
+    "width",
+    "text.max_tokens",
+    "perceiver.layers",
+    "perceiver.tokens",
+    "perceiver.heads",
+    "perceiver.ffn",
+    "perceiver.max_frames",
+    "sgfi.layers",
+    "sgfi.heads",
+    "sgfi.ffn",
+    "sclg.knn",
+    "sclg.sigma",
+    "sccl.tau",
+    "sccl.tau_inter",
+    "train.epochs",
+    "train.batch_size",
+    "train.bucket",
+    "train.check_every",
+)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with this package, sorted."""
+    names = [item.name for item in PRESETS.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def make_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the preset's YAML, then ``key=value`` strings; a later one wins.
+
+    Raises:
+        ValueError: an unknown preset or key, or a value that the key cannot take.
+    """
+    layers: list[Any] = [OmegaConf.structured(Config)]
+    if preset:
+        if preset not in preset_names():
+            known = ", ".join(preset_names())
+            raise ValueError(f"no preset is called {preset!r}; there are: {known}")
+        text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
+        layers.append(OmegaConf.create(text))
+    layers.append(read_overrides(overrides))
+    return _merge(layers)
+
+
+def choose_config(overrides: Sequence[str]) -> Config:
+    """The configuration of ``key=value`` strings, over the preset that they or the card name.
+
+    Raises:
+        ValueError: as `make_config`, or there is no ``dataset``.
+    """
+    early = make_config(None, overrides)
+    if not early.dataset:
+        raise ValueError("which dataset? say dataset=NAME, for instance dataset=demo")
+    preset = early.preset or Manifest.load(early.dataset).card.preset
+    return make_config(preset, [*overrides, f"preset={preset}"])
+
+
+def load_config(path: Path) -> Config:
+    """The configuration saved with a run."""
+    return _merge([OmegaConf.structured(Config), OmegaConf.load(path)])
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write every key with its resolved value as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def read_overrides(overrides: Sequence[str]) -> Any:
+    """``key=value`` strings as an (unchecked) OmegaConf mapping; ValueError on other strings."""
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"{override!r} is not of the form key=value")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:  # OmegaConf lets YAML's own errors through
+        raise ValueError(f"cannot read {' '.join(overrides)!r}: {_first_line(error)}") from error
+
+
+def _merge(layers: list[Any]) -> Config:
+    try:
+        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(*layers)))
+    except OmegaConfBaseException as error:
+        key = error.full_key or ""
+        if "not in" in str(error):
+            group = key.rpartition(".")[0]
+            raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
+        raise ValueError(f"key {key!r}: {_first_line(error)}") from error
+    _check(config)
+    return config
+
+
+def _keys_of(group: str) -> str:
+    tree = OmegaConf.structured(Config)
+    keys = OmegaConf.select(tree, group).keys() if group else tree.keys()
+    return f"{f'the group {group!r}' if group else 'a run'} has: {', '.join(keys)}"
+
+
+def _check(config: Config) -> None:
+    tree = OmegaConf.structured(config)
+    for key, choices in CHOICES.items():
+        value = OmegaConf.select(tree, key)
+        if value not in choices:
+            raise ValueError(f"key {key!r} is {value!r}: use one of {', '.join(choices)}")
+    for key in POSITIVE:
+        value = OmegaConf.select(tree, key)
+        if value <= 0:
+            raise ValueError(f"key {key!r} is {value}: it must be above 0")
+    for part in ("perceiver", "sgfi"):
+        heads = OmegaConf.select(tree, f"{part}.heads")
+        if config.width % heads:
+            raise ValueError(f"width={config.width} cannot be cut into {part}.heads={heads} heads")
+    if config.sccl.bins != sorted(set(config.sccl.bins)):
+        raise ValueError(f"key 'sccl.bins' is {config.sccl.bins}: the borders must increase")
+    if isinstance(config.text.trainable, str) and config.text.trainable not in ("all", "none"):
+        raise ValueError(
+            f"key 'text.trainable' is {config.text.trainable!r}: use all, none or a number"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,88 @@
+"""What the training loop asks of a method, and the table of methods.
+
+The loop calls, in this order: `begin` once, then per epoch `forward` and `loss` for each batch and
+`end_epoch`; after the last epoch `exports`. It knows no method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from train.config import Config
+from train.data import Batch
+from train.task import Task
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        predictions: raw outputs ``[B, C]`` per sub-task; "M" is the method's answer.
+        features: vectors ``[B, D]`` by name, for losses, probes and figures.
+        specific: modality-specific vectors ``[B, M, D]``, or None.
+        shared: modality-shared vectors ``[B, M, D]``, or None.
+    """
+
+    predictions: dict[str, Tensor]
+    features: dict[str, Tensor]
+    specific: Tensor | None = None
+    shared: Tensor | None = None
+
+
+class Method(nn.Module):
+    """A model with its loss. A sub-class writes `forward` and `loss`; the hooks are optional.
+
+    Attributes:
+        text_modules: names of the sub-modules trained with the language model's learning rate.
+        training_state: names of the sub-modules needed to go on training, not to predict; their
+            buffers stay out of ``model.safetensors``.
+    """
+
+    text_modules: tuple[str, ...] = ("text",)
+    training_state: tuple[str, ...] = ()
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Predictions and features of a batch."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Scalar terms by name and their weighted sum "total".
+
+        In evaluation mode only what the labels of the batch alone decide: the split may be one
+        that the method holds no training state for.
+        """
+        raise NotImplementedError
+
+    def begin(self, labels_NC: Tensor) -> None:
+        """Before the first epoch: the targets of the training split, in its order."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """After all batches of epoch ``epoch``, counted from 1."""
+
+    def exports(self) -> dict[str, Tensor]:
+        """After the last epoch: per name a ``[N, C]`` tensor over the training split to keep."""
+        return {}
+
+
+def build_method(config: Config, task: Task, widths: dict[str, int]) -> Method:
+    """The method that ``config.method`` names, freshly initialised.
+
+    Args:
+        config: sizes and switches.
+        task: the target.
+        widths: columns of the cached features per modality.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    from train.semanticmac import SemanticMAC
+
+    methods: dict[str, Callable[[Config, Task, dict[str, int]], Method]] = {
+        "semanticmac": SemanticMAC
+    }
+    if config.method not in methods:
+        raise ValueError(f"no method is called {config.method!r}; there is: {', '.join(methods)}")
+    return methods[config.method](config, task, widths)

