@@ -6,8 +6,9 @@ DATA    ?=
 ARGS    ?=
 BIN     := .venv/bin
 
-# One thread per process unless the user says otherwise: worker processes share the cores.
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+# Waiting threads sleep: spinning ones cost several times the work itself on a busy machine.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help demo manifest extract train test lint format clean
@@ -16,9 +17,10 @@ help:  ## this list
 	@echo "semanticmac: affect from human-spoken videos, in two stages"
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo 'bench-NAME  run benchmarks/NAME.py, for example: make bench-read SIZE=small' | sed 's/  /  /'
 	@echo
 	@echo "  make extract DATASET=ravdess DATA=~/RAVDESS        a dataset of your own disk"
-	@echo "  make train DATASET=ravdess ARGS='optim.epochs=5'   any key of the configuration"
+	@echo "  make train DATASET=ravdess ARGS='train.epochs=5'   any key of the configuration"
 
 demo: $(BIN)/.ready  ## everything on a small synthetic dataset: write, extract, train, metrics
 	@$(MAKE) --no-print-directory DATASET=demo manifest
@@ -41,6 +43,9 @@ lint: $(BIN)/.test  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench-%: $(BIN)/.test
+	@$(BIN)/python -m benchmarks.$* $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 format: $(BIN)/.test  ## let ruff format the code
 	@$(BIN)/ruff check --fix .

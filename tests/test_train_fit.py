@@ -223,7 +223,6 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
     base = ["dataset=score", f"text.model={language_model}", *FAST]
     for wrong, says in {
         "perceiver.max_frames=4": "raise perceiver.max_frames",
-        "sclg.knn=90": "needs more than 90 training utterances",
         "text.model=models/nosuch": "cannot load the language model 'models/nosuch'",
         "text.model=builtin:nosuch": "no language model is called",
         "method=nosuch": "no method is called 'nosuch'",

@@ -5,12 +5,15 @@ Letters: N training utterances, D feature width, C outputs, K neighbours.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from train.config import SCLGConfig
+
+log = logging.getLogger(__name__)
 
 # Distances held at once while searching neighbours: 64 MiB of float32, whatever N is.
 CELLS = 1 << 24
@@ -29,7 +32,7 @@ class PseudoLabels(nn.Module):
         config: neighbours, sigma, momentum.
 
     Raises:
-        ValueError: there are not more utterances than neighbours.
+        ValueError: there is no neighbour: only one training utterance.
     """
 
     truth: Tensor
@@ -45,11 +48,12 @@ class PseudoLabels(nn.Module):
         config: SCLGConfig,
     ) -> None:
         super().__init__()
-        if config.enabled and config.knn >= len(truth_NC):
-            raise ValueError(
-                f"sclg.knn={config.knn} needs more than {config.knn} training utterances, "
-                f"there are {len(truth_NC)}: lower it"
-            )
+        # A split of k utterances or fewer has fewer neighbours than asked for: take them all.
+        self.knn = min(config.knn, len(truth_NC) - 1)
+        if config.enabled and self.knn < config.knn:
+            if not self.knn:
+                raise ValueError("pseudo labels need at least 2 training utterances, there is 1")
+            log.warning("sclg.knn=%d is more than there are; using %d", config.knn, self.knn)
         self.subtasks = tuple(subtasks)
         self.clamp, self.config = clamp, config
         count = len(self.subtasks)
@@ -73,7 +77,7 @@ class PseudoLabels(nn.Module):
         if not self.config.enabled or epoch < self.config.start_epoch:
             return
         for k in range(len(self.subtasks)):
-            distance_NK, neighbour_NK = nearest(self.features[k], self.config.knn)
+            distance_NK, neighbour_NK = nearest(self.features[k], self.knn)
             delta_NC = movement(
                 self.truth, distance_NK, neighbour_NK, self.config.sigma, self.config.reduction
             )
