@@ -1,4 +1,4 @@
-"""``python -m cache``: look at published feature stores and check them."""
+"""``python -m cache``: look at published feature stores, check and share them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from cache import convert
+from cache.commands import add_commands, opened
 from cache.reader import FeatureCache
-from cache.verify import verify
+from cache.verify import repair, verify
 
 console = Console()
 
@@ -20,26 +23,41 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cache", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="what a store holds and what it was made from")
-    info.add_argument("store", type=Path, help="a published store, <name>.zarr")
+    info.add_argument("store", help="a published store, <name>.zarr, here or by URL")
     info.set_defaults(run=_info)
     check = commands.add_parser("verify", help="compare every file with its published SHA-256")
     check.add_argument("store", type=Path, help="a published store, <name>.zarr")
+    check.add_argument(
+        "--repair",
+        metavar="FROM",
+        help="another copy, folder or URL: fetch faulty files from it and remove those that do not "
+        "belong there",
+    )
     check.set_defaults(run=_verify)
+    add_commands(commands)
+    convert.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again", file=sys.stderr)
+        return 130
 
 
 def _info(options: argparse.Namespace) -> int:
-    cache = FeatureCache.open(options.store)
-    table = Table("", "", title=str(options.store), show_header=False)
+    with opened(options.store) as cache:
+        return _describe(cache, options.store)
+
+
+def _describe(cache: FeatureCache, title: str) -> int:
+    table = Table("", "", title=escape(title), show_header=False)
     for name, value in cache.attributes.items():
         if isinstance(value, dict):
             value = "\n".join(f"{k} = {v}" for k, v in value.items())
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     console.print(table)
     failed = [
         (i, s, e)
@@ -54,6 +72,10 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.repair:
+        for fault in repair(options.store, options.repair):
+            what = "removed" if fault.problem == "extra" else "fetched"
+            print(f"{fault.file}: was {fault.problem}, {what}")
     faults = verify(options.store)
     for fault in faults:
         print(f"{fault.file}: {fault.problem}{_named(fault.utterances)}")

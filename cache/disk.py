@@ -11,7 +11,14 @@ import os
 import shutil
 import stat
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # a system without it
+    fcntl = None  # type: ignore[assignment]
 
 _BLOCK = 1 << 20
 
@@ -25,9 +32,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees all of it or no file."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def write_whole(path: Path, data: bytes, aside: Path | None = None) -> None:
+    """Write ``data`` to ``path`` so that a reader sees all of it or no file.
+
+    Args:
+        path: the file.
+        data: what it shall hold.
+        aside: where the bytes wait until they are whole, on the same file system; by default beside
+            ``path``. A killed process leaves that file behind.
+    """
+    aside = aside or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -40,6 +54,29 @@ def write_whole(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that others who do the same wait; it is gone afterwards.
+
+    A killed holder holds nothing. On systems and file systems without such locks nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while fcntl is not None:
+        with path.open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                break
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # its last holder removed it: others hold another file by now
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+    yield
+
+
 def seal_tree(folder: Path) -> None:
     """Sync every file and folder below ``folder`` and take away the right to write the files."""
     for parent, _, names in os.walk(folder, topdown=False):
@@ -49,6 +86,11 @@ def seal_tree(folder: Path) -> None:
                 os.fsync(file.fileno())
             path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
         sync_folder(Path(parent))
+
+
+def seal(path: Path) -> None:
+    """Take away everybody's right to write a file."""
+    path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
 
 def remove_tree(folder: Path) -> None:

@@ -37,11 +37,15 @@ class FeatureCache:
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:
-        """Open the store at ``path``.
+        """Open the store at ``path``; one at a URL is mirrored first, verified, and read there.
 
         Raises:
             ValueError: there is no published store, or its format is newer than this reader.
         """
+        if "://" in str(path):
+            from cache.mirror import mirror  # most readers never go beyond the disk
+
+            path = mirror(str(path))
         path = Path(path)
         if not is_published(path):
             raise ValueError(f"{path} is no published feature store")

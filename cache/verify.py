@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.disk import sha256_of
+from cache.checksums import Checksums
+from cache.disk import seal, write_whole
+from cache.location import Location, ShareError
 from cache.reader import FeatureCache
 from cache.recipe import MODALITIES
+from cache.share import Shared, fetch
 from cache.store import CHECKSUMS
 
 
@@ -35,23 +38,66 @@ def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None)
         ValueError: the store has no readable checksums.
     """
     store = Path(store)
-    try:
-        expected = json.loads((store / CHECKSUMS).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{store / CHECKSUMS} cannot be read: {error}") from error
+    checksums = Checksums.of(store)
     present = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
-    problems = dict.fromkeys(present - expected.keys() - {CHECKSUMS}, "extra")
-    for done, (name, entry) in enumerate(sorted(expected.items()), 1):
-        path = store / name
-        if name not in present:
-            problems[name] = "missing"
-        elif path.stat().st_size != entry["bytes"]:
-            problems[name] = "wrong size"
-        elif sha256_of(path) != entry["sha256"]:
-            problems[name] = "changed"
+    problems = dict.fromkeys(present - checksums.files.keys() - {CHECKSUMS}, "extra")
+    for done, name in enumerate(sorted(checksums.files), 1):
+        problem = checksums.problem(store, name)
+        if problem:
+            problems[name] = problem
         if on_file is not None:
-            on_file(done, len(expected))
+            on_file(done, len(checksums.files))
     return [Fault(f, problem, _concerned(store, f)) for f, problem in sorted(problems.items())]
+
+
+def repair(store: str | Path, source: str) -> list[Fault]:
+    """Put every faulty file right from another copy, and remove files that do not belong there.
+
+    What comes from the copy is compared with this store's own checksums before it takes its place,
+    so a wrong copy cannot harm. Lost checksums themselves are taken from the copy.
+
+    Args:
+        store: the store to repair.
+        source: another copy, folder or URL: the store, or the share that holds it.
+
+    Returns:
+        The faults that were repaired.
+
+    Raises:
+        ValueError: there is no store, or it cannot be written.
+        ShareError: the copy is out of reach, or the files it should give are faulty there too; what
+            could be repaired is.
+    """
+    store = Path(store).resolve()
+    if not store.is_dir():
+        raise ValueError(f"{store}: there is no such folder; python -m cache pull brings a store")
+    where = Location.parse(source)
+    named = where.name.endswith(".zarr")
+    copy = Shared.parse(source) if named else Shared(where, store.parent.name, store.name)
+    try:
+        Checksums.of(store)
+    except ValueError:
+        theirs = copy.checksums()
+        if theirs is None:
+            raise ShareError(f"{copy}: there is no published store") from None
+        write_whole(store / CHECKSUMS, theirs.raw)
+        seal(store / CHECKSUMS)
+    checksums, faults = Checksums.of(store), verify(store)
+    unrepaired = []
+    for fault in faults:
+        try:
+            if fault.problem == "extra":
+                (store / fault.file).unlink()
+            else:
+                fetch(copy, checksums, [fault.file], store)
+                seal(store / fault.file)
+        except ShareError as error:
+            unrepaired.append(str(error))
+        except OSError as error:
+            raise ValueError(f"{store} cannot be repaired: {error}") from error
+    if unrepaired:
+        raise ShareError(f"{len(unrepaired)} files have no good copy there: {unrepaired[0]}")
+    return faults
 
 
 def _concerned(store: Path, file: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cache.recipe import DTYPES
+from cache.share import SHARES, configured_shares
 from extract.encoders import NAMES
 from extract.engine import Settings, Summary, extract
 from extract.sampling import Sampling
@@ -49,6 +50,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     p.add_argument("--scheduler", help="address of a running Dask scheduler, instead of --workers")
     p.add_argument("--timeout", type=float, default=600.0, help="seconds a file may take (600)")
+    p.add_argument(
+        "--share",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="look there first for these features: a folder, s3://, gs://, http(s)://, ssh://; may "
+        f"be repeated, and ${SHARES} may name more, separated by commas",
+    )
+    p.add_argument("--no-share", action="store_true", help="extract whatever the shares hold")
     p.add_argument("--allow-failures", action="store_true", help="exit 0 although some failed")
     return p
 
@@ -70,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             workers=max(1, options.workers),
             scheduler=options.scheduler,
             timeout=options.timeout,
+            shares=() if options.no_share else (*options.share, *configured_shares()),
         )
         with _Progress(len(manifest.table)) as progress:
             summary = extract(manifest, data, options.root, settings, progress.show)
@@ -113,6 +124,8 @@ class _Progress:
 def _print(summary: Summary, seconds: float) -> None:
     if summary.complete:
         console.print("The cache is complete: nothing to decode.")
+    elif summary.shared:
+        console.print(f"Pulled from {summary.shared}: nothing to decode.", soft_wrap=True)
     elif summary.resumed:
         console.print(f"{summary.resumed} utterances were there from an earlier run.")
     table = Table("utterances", *summary.statuses, "audio frames", "vision frames", "video", "took")

@@ -21,6 +21,7 @@ from dask.distributed import Client, LocalCluster, as_completed
 
 from cache import FeatureCache, Parts, Recipe, Record, newest_per_id, publish
 from cache.recipe import digest_of_utterances
+from cache.share import pull_recipe
 from cache.store import is_published
 from extract.block import Job, Utterance, extract_block
 from extract.decode import ffmpeg_version
@@ -46,6 +47,7 @@ class Settings:
     workers: int = 1
     scheduler: str | None = None
     timeout: float = 600.0
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Summary:
     Attributes:
         store: the published store.
         complete: it was there already: nothing was decoded.
+        shared: where it was pulled from, if somebody had extracted and shared it.
         resumed: utterances found in parts of an earlier run.
         statuses: utterances per status.
         failures: ``(id, reason)`` of everything that is not ``ok``.
@@ -64,6 +67,7 @@ class Summary:
 
     store: Path
     complete: bool
+    shared: str | None
     resumed: int
     statuses: dict[str, int]
     failures: list[tuple[str, str]]
@@ -80,11 +84,13 @@ def extract(
 ) -> Summary:
     """Extract every utterance of a manifest and publish the store.
 
+    If a share holds the store already, it is pulled instead.
+
     Args:
         manifest: what to extract.
         data: the folder that the manifest's video paths are relative to.
         root: where stores lie, ``<root>/<dataset>/<store>``.
-        settings: encoder, sampling and machinery.
+        settings: encoder, sampling, machinery, and the shares to look into first.
         on_block: called with (utterances done, failed, in all) as blocks finish.
 
     Raises:
@@ -107,7 +113,11 @@ def extract(
     store = root / recipe.dataset / recipe.store_name
     if is_published(store):
         Parts(store).remove()  # of a run that was killed just after publishing
-        return _summary(store, complete=True, resumed=0)
+        return _summary(store, complete=True)
+    shared = pull_recipe(recipe, settings.shares, root)
+    if shared is not None:
+        Parts(store).remove()
+        return _summary(store, shared=shared)
     _refuse_wrong_folder(utterances, data)
     finished = newest_per_id(Parts(store).read())
     remaining = [u for u in utterances if u.id not in finished]
@@ -129,7 +139,7 @@ def extract(
         if on_block is not None:
             on_block(done, failed, len(utterances))
     publish(store, recipe, encoder.widths, _about(manifest), [u.id for u in utterances])
-    return _summary(store, complete=False, resumed=resumed)
+    return _summary(store, resumed=resumed)
 
 
 def plan(manifest: Manifest) -> list[Utterance]:
@@ -163,7 +173,7 @@ def _run(job: Job, utterances: Sequence[Utterance], settings: Settings) -> Itera
             n_workers=min(settings.workers, len(blocks)),
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         )
         client = Client(cluster)
@@ -201,12 +211,15 @@ def _about(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _summary(store: Path, *, complete: bool, resumed: int) -> Summary:
+def _summary(
+    store: Path, *, complete: bool = False, shared: str | None = None, resumed: int = 0
+) -> Summary:
     cache = FeatureCache.open(store)
     reasons = zip(cache.ids, cache.column("error"), strict=True)
     return Summary(
         store=store,
         complete=complete,
+        shared=shared,
         resumed=resumed,
         statuses=dict(Counter(cache.status.values())),
         failures=[(i, str(reason)) for i, reason in reasons if cache.status[i] != "ok"],

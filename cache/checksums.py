@@ -1,0 +1,92 @@
+"""``checksums.json``: the list of a store's files that every check and every copy goes by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from cache.disk import sha256_of
+from cache.store import CHECKSUMS
+
+
+class FileSum(NamedTuple):
+    """Size in bytes and SHA-256 (64 hex digits) of a file as published."""
+
+    size: int
+    sha256: str
+
+    def matches(self, data: bytes) -> bool:
+        """Whether these are the published bytes."""
+        return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """The published files of one store.
+
+    Attributes:
+        raw: the bytes of ``checksums.json`` itself.
+        files: path inside the store -> size and SHA-256; ``checksums.json`` is not among them.
+    """
+
+    raw: bytes
+    files: dict[str, FileSum]
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str) -> Checksums:
+        """Read the list; ``where`` is named in errors.
+
+        Raises:
+            ValueError: it is no such list, or one of its paths leads out of the store.
+        """
+        try:
+            entries = json.loads(raw)["files"]
+            files = {n: FileSum(int(e["bytes"]), str(e["sha256"])) for n, e in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where} cannot be read: {error!r}") from error
+        for name in files:
+            if not stays_below(name):
+                raise ValueError(f"{where} names {name!r}, which is no file inside a store")
+        return cls(raw, files)
+
+    @classmethod
+    def of(cls, store: Path) -> Checksums:
+        """The list of a store in a folder.
+
+        Raises:
+            ValueError: there is no readable one.
+        """
+        try:
+            raw = (store / CHECKSUMS).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{store / CHECKSUMS} cannot be read: {error}") from error
+        return cls.parse(raw, str(store / CHECKSUMS))
+
+    @property
+    def content(self) -> str:
+        """Digest of the store's content, 64 hex digits: equal for byte-identical stores only."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Size of the store in bytes."""
+        return sum(entry.size for entry in self.files.values()) + len(self.raw)
+
+    def problem(self, folder: Path, name: str) -> str:
+        """``missing``, ``wrong size`` or ``changed``; empty if the file is as published."""
+        path = folder / name
+        if not path.is_file():
+            return "missing"
+        if path.stat().st_size != self.files[name].size:
+            return "wrong size"
+        return "" if sha256_of(path) == self.files[name].sha256 else "changed"
+
+
+def stays_below(name: str) -> bool:
+    """Whether a relative path from elsewhere stays below the folder it is joined to."""
+    path = PurePosixPath(name)
+    plain = str(path) == name and "\\" not in name and "\0" not in name and name != "."
+    return plain and not path.is_absolute() and ".." not in path.parts

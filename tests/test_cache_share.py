@@ -1,0 +1,529 @@
+"""Sharing by real folders and a real S3 server: interrupted, damaged, at once, with secrets."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from cache import FeatureCache, Parts, Record, catalog, publish
+from cache.__main__ import main
+from cache.checksums import Checksums, stays_below
+from cache.diff import diff
+from cache.location import Location, ShareError, redacted
+from cache.push import push
+from cache.share import Shared, one_of, pull, pull_recipe, resolve
+from cache.store import CHECKSUMS, is_published
+from cache.verify import repair, verify
+from tests.stores import LENGTHS, RECIPE, build_store, tree_of
+
+NAME = f"toy/{RECIPE.store_name}"
+OTHER = replace(RECIPE, weights="01")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A bucket on a real server on this machine; yields its URL."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="lab")
+        yield "s3://lab"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def share(request, tmp_path) -> str:
+    """An empty share, as users write it."""
+    if request.param == "folder":
+        return str(tmp_path / "share")
+    return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return build_store(tmp_path / "stores")
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch) -> Path:
+    """A store of many files."""
+    monkeypatch.setattr("cache.store.CHUNK_BYTES", 40)
+    return build_store(tmp_path / "large", {f"u{i:02}": (4, 4) for i in range(16)})
+
+
+def shared_files(share: str) -> list[str]:
+    return sorted(Location.parse(share).sizes(""))
+
+
+def overwrite(share: str, name: str, data: bytes) -> None:
+    location = Location.parse(share)
+    location.write(name, data, "elsewhere")
+
+
+def flip(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 4])
+
+
+def with_other_content(root: Path) -> Path:
+    """The same recipe and features, other bytes: made by somebody else."""
+    store = build_store(root / "first")
+    parts = root / "second" / NAME
+    rows = FeatureCache.open(store).select(sorted(LENGTHS)).values
+    errors = FeatureCache.open(store).column("error")
+    records = [
+        Record(i, FeatureCache.open(store).status[i], str(e), 1.5, *LENGTHS[i])
+        for i, e in zip(sorted(LENGTHS), errors, strict=True)
+    ]
+    Parts(parts).write(records, {m: v.float().numpy() for m, v in rows.items()}, "float16")
+    return publish(parts, RECIPE, {"audio": 3, "vision": 5}, {"creator": "else"}, list(LENGTHS))
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+def test_push_list_pull_is_byte_identical(share, store, tmp_path, capsys):
+    assert main(["push", str(store), share]) == 0
+    said = capsys.readouterr().out
+    assert "20 files copied" in said
+    assert "licence of the dataset: none" in said
+    assert "stay research-only" in said
+    assert main(["list", share]) == 0
+    listed = capsys.readouterr().out
+    assert RECIPE.digest[:12] in listed
+    assert "fps 2.0" in listed
+    assert main(["pull", share, "--to", str(tmp_path / "pulled")]) == 0
+    pulled = tmp_path / "pulled" / NAME
+    assert tree_of(pulled) == tree_of(store)
+    assert verify(pulled) == []
+    assert not any(p.stat().st_mode & 0o222 for p in pulled.rglob("*") if p.is_file())
+    assert not [p for p in pulled.parent.iterdir() if p != pulled]
+    assert not [name for name in shared_files(share) if "pushing" in name]
+
+
+def test_what_is_there_is_not_copied_again(share, store, tmp_path):
+    assert push(store, share)[1] == 20
+    assert push(store, share)[1] == 0
+    source = one_of(share)
+    assert pull(source, tmp_path / "pulled")[1] == 20
+    assert pull(source, tmp_path / "pulled")[1] == 0
+
+
+def test_catalogue_says_what_is_there(share, store):
+    push(store, share)
+    location = Location.parse(share)
+    (entry,) = catalog.entries(location)
+    assert json.loads(location.read("catalog.json"))["stores"] == [entry.__dict__]
+    assert (entry.path, entry.digest) == (NAME, RECIPE.digest)
+    assert entry.content == Checksums.of(store).content
+    assert entry.bytes == sum(len(data) for data in tree_of(store).values())
+    assert (entry.utterances, entry.failures, entry.files) == (5, 1, 20)
+    assert entry.licence == "none"
+    assert entry.who
+    assert entry.when.endswith("+00:00")
+
+
+def test_share_without_catalogue_is_searched(share, store):
+    for name, data in tree_of(store).items():
+        overwrite(share, f"{NAME}/{name}", data)
+    overwrite(share, "toy/half.zarr/zarr.json", b"{}")
+    (entry,) = catalog.entries(Location.parse(share))
+    assert (entry.path, entry.digest, entry.when) == (NAME, RECIPE.digest, "")
+
+
+def test_stores_are_named_by_url_or_digest(share, store, tmp_path):
+    push(store, share)
+    push(build_store(tmp_path / "other", recipe=OTHER), share)
+    assert str(one_of(f"{share}/{NAME}")).endswith(NAME)
+    assert one_of(f"{share}/{RECIPE.digest[:12]}").name == RECIPE.store_name
+    assert one_of(f"{share}/{OTHER.digest}").name == OTHER.store_name
+    assert len(resolve(share)) == 2
+    with pytest.raises(ValueError, match="several stores; name one") as caught:
+        one_of(share)
+    assert f"{share}/{NAME}" in str(caught.value)
+    with pytest.raises(ValueError, match="lists no store with digest 000000000000"):
+        one_of(f"{share}/000000000000")
+    assert main(["pull", share, "--all", "--to", str(tmp_path / "all")]) == 0
+    assert len(list((tmp_path / "all" / "toy").iterdir())) == 2
+
+
+def test_info_of_a_url_reads_no_features(s3, store, capsys):
+    share = f"{s3}/info"
+    push(store, share)
+    for name in ("audio/values/c/0/0", "vision/values/c/0/0"):
+        Location.parse(share).remove(f"{NAME}/{name}")
+    assert main(["info", f"{share}/{NAME}"]) == 0
+    assert "bad: failed: why" in capsys.readouterr().out
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+# A clean process that has imported everything; its children start at once.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.test_cache_share"])
+
+
+def command(environment: dict[str, str], after: int, arguments: list[str]) -> None:
+    """``python -m cache ...``, killed after so many writes of a push or reads of a pull."""
+    os.environ.update(environment)
+    owner, name = {"push": (Location, "write"), "pull": (Shared, "read")}[arguments[0]]
+    work, calls = getattr(owner, name), []
+
+    def killed(*some: object, **named: object) -> object:
+        calls.append(name)
+        if len(calls) > after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(*some, **named)
+
+    setattr(owner, name, killed)
+    sys.exit(main(arguments))
+
+
+def start(*arguments: object, after: int = 10**9) -> BaseProcess:
+    process = processes.Process(
+        target=command, args=(dict(os.environ), after, [str(a) for a in arguments])
+    )
+    process.start()
+    return process
+
+
+def run_killed(after: int, *arguments: object) -> None:
+    process = start(*arguments, after=after)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_killed_push_is_invisible_and_goes_on(share, large, tmp_path):
+    files = len(Checksums.of(large).files)
+    run_killed(files // 2, "push", large, share)
+    assert catalog.entries(Location.parse(share)) == []
+    with pytest.raises(ShareError, match="no published store"):
+        pull(Shared.parse(f"{share}/toy/{large.name}"), tmp_path / "pulled")
+    copied = push(large, share)[1]
+    assert 0 < copied <= files * 3 // 4
+    pull(one_of(share), tmp_path / "pulled")
+    assert tree_of(tmp_path / "pulled" / NAME) == tree_of(large)
+    assert not [name for name in shared_files(share) if "pushing" in name]
+
+
+def test_push_killed_before_the_catalogue_is_entered_by_the_next(share, large):
+    run_killed(len(Checksums.of(large).files) + 2, "push", large, share)  # claim, checksums
+    assert catalog.entries(Location.parse(share))  # found by looking for it
+    assert push(large, share)[1] == 0
+    assert "catalog.json" in shared_files(share)
+
+
+def test_killed_pull_is_invisible_and_goes_on(share, large, tmp_path):
+    push(large, share)
+    files = len(Checksums.of(large).files)
+    run_killed(files // 2, "pull", share, "--to", tmp_path / "pulled")
+    pulled = tmp_path / "pulled" / NAME
+    assert not pulled.exists()
+    assert pull(one_of(share), tmp_path / "pulled")[1] <= files * 3 // 4
+    assert tree_of(pulled) == tree_of(large)
+    assert list(pulled.parent.iterdir()) == [pulled]
+
+
+def test_interrupted_push_of_one_store_is_not_completed_with_another(share, tmp_path):
+    """Files of equal names and sizes, and other bytes: they must not be mixed."""
+    store = build_store(tmp_path / "a")
+    theirs = with_other_content(tmp_path / "b")
+    run_killed(12, "push", store, share)
+    with pytest.raises(ValueError, match=r"other content .* --take-over"):
+        push(theirs, share)
+    assert main(["push", str(theirs), share, "--take-over"]) == 0
+    pull(one_of(share), tmp_path / "pulled")
+    assert tree_of(tmp_path / "pulled" / NAME) == tree_of(theirs)
+    with pytest.raises(ValueError, match="never overwritten"):
+        push(store, share)
+
+
+# --- damaged --------------------------------------------------------------------------------------
+
+
+def test_flipped_bit_on_the_share_is_refused(share, store, tmp_path):
+    push(store, share)
+    name = "vision/values/c/0/0"
+    good = (store / name).read_bytes()
+    overwrite(share, f"{NAME}/{name}", flip(good))
+    with pytest.raises(ShareError, match=f"{name} is damaged"):
+        pull(one_of(share), tmp_path / "pulled")
+    pulled = tmp_path / "pulled" / NAME
+    assert not pulled.exists()
+    overwrite(share, f"{NAME}/{name}", good)
+    assert pull(one_of(share), tmp_path / "pulled")[1] < 20
+    assert tree_of(pulled) == tree_of(store)
+
+
+def test_damaged_store_is_not_pushed(share, store):
+    path = store / "utterances" / "id" / "c" / "0"
+    path.chmod(0o644)
+    path.write_bytes(flip(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"utterances/id/c/0 is damaged; run: .* verify"):
+        push(store, share)
+    assert catalog.entries(Location.parse(share)) == []
+
+
+def test_share_cannot_name_files_outside_the_store(share, store, tmp_path):
+    push(store, share)
+    listing = json.loads((store / CHECKSUMS).read_bytes())
+    listing["files"]["../../outside"] = listing["files"]["zarr.json"]
+    overwrite(share, f"{NAME}/{CHECKSUMS}", json.dumps(listing).encode())
+    overwrite(share, "outside", (store / "zarr.json").read_bytes())
+    with pytest.raises(ShareError, match="no file inside a store"):
+        pull(one_of(share), tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "/", "\\", "c:", "\0"]), max_size=5))
+def test_accepted_names_stay_below(parts):
+    name, root = "/".join(parts), Path("/root/store")
+    below = Path(os.path.normpath(root / name)).is_relative_to(root)
+    assert not stays_below(name) or (below and "\\" not in name and "\0" not in name)
+
+
+def test_other_store_of_that_name_is_kept(share, store, tmp_path):
+    push(store, share)
+    with_other_content(tmp_path)
+    with pytest.raises(ValueError, match="other content; python -m cache diff"):
+        pull(one_of(share), tmp_path / "second")
+
+
+def test_broken_catalogue_entries_are_passed_over(share, store, caplog):
+    push(store, share)
+    good = json.loads(Location.parse(share).read(f"catalog/{NAME}.json"))
+    overwrite(share, "catalog/toy/b.zarr.json", b"{")
+    overwrite(share, "catalog/toy/c.zarr.json", json.dumps({**good, "dataset": ".."}).encode())
+    overwrite(share, "catalog/toy/d.zarr.json", json.dumps({**good, "bytes": "many"}).encode())
+    overwrite(share, "catalog/toy/e.zarr.json", json.dumps({**good, "later": 1}).encode())
+    assert [e.path for e in catalog.entries(Location.parse(share))] == [NAME, NAME]
+    assert caplog.text.count("passing over an entry") == 3
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "add", "checksums"])
+def test_repair_fetches_just_what_is_faulty(share, store, tmp_path, capsys, harm):
+    push(store, share)
+    before = tree_of(store)
+    name = CHECKSUMS if harm == "checksums" else "audio/values/c/0/0"
+    path = store / name
+    path.chmod(0o644)
+    if harm == "flip":
+        path.write_bytes(flip(path.read_bytes()))
+    elif harm == "truncate":
+        path.write_bytes(path.read_bytes()[:-3])
+    elif harm == "add":
+        (store / "audio" / "notes.txt").write_text("hello")
+    else:
+        path.unlink()
+    others = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file() and p != path}
+    assert main(["verify", str(store)]) == 1
+    assert tree_of(store) != before
+    assert main(["verify", str(store), "--repair", share]) == 0
+    assert "every file is as published" in capsys.readouterr().out
+    assert tree_of(store) == before
+    others.pop(store / "audio" / "notes.txt", None)
+    assert all(p.stat().st_mtime_ns == then for p, then in others.items())
+    path.exists() and path.chmod(0o444)
+
+
+def test_repair_takes_nothing_from_a_wrong_copy(store, tmp_path):
+    wrong = with_other_content(tmp_path)
+    for name in ("zarr.json", "audio/values/c/0/0"):
+        (store / name).unlink()
+    with pytest.raises(
+        ShareError, match=r"1 files have no good copy there: .*zarr.json is damaged"
+    ):
+        repair(store, str(wrong))
+    assert [fault.file for fault in verify(store)] == ["zarr.json"]
+
+
+# --- at once --------------------------------------------------------------------------------------
+
+
+def test_pushers_at_once_keep_all_entries(share, tmp_path):
+    recipes = [replace(RECIPE, weights=f"{i:02}") for i in range(5)]
+    stores = [build_store(tmp_path / f"s{i}", recipe=r) for i, r in enumerate(recipes)]
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda store: push(store, share, workers=2), stores + stores))
+    listed = json.loads(Location.parse(share).read("catalog.json"))["stores"]
+    assert {entry["digest"] for entry in listed} == {recipe.digest for recipe in recipes}
+    for i, shared in enumerate(resolve(share)):
+        assert is_published(pull(shared, tmp_path / "pulled")[0]), i
+
+
+def test_two_processes_push_at_once(store, tmp_path):
+    share = tmp_path / "share"
+    other = build_store(tmp_path / "other", recipe=OTHER)
+    running = [start("push", s, share) for s in (store, other, store)]
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert len(json.loads((share / "catalog.json").read_bytes())["stores"]) == 2
+    assert verify(share / NAME) == []
+    assert not list(share.glob("toy/*.pushing"))
+
+
+def test_pulls_at_once_give_one_store(share, large, tmp_path):
+    push(large, share)
+    source = one_of(share)
+    with ThreadPoolExecutor(4) as pool:
+        pulled = list(pool.map(lambda _: pull(source, tmp_path / "pulled")[0], range(4)))
+    assert set(pulled) == {tmp_path / "pulled" / NAME}
+    assert tree_of(pulled[0]) == tree_of(large)
+    assert verify(pulled[0]) == []
+
+
+# --- access and secrets ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIAKEY:hunter22@bucket/x",
+        "s3://AKIAKEY:hun/ter22@bucket/x",
+        "s3://hunter22@bucket/x",
+        "https://host/x?X-Amz-Signature=hunter22",
+        "https://hunter22@host/x",
+        "http://host:80/x#hunter22",
+        "ssh://me:hunter22@host/x",
+        "gs://bucket/x?key=hunter22",
+    ],
+)
+def test_secrets_are_refused_and_not_repeated(url, store, monkeypatch, capsys):
+    for command in (["push", str(store), url], ["pull", f"{url}/toy/a.zarr"], ["list", url]):
+        assert main(command) == 1
+        said = capsys.readouterr()
+        assert "must not" in said.err
+        assert "ter22" not in said.out + said.err
+    with pytest.raises(ValueError, match="must not"):
+        pull_recipe(RECIPE, [url], store.parent)
+
+
+@given(secret=st.text("abcXYZ019/+=@:", min_size=8, max_size=40))
+@example("a/b:c@d/e")
+def test_no_password_gets_into_a_location(secret):
+    with pytest.raises(ValueError, match=r"location carries") as caught:
+        Location.parse(f"s3://user:{secret}@bucket/path")
+    assert secret not in str(caught.value)
+
+
+def test_users_and_ports_are_no_secrets():
+    assert str(Location.parse("ssh://me@host:2222/data")) == "ssh://me@host:2222/data"
+    assert str(Location.parse("http://host:8000/a b/")) == "http://host:8000/a b"
+    assert Location.parse("s3://bucket/a@b").name == "a@b"
+
+
+def test_messages_lose_their_secrets(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter22/x")
+    text = "GET https://me:pw@host/x?Signature=abc 403, key hunter22/x"
+    assert redacted(text) == "GET https://host/x 403, key ***"
+
+
+def test_nothing_on_a_share_holds_a_secret(s3, store, caplog):
+    share = f"{s3}/secrets"
+    push(store, share)
+    for name in shared_files(share):
+        assert b"testing-secret" not in Location.parse(share).read(name), name
+    assert "testing-secret" not in caplog.text
+
+
+def test_share_that_is_not_ours_is_one_clear_line(s3, store, capsys):
+    assert main(["push", str(store), "s3://nobodys-bucket/x"]) == 1
+    assert capsys.readouterr().err.startswith("error: s3://nobodys-bucket/x/toy/")
+
+
+@pytest.mark.parametrize(("url", "package"), [("s3://b/x", "s3fs"), ("gs://b/x", "gcsfs")])
+def test_missing_back_end_names_its_package(monkeypatch, capsys, url, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    known = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(known, url.partition(":")[0], raising=False)
+    assert main(["list", url]) == 1
+    assert f"pip install {package}" in capsys.readouterr().err
+
+
+def test_unknown_scheme_and_read_only_share_are_refused(store, capsys):
+    assert main(["list", "ftp://host/x"]) == 1
+    assert "s3://" in capsys.readouterr().err
+    assert main(["push", str(store), "http://host/x"]) == 1
+    assert "only read" in capsys.readouterr().err
+
+
+# --- looked up before extracting ------------------------------------------------------------------
+
+
+def test_recipe_is_pulled_from_the_first_share_that_has_it(share, store, tmp_path, caplog):
+    push(store, share)
+    gone = str(tmp_path / "not mounted")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    root = tmp_path / "root"
+    assert pull_recipe(RECIPE, [gone, str(empty), share], root).endswith(NAME)
+    assert "not mounted: there is no such folder" in caplog.text
+    assert tree_of(root / NAME) == tree_of(store)
+    assert pull_recipe(OTHER, [share], root) is None
+
+
+# --- diff -----------------------------------------------------------------------------------------
+
+
+def test_equal_stores_do_not_differ(store, tmp_path, capsys):
+    other = with_other_content(tmp_path)
+    assert diff(FeatureCache.open(store), FeatureCache.open(other)).equal
+    assert main(["diff", str(store), str(other)]) == 0
+    assert "nothing differs" in capsys.readouterr().out
+
+
+def test_diff_measures_what_differs(store, tmp_path, capsys):
+    audio = np.ones((3, 3), np.float32)
+    vision = np.array([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 2, 0, 0, 0]], np.float32)
+    recipes = [RECIPE, replace(RECIPE, sampling={"fps": 2.0, "window_s": 1.0}, settings={})]
+    stores = []
+    for recipe, change in zip(recipes, (0.0, 0.5), strict=True):
+        path = tmp_path / "d" / recipe.store_name
+        last = Record("z" if change else "y", "ok", "", 1.0, 1, 0)
+        records = [Record("a", "ok", "", 1.0, 1, 2), Record("b", "ok", "", 1.0, 1, 1), last]
+        if change:
+            records[0] = replace(records[0], status="no_audio", audio_frames=0)
+        moved = vision + np.array([[0] * 5, [0] * 5, [change] + [0] * 4], np.float32)
+        rows = {"audio": audio[: 2 if change else 3], "vision": moved}
+        Parts(path).write(records, rows, "float16")
+        publish(path, recipe, {"audio": 3, "vision": 5}, {}, [r.id for r in records])
+        stores.append(path)
+    found = diff(*map(FeatureCache.open, stores))
+    assert found.recipe == {"sampling.window_s": (2.0, 1.0), "settings.mean": (0.5, None)}
+    assert (found.only_a, found.only_b) == (["y"], ["z"])
+    assert found.status == {"a": ("ok", "no_audio")}
+    assert (found.values["audio"].utterances, found.values["audio"].lengths) == (1, 1)
+    distance = found.values["vision"]
+    assert (distance.utterances, distance.rows, distance.farthest) == (2, 3, "b")
+    assert distance.largest == 0.5
+    assert distance.mean == pytest.approx(0.5 / 15)
+    assert distance.cosine == pytest.approx(2 / np.sqrt(4.25))
+    assert main(["diff", *map(str, stores)]) == 1
+    said = capsys.readouterr().out
+    assert "recipe: sampling.window_s: 2.0 | 1.0" in said
+    assert "the stores differ" in said
+
+
+def test_stores_of_other_widths_are_not_compared(store, tmp_path):
+    other = build_store(tmp_path / "w", widths={"audio": 3, "vision": 4})
+    found = diff(FeatureCache.open(store), FeatureCache.open(other))
+    assert found.widths == {"vision": (5, 4)}
+    assert found.values["audio"].largest == 0
+    assert not found.equal
