@@ -1,0 +1,167 @@
+"""From a foreign file to a published store that takes part in training like any other."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.disk import sha256_of
+from cache.mmsa import read_mmsa
+from cache.parts import Parts, Record
+from cache.recipe import MODALITIES, Recipe, digest_of_utterances
+from cache.source import Source, read_csv, read_h5, read_npz
+from cache.store import is_published, publish
+
+FORMATS = ("mmsa", "h5", "npz", "csv")
+NON_FINITE = ("refuse", "zero")
+RULES = 1  # raised whenever the same file would give other values
+BLOCK = 256  # utterances in a part
+
+
+def read(path: Path, form: str, modality: str | None = None) -> Source:
+    """What a file holds.
+
+    Args:
+        path: the file.
+        form: ``mmsa``, ``h5``, ``npz`` or ``csv``.
+        modality: for ``csv`` without a column ``modality``: ``audio`` or ``vision``.
+
+    Raises:
+        ValueError: there is no such file, or it is not of this format.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if form == "csv":
+        return read_csv(path, modality)
+    readers = {"mmsa": read_mmsa, "h5": read_h5, "npz": read_npz}
+    if form not in readers:
+        raise ValueError(f"no format is called {form!r}; use {', '.join(FORMATS)}")
+    return readers[form](path)
+
+
+def import_source(
+    source: Source,
+    form: str,
+    root: Path,
+    dataset: str | None = None,
+    name: str | None = None,
+    dtype: str = "float16",
+    non_finite: str = "refuse",
+    licence: str = "",
+    modality: str | None = None,
+    on_block: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Publish what a file holds as a store below ``<root>/<dataset>/``.
+
+    The recipe is the file's: its SHA-256 stands where an encoder's weights would, so the same file
+    gives the same store on every machine.
+
+    Args:
+        source: from :func:`read`.
+        form: the format it was read as.
+        root: the folder of the stores.
+        dataset: name of the dataset; by default what the file says.
+        name: stands for the encoder in the store's name; by default the file's name.
+        dtype: stored type, ``float16`` or ``float32``.
+        non_finite: ``refuse`` NaN and infinity, or put ``zero`` in their place.
+        licence: what one may do with the features, kept in the store.
+        modality: what :func:`read` was told.
+        on_block: called with (utterances done, utterances in all).
+
+    Returns:
+        The store. One that is published already is used as it is.
+
+    Raises:
+        ValueError: a value is not finite or does not fit `dtype`, or the dataset has no name.
+    """
+    dataset = dataset or source.dataset
+    if not dataset:
+        raise ValueError(f"{source.path} does not name its dataset: say --dataset NAME")
+    settings: dict[str, Any] = {"format": form, "non_finite": non_finite}
+    if modality is not None:
+        settings["modality"] = modality
+    sha256 = sha256_of(source.path)
+    recipe = Recipe(
+        dataset=dataset,
+        encoder=name or source.path.stem,
+        weights=sha256,
+        settings=settings,
+        sampling={"fps": 0},  # whatever it was, the file does not tell
+        preprocess=RULES,
+        utterances=digest_of_utterances((i, "", None, None, None) for i in source.ids),
+        dtype=dtype,
+    )
+    store = root / dataset / recipe.store_name
+    if is_published(store):
+        return store
+    absent = [m for m in MODALITIES if m not in source.widths]
+    for start in range(0, len(source.ids), BLOCK):
+        block = range(start, min(start + BLOCK, len(source.ids)))
+        # A store always has both modalities; one that the file lacks has no rows of width 1.
+        features: dict[str, list[np.ndarray]] = {m: [np.empty((0, 1), np.float32)] for m in absent}
+        for m, sequences in source.sequences.items():
+            features[m] = [
+                _checked(source, m, source.ids[i], sequences[i], dtype, non_finite) for i in block
+            ]
+        records = [
+            _record(source, i, {m: len(features[m][i - start]) for m in source.widths})
+            for i in block
+        ]
+        joined = {m: np.concatenate(arrays) for m, arrays in features.items()}
+        Parts(store).write(records, joined, dtype)
+        if on_block is not None:
+            on_block(block.stop, len(source.ids))
+    about = {
+        "licence": licence,
+        "creator": getpass.getuser(),
+        "imported": {"format": form, "sha256": sha256},
+        "tools": {"python": platform.python_version()}
+        | {package: version(package) for package in ("semanticmac", "numpy", "zarr")},
+    }
+    widths = {m: source.widths.get(m, 1) for m in MODALITIES}
+    return publish(store, recipe, widths, about, source.ids)
+
+
+def _checked(
+    source: Source, modality: str, i: str, values: np.ndarray, dtype: str, non_finite: str
+) -> np.ndarray:
+    """The rows as float32 ``[T, d]``, every value one that the store can hold."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        if non_finite == "refuse":
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"{source.path}: utterance {i!r}: {modality} row {row}, column {column} is "
+                f"{values[row, column]}; --non-finite zero puts 0 in such places"
+            )
+        values = np.where(finite, values, 0)
+    largest = np.abs(values.astype(np.float64)).max(initial=0.0)
+    if largest > np.finfo(dtype).max:
+        remedy = "import with --dtype float32" if dtype == "float16" else "no store can hold it"
+        raise ValueError(
+            f"{source.path}: utterance {i!r}: {modality} feature of size {largest:g} does not fit "
+            f"{dtype}; {remedy}"
+        )
+    return np.asarray(values, np.float32)
+
+
+def _record(source: Source, index: int, frames: dict[str, int]) -> Record:
+    audio, vision = frames.get("audio", 0), frames.get("vision", 0)
+    status = "ok" if audio and vision else "no_audio" if vision else "no_video"
+    status = status if audio or vision else "failed"
+    error = "" if status == "ok" else "no rows in the imported file"
+    told = {name: column[index] for name, column in source.columns.items()}
+    return Record(
+        source.ids[index],
+        told.get("status", status),
+        told.get("error", error),
+        told.get("duration", 0.0),
+        audio,
+        vision,
+    )

@@ -1,0 +1,275 @@
+"""Features that were not extracted here: what h5, npz and csv files hold, ready to be imported.
+
+Nothing is joined by position across modalities: each file says which rows belong to which id.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from cache.parts import STATUSES
+from cache.recipe import MODALITIES
+
+LAYOUT = "semanticmac-features"
+LAYOUT_VERSION = 1
+NOT_A_NUMBER = ["", "nan", "NaN", "NAN"]
+
+
+@dataclass
+class Source:
+    """The content of a foreign file.
+
+    Attributes:
+        path: the file.
+        ids: utterance ids, distinct, in any order.
+        sequences: per modality the found one array ``[T, d]`` an utterance, in the order of `ids`.
+        widths: per modality its ``d``.
+        columns: what else the file says about each utterance: ``status``, ``error``, ``duration``.
+        table: transcripts, labels and splits, where the file has them (columns of a manifest).
+        dataset: the dataset's name, where the file tells it.
+        notes: sentences on what was cut, dropped or missing.
+    """
+
+    path: Path
+    ids: list[str]
+    sequences: dict[str, Sequence[np.ndarray]]
+    widths: dict[str, int]
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+    dataset: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError(f"{self.path}: it holds no utterance")
+        if not self.sequences:
+            raise ValueError(
+                f"{self.path}: it holds features of neither {' nor '.join(MODALITIES)}"
+            )
+        for modality, width in self.widths.items():
+            if not width:
+                raise ValueError(f"{self.path}: {modality} has no columns")
+        for i, count in Counter(self.ids).items():
+            if count > 1:
+                raise ValueError(f"{self.path}: id {i!r} stands {count} times; ids must be unique")
+            if not i or (not i.isprintable() and not _encodable(i)):
+                raise ValueError(f"{self.path}: {i!r} is no id; give every utterance one")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Ragged(Sequence[np.ndarray]):
+    """Sequences of different lengths in one array; item ``i`` is read when it is asked for.
+
+    Attributes:
+        values: ``[sum T, d]``, in memory or an open HDF5 dataset.
+        offsets: ``[N + 1]`` int64.
+    """
+
+    values: Any
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return np.asarray(self.values[int(self.offsets[index]) : int(self.offsets[index + 1])])
+
+
+def read_h5(path: Path) -> Source:
+    """Read the HDF5 form of the layout (``docs/convert.md``).
+
+    Raises:
+        ValueError: the file is no HDF5, or a dataset is missing or has the wrong shape.
+    """
+    try:
+        file = h5py.File(path, "r")  # stays open: the rows are read block by block
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as HDF5: {error}") from error
+    found: dict[str, Any] = {}
+    for name in ("ids", "status", "error", "duration", *_keys()):
+        node = file.get(name)
+        if isinstance(node, h5py.Dataset):
+            if node.is_virtual or node.external:
+                raise ValueError(f"{path}: {name}: its content lies in other files; copy it in")
+            found[name] = node.asstr()[:] if h5py.check_string_dtype(node.dtype) else node
+    return _of_layout(path, found, dict(file.attrs))
+
+
+def read_npz(path: Path) -> Source:
+    """Read the NumPy form of the layout (``docs/convert.md``); it is never unpickled.
+
+    Raises:
+        ValueError: the file is no npz, or an array is missing or has the wrong shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+    about = found.pop("about", None)
+    return _of_layout(path, found, {} if about is None else json.loads(str(about)))
+
+
+def _keys() -> list[str]:
+    return [f"{modality}/{name}" for modality in MODALITIES for name in ("values", "offsets")]
+
+
+def _of_layout(path: Path, found: Mapping[str, Any], about: Mapping[str, Any]) -> Source:
+    if about.get("layout", LAYOUT) != LAYOUT or about.get("version", 1) > LAYOUT_VERSION:
+        raise ValueError(
+            f"{path} is {about.get('layout')!r} version {about.get('version')}; this release "
+            f"reads {LAYOUT!r} version {LAYOUT_VERSION}"
+        )
+    if "ids" not in found:
+        raise ValueError(f"{path}: no 'ids'; the layout is in docs/convert.md")
+    ids = _strings(path, "ids", found["ids"])
+    sequences: dict[str, Sequence[np.ndarray]] = {}
+    widths = {}
+    for modality in MODALITIES:
+        if f"{modality}/values" in found:
+            sequences[modality] = _ragged(path, modality, found, len(ids))
+            widths[modality] = int(found[f"{modality}/values"].shape[1])
+    columns: dict[str, list[Any]] = {}
+    for name in ("status", "error"):
+        if name in found:
+            columns[name] = _strings(path, name, found[name])
+    if "duration" in found:
+        columns["duration"] = np.asarray(found["duration"], np.float64).tolist()
+    for name, column in columns.items():
+        if len(column) != len(ids):
+            raise ValueError(f"{path}: {name} has {len(column)} entries for {len(ids)} ids")
+    unknown = set(columns.get("status", ())) - set(STATUSES)
+    if unknown:
+        raise ValueError(f"{path}: status {min(unknown)!r}; use one of {', '.join(STATUSES)}")
+    dataset = about.get("dataset")
+    return Source(path, ids, sequences, widths, columns, dataset=dataset and str(dataset))
+
+
+def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> Ragged:
+    values = found[f"{modality}/values"]
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{path}: {modality}/values is {values.dtype} {values.shape}; it must hold numbers "
+            "of shape [rows, width]"
+        )
+    if f"{modality}/offsets" not in found:
+        if len(values) != count:
+            raise ValueError(
+                f"{path}: no {modality}/offsets, and {len(values)} rows for {count} ids"
+            )
+        return Ragged(values, np.arange(count + 1))  # one vector an utterance
+    offsets = np.asarray(found[f"{modality}/offsets"])
+    good = offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
+    if good:
+        offsets = offsets.astype(np.int64)
+        good = (
+            offsets[0] == 0 and offsets[-1] == len(values) and bool((np.diff(offsets) >= 0).all())
+        )
+    if not good:
+        raise ValueError(
+            f"{path}: {modality}/offsets must be {count + 1} integers that rise from 0 to "
+            f"{len(values)}, the rows of {modality}/values"
+        )
+    return Ragged(values, offsets)
+
+
+def _strings(path: Path, name: str, values: Any) -> list[str]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "USOT":
+        raise ValueError(f"{path}: {name} is {array.dtype} {array.shape}; it must be strings [N]")
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist()]
+
+
+def read_csv(path: Path, modality: str | None = None) -> Source:
+    """Read a table with one row an utterance or a frame (``docs/convert.md``).
+
+    Args:
+        path: the file: ``id``, perhaps ``modality`` and ``frame``, every other column a feature.
+        modality: whose features they are, where the file has no column ``modality``.
+
+    Raises:
+        ValueError: a column is missing or holds no numbers, or a frame stands twice.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0).columns.tolist()
+        names = [c for c in header if c not in ("id", "modality", "frame")]
+        table = pd.read_csv(
+            path,
+            dtype={"id": str, "modality": str},
+            keep_default_na=False,  # an utterance may be called NA
+            na_values=dict.fromkeys(names, NOT_A_NUMBER),
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as csv: {error}") from error
+    if "id" not in header or not names:
+        raise ValueError(f"{path}: the columns are {header[:8]}; need 'id' and features")
+    for name in [*names, *(c for c in ["frame"] if c in table)]:
+        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+            row = int(np.flatnonzero(pd.to_numeric(table[name], errors="coerce").isna())[0])
+            raise ValueError(
+                f"{path}: line {row + 2}: {name} {table[name].iloc[row]!r} is no number"
+            )
+    if "modality" not in table:
+        if modality is None:
+            raise ValueError(
+                f"{path}: no column 'modality': add it, or say --modality audio|vision"
+            )
+        table["modality"] = modality
+    unknown = table.loc[~table["modality"].isin(MODALITIES), "modality"]
+    if len(unknown):
+        raise ValueError(
+            f"{path}: line {unknown.index[0] + 2}: modality {unknown.iloc[0]!r}; "
+            f"use {' or '.join(MODALITIES)}"
+        )
+    return _of_table(path, table, names)
+
+
+def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> Source:
+    ids = sorted(table["id"].unique())
+    table["place"] = table["id"].map({i: place for place, i in enumerate(ids)})
+    sequences: dict[str, Sequence[np.ndarray]] = {}
+    widths = {}
+    for modality, rows in table.groupby("modality"):
+        if "frame" in rows:
+            twice = rows.duplicated(["id", "frame"])
+            if twice.any():
+                row = rows[twice].iloc[0]
+                raise ValueError(
+                    f"{path}: line {rows.index[twice][0] + 2}: frame {row['frame']} of "
+                    f"{modality} of {row['id']!r} stands twice"
+                )
+            rows = rows.sort_values("frame", kind="stable")
+        rows = rows.sort_values("place", kind="stable")
+        values = rows[names].to_numpy(np.float64)
+        # Modalities share the columns; what is empty at the end of all rows is not this one's.
+        used = np.flatnonzero(~np.isnan(values).all(axis=0))
+        width = int(used[-1]) + 1 if len(used) else 0
+        counts = np.bincount(rows["place"], minlength=len(ids))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        sequences[str(modality)] = Ragged(values[:, :width], offsets)
+        widths[str(modality)] = width
+    return Source(path, ids, sequences, widths)
