@@ -1,10 +1,12 @@
 """The store: recipe, parts, publishing, reading, verifying — with real Zarr in real folders."""
 
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
 import stat
+import struct
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +133,49 @@ def test_plain_zarr_reads_the_published_layout(tmp_path):
     assert root.attrs["counts"]["failed"] == 1
     assert root.attrs["recipe"] == RECIPE.as_dict()
     assert not Parts(store).folder.exists()
+
+
+def read_as_documented(store: Path) -> dict[str, dict[str, np.ndarray]]:
+    """A reader written from docs/cache-format.md alone, without Zarr and without our package."""
+
+    def strings(column: str) -> list[str]:
+        data, found = (store / "utterances" / column / "c" / "0").read_bytes(), []
+        (count,), at = struct.unpack_from("<I", data), 4
+        for _ in range(count):
+            (size,) = struct.unpack_from("<I", data, at)
+            found.append(data[at + 4 : at + 4 + size].decode())
+            at += 4 + size
+        return found
+
+    features: dict[str, dict[str, np.ndarray]] = {i: {} for i in strings("id")}
+    attributes = json.loads((store / "zarr.json").read_text())["attributes"]
+    for modality, width in attributes["widths"].items():
+        offsets = np.fromfile(store / modality / "offsets" / "c" / "0", "<i8")
+        chunks = sorted((store / modality / "values" / "c").iterdir(), key=lambda p: int(p.name))
+        rows = np.concatenate([np.fromfile(chunk / "0", "<f2") for chunk in chunks])
+        rows = rows.reshape(-1, width)[: offsets[-1]]
+        for n, i in enumerate(features):
+            features[i][modality] = rows[offsets[n] : offsets[n + 1]]
+    return features
+
+
+def test_the_documented_format_is_the_format(tmp_path, monkeypatch):
+    monkeypatch.setattr("cache.store.CHUNK_BYTES", 20)
+    store = build_store(tmp_path, LENGTHS)
+    features = read_as_documented(store)
+    assert list(features) == sorted(LENGTHS, key=str.encode)
+    for i, frames in LENGTHS.items():
+        for m, count in zip(WIDTHS, frames, strict=True):
+            assert np.array_equal(features[i][m], features_of(i, m, count, WIDTHS[m]))
+    attributes = json.loads((store / "zarr.json").read_text())["attributes"]
+    text = json.dumps(
+        {"format_version": 1, **attributes["recipe"]},
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
+    assert attributes["digest"] == hashlib.sha256(text.encode()).hexdigest()
+    assert store.name == f"none-2fps-{attributes['digest'][:12]}.zarr"
 
 
 @settings(max_examples=10, deadline=None)

@@ -248,6 +248,26 @@ def test_embedded_sees_and_hears():
     assert torch.cosine_similarity(audio[0], audio[2], dim=0) < 0.98
 
 
+@pytest.mark.parametrize("name", ["embedded", "imagebind-tiny"])
+def test_a_rows_bits_depend_on_no_neighbour(name):
+    """Same batch size: same bits at any place in any company; another size: same rounding."""
+    encoder = load(name)
+    rng = np.random.default_rng(0)
+    inputs = {
+        "vision": rng.integers(0, 255, (encoder.batch_size["vision"], 224, 224, 3), np.uint8),
+        "audio": rng.normal(0, 0.1, (encoder.batch_size["audio"], 32000)).astype(np.float32),
+    }
+    for modality, array in inputs.items():
+        encode, rows = getattr(encoder, modality), torch.from_numpy(array)
+        expected = encode(rows)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
+        assert torch.equal(encode(rows[order]), expected[order])
+        lonely = torch.zeros_like(rows)
+        lonely[0] = rows[0]
+        assert torch.equal(encode(lonely)[0], expected[0])
+        assert torch.allclose(encode(rows[:1])[0], expected[0], rtol=1e-3, atol=1e-3)
+
+
 def test_mel_filters_sum_to_equal_areas():
     from extract.encoders.embedded import mel_filters
 

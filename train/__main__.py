@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="dataset=NAME, and any other key of the configuration",
     )
+    fit.add_argument(
+        "--cache",
+        metavar="STORE",
+        help="path or URL of the feature store, as cache=STORE; from a URL it is mirrored first",
+    )
     fit.set_defaults(run=_fit)
     evaluate = commands.add_parser("evaluate", help="judge a finished run on a split")
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
@@ -63,7 +68,8 @@ def _fit(options: argparse.Namespace, console: Console) -> None:
     from train.config import choose_config
     from train.fit import train
 
-    config = choose_config(options.overrides)
+    cache = [f"cache={options.cache}"] if options.cache else []
+    config = choose_config([*options.overrides, *cache])
     _hush(console)
     train(config, console)
 

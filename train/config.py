@@ -134,7 +134,7 @@ class Config:
     method: str = "semanticmac"
     name: str | None = None  # ends the run folder's name; null: seed<seed>
     seed: int = 1
-    cache: str | None = None  # path or URL of the feature store; null: the one in <stores>/<dataset>
+    cache: str | None = None  # feature store, path or URL; null: the one in <stores>/<dataset>
     stores: str = "stores"
     runs: str = "runs"
     width: int = 128  # D, the model's width
