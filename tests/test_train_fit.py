@@ -217,6 +217,15 @@ def test_half_precision(fit):
     AcceleratorState._reset_state(True)
 
 
+def test_store_as_an_option_between_keys(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    words = ["fit", "dataset=score", "--cache", "nowhere.zarr", "train.epochs=1"]
+    assert main(words) == 1
+    assert "nowhere.zarr is no published feature store" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "dataset=score", "--nonsense"])
+
+
 def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -22,7 +22,12 @@ extracted (make extract DATASET=NAME). Every key with its default and meaning: t
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status: 0 good, 1 something the user can mend, 2 bad usage."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # keys that follow an option
+        options.overrides += rest
     try:
         options.run(options, Console())
     except (ValueError, OSError) as error:
