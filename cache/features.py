@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class Features:
         starts: per modality ``[N]`` int64, first row of each utterance.
         lengths: per modality ``[N]`` int64, rows of each utterance; 0 where it is absent.
         resident: whether the values lie in memory rather than in mapped files.
-        path: the store they are from, where they can be selected again; None on other devices.
+        again: selects the same from the store once more; None where they are a copy.
     """
 
     ids: list[str]
@@ -60,7 +60,7 @@ class Features:
     starts: dict[str, Tensor]
     lengths: dict[str, Tensor]
     resident: bool = True
-    path: Path | None = None
+    again: partial[Features] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,12 +87,6 @@ class Features:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by path where they come from a store: a process reads or maps its own."""
-        if self.path is None:
+        if self.again is None:
             return Features, (self.ids, self.values, self.starts, self.lengths)
-        return _select, (self.path, self.ids, self.resident)
-
-
-def _select(path: Path, ids: list[str], resident: bool) -> Features:
-    from cache.reader import FeatureCache  # it imports this module
-
-    return FeatureCache.open(path).select(ids, resident)
+        return self.again.func, self.again.args

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +137,9 @@ class FeatureCache:
             resident = True
         how = "loaded into memory" if resident else "mapped from the files"
         log.info("%s: %.2f GB %s (%.1f GB free)", self.path.name, needed / 1e9, how, free / 1e9)
-        return Features(
-            list(ids), _tensors(values), _tensors(starts), _tensors(lengths), resident, self.path
-        )
+        again = partial(_select, self.path, list(ids), resident)
+        tensors = _tensors(values), _tensors(starts), _tensors(lengths)
+        return Features(list(ids), *tensors, resident, again)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by path: another process opens the store itself."""
@@ -167,6 +167,10 @@ def find(dataset: str, root: str | Path = "stores", manifest_digest: str | None 
         listed = "\n  ".join(str(path) for path in stores)
         raise ValueError(f"several stores of {dataset!r}; name one with cache=<path>:\n  {listed}")
     return stores[0]
+
+
+def _select(path: Path, ids: list[str], resident: bool) -> Features:
+    return FeatureCache.open(path).select(ids, resident)
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

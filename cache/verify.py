@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.checksums import Checksums
+from cache.chunks import read_column
 from cache.disk import seal, write_whole
 from cache.location import Location, ShareError
-from cache.reader import FeatureCache
 from cache.recipe import MODALITIES
 from cache.share import Shared, fetch
 from cache.store import CHECKSUMS
@@ -108,8 +108,8 @@ def _concerned(store: Path, file: str) -> tuple[str, ...]:
     try:
         meta = json.loads((store / parts[0] / "values" / "zarr.json").read_text(encoding="utf-8"))
         rows = meta["chunk_grid"]["configuration"]["chunk_shape"][0]
-        cache = FeatureCache.open(store)
-        offsets, ids = cache.offsets(parts[0]), cache.ids
+        ids = read_column(store / "utterances" / "id")
+        offsets = read_column(store / parts[0] / "offsets")
         first = int(parts[3]) * rows
     except (OSError, ValueError, KeyError, IndexError):  # the index itself is damaged
         return ()
