@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +16,9 @@ class Packed:
     """Sequences of different lengths, one after the other without padding.
 
     Attributes:
-        values: ``[sum T, d]``, the stored dtype.
-        lengths: ``[B]`` int64; 0 where the modality is absent.
+        values: ``[sum T, d]``, the stored dtype, on any device.
+        lengths: ``[B]`` int64 on the CPU, so that shapes are known without waiting for a device;
+            0 where the modality is absent.
     """
 
     values: Tensor
@@ -27,16 +29,23 @@ class Packed:
 
         T is the longest length, at least 1.
         """
-        longest = max(1, int(self.lengths.max())) if len(self.lengths) else 1
-        steps_T = torch.arange(longest, device=self.lengths.device)
-        mask_BT = steps_T[None, :] < self.lengths[:, None]
-        x_BTD = self.values.new_zeros((*mask_BT.shape, self.values.shape[1]))
-        x_BTD[mask_BT] = self.values
-        return x_BTD, mask_BT
+        lengths_B, device = self.lengths.numpy(), self.values.device
+        shape = len(lengths_B), max(1, int(lengths_B.max(initial=0)))
+        mask_BT = np.arange(shape[1]) < lengths_B[:, None]
+        places = torch.from_numpy(np.flatnonzero(mask_BT)).to(device)
+        width = self.values.shape[1]
+        if device.type == "cpu" and self.values.dtype in (torch.float16, torch.float32):
+            # The system hands out zeroed pages when they are touched: padding costs nothing yet.
+            dtype = np.float16 if self.values.dtype == torch.float16 else np.float32
+            x = torch.from_numpy(np.zeros((shape[0] * shape[1], width), dtype))
+        else:
+            x = self.values.new_zeros((shape[0] * shape[1], width))
+        x.index_copy_(0, places, self.values)
+        return x.view(*shape, width), torch.from_numpy(mask_BT).to(device)
 
     def to(self, device: torch.device | str) -> Packed:
-        """The same on another device."""
-        return Packed(self.values.to(device), self.lengths.to(device))
+        """The same with the values on another device."""
+        return Packed(self.values.to(device, non_blocking=True), self.lengths)
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ class Features:
         ids: utterance ids, in the order asked for.
         values: per modality ``[rows, d]``; resident: exactly the utterances' rows, mapped: the
             store's.
-        starts: per modality ``[N]`` int64, first row of each utterance.
-        lengths: per modality ``[N]`` int64, rows of each utterance; 0 where it is absent.
+        starts: per modality ``[N]`` int64 on the CPU, first row of each utterance.
+        lengths: per modality ``[N]`` int64 on the CPU, rows of each utterance; 0 where absent.
         resident: whether the values lie in memory rather than in mapped files.
         again: selects the same from the store once more; None where they are a copy.
     """
@@ -66,24 +75,44 @@ class Features:
         return len(self.ids)
 
     def batch(self, indices: Tensor) -> dict[str, Packed]:
-        """The utterances at ``indices`` ``[B]`` (int64), packed: one gather per modality."""
-        batch = {}
+        """The utterances at ``indices`` ``[B]`` (int64, on the CPU): one gather per modality."""
+        batch: dict[str, Packed] = {}
+        places = indices.numpy()
+        rows: Tensor | None = None
         for modality, values in self.values.items():
-            lengths = self.lengths[modality][indices]
-            # Row r of the batch lies r - (rows before its utterance) after its utterance's start.
-            before = lengths.cumsum(0) - lengths
-            rows = torch.repeat_interleave(self.starts[modality][indices] - before, lengths)
-            rows += torch.arange(len(rows), device=rows.device)
-            batch[modality] = Packed(values.index_select(0, rows), lengths)
+            if rows is None or not self._aligned:
+                rows, lengths = self._rows(modality, places)
+            batch[modality] = Packed(values.index_select(0, rows.to(values.device)), lengths)
         return batch
 
-    def to(self, device: torch.device | str) -> Features:
-        """The same on another device: a GPU that can hold them gathers fastest."""
-        values, starts, lengths = (
-            {m: tensor.to(device) for m, tensor in tensors.items()}
-            for tensors in (self.values, self.starts, self.lengths)
+    def _rows(self, modality: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Which rows a batch needs, and how many of them belong to each utterance."""
+        starts, lengths = self._arrays[modality]
+        lengths_B = lengths.take(places)
+        ends_B = lengths_B.cumsum()
+        # Row r of the batch lies r - (rows before its utterance) after its utterance's start.
+        rows = (starts.take(places) + lengths_B - ends_B).repeat(lengths_B)
+        rows += np.arange(len(rows))  # for so few numbers NumPy is quicker than torch
+        return torch.from_numpy(rows), torch.from_numpy(lengths_B)
+
+    @cached_property
+    def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {m: (self.starts[m].numpy(), self.lengths[m].numpy()) for m in self.values}
+
+    @cached_property
+    def _aligned(self) -> bool:
+        """Whether every utterance has the same rows in all modalities, as most stores do."""
+        first = next(iter(self.values))
+        return all(
+            torch.equal(self.starts[m], self.starts[first])
+            and torch.equal(self.lengths[m], self.lengths[first])
+            for m in self.values
         )
-        return Features(self.ids, values, starts, lengths)
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same with the values on another device: a GPU that holds them gathers fastest."""
+        values = {modality: tensor.to(device) for modality, tensor in self.values.items()}
+        return Features(self.ids, values, self.starts, self.lengths)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by path where they come from a store: a process reads or maps its own."""

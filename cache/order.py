@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WINDOW = 50
-"""Batches whose utterances are sorted by length together."""
+WINDOW = 100
+"""Batches whose utterances are sorted by length together, at most."""
 
 
 def epoch_order(
@@ -20,9 +20,9 @@ def epoch_order(
 ) -> list[Tensor]:
     """The batches of one epoch.
 
-    The shuffled utterances are cut into windows of ``window`` batches, sorted by length within a
-    window and cut into batches, which are shuffled again: little padding, batches still mixed. A
-    small split gets at least four windows an epoch, or its batches would always be the same.
+    The shuffled utterances are cut into even windows of at most ``window`` batches, sorted by
+    length within a window and cut into batches, which are shuffled again: little padding, batches
+    still mixed. A small split gets at least four windows, or its batches would always be the same.
 
     Several ranks divide each batch among themselves, every ``ranks``-th utterance each: together
     they see the same batches as one process, without overlap or loss.
@@ -44,7 +44,8 @@ def epoch_order(
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(lengths), generator=generator)
     batches_in_all = -(-len(lengths) // batch_size)
-    size = batch_size * max(1, min(window, batches_in_all // 4))
+    windows = max(min(4, batches_in_all), -(-batches_in_all // window))
+    size = batch_size * -(-batches_in_all // windows) if windows else 1
     batches: list[Tensor] = []
     for part in order.split(size):
         part = part[lengths[part].argsort(stable=True)]

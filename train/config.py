@@ -121,7 +121,7 @@ class TrainConfig:
     batch_size: int = 32
     precision: str = "no"  # no | bf16 | fp16, as Accelerate names them
     cpu: bool = False  # stay on the CPU although there is a GPU
-    bucket: int = 50  # batches in a window within which utterances are sorted by length
+    bucket: int = 100  # batches in a window within which utterances are sorted by length
     check_every: int = 50  # steps between two looks for a loss that is not finite
 
 

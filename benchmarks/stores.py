@@ -1,0 +1,363 @@
+"""The stores that compete: each is written from the same features and answers the same batches."""
+
+# ruff: noqa: D102  # Competitor says what its methods do
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import h5py
+import lmdb
+import numpy as np
+import pyarrow as pa
+import safetensors
+import safetensors.numpy
+import torch
+import zarr
+from torch import Tensor
+
+from cache import MODALITIES, FeatureCache, Features, Packed
+
+Batch = dict[str, Packed]
+PaddedBatch = dict[str, tuple[Tensor, Tensor]]
+
+
+class Competitor(ABC):
+    """A store opened for reading. ``__init__`` is what the benchmark times as opening.
+
+    Args:
+        store: our published store, which all competitors were written from.
+        folder: where :meth:`write` wrote.
+    """
+
+    title: ClassVar[str]
+    ours: ClassVar[bool] = False
+    limit: ClassVar[bool] = False
+    subset: ClassVar[int | None] = None
+    """Utterances written, where all of them would take too long; indices wrap around."""
+
+    @abstractmethod
+    def __init__(self, store: Path, folder: Path) -> None: ...
+
+    @classmethod  # noqa: B027  # empty: what needs our published store only writes nothing
+    def write(cls, features: Features, folder: Path) -> None:
+        """Write all of ``features`` into ``folder``."""
+
+    def plan(self, batches: list[Tensor]) -> list[Any]:
+        """What :meth:`packed` and :meth:`padded` take, made outside the time measured."""
+        return batches
+
+    @abstractmethod
+    def packed(self, indices: Any) -> Batch:
+        """The utterances at ``indices``, one after the other."""
+
+    @abstractmethod
+    def padded(self, indices: Any) -> PaddedBatch:
+        """The utterances at ``indices``, ``[B, T, d]`` and their mask."""
+
+
+class Resident(Competitor):
+    """Our reader, the rows in memory."""
+
+    title = "ours, resident"
+    ours = True
+    resident = True
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        cache = FeatureCache.open(store)
+        self.features = cache.select(cache.ids, resident=self.resident)
+
+    def packed(self, indices: Tensor) -> Batch:
+        return self.features.batch(indices)
+
+    def padded(self, indices: Tensor) -> PaddedBatch:
+        return {m: packed.padded() for m, packed in self.features.batch(indices).items()}
+
+
+class Mapped(Resident):
+    """Our reader, the store's files mapped."""
+
+    title = "ours, mapped"
+    resident = False
+
+
+class Gather(Competitor):
+    """What memory allows: one ``index_select`` with row numbers known beforehand."""
+
+    title = "in-RAM gather (the limit)"
+    limit = True
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        cache = FeatureCache.open(store)
+        self.features = cache.select(cache.ids, resident=True)
+        # A last row of zeros, which padding points to. NumPy asks for huge pages, as our reader
+        # does; torch.cat does not, and the limit would be lower.
+        self.values = {
+            m: torch.from_numpy(np.append(values.numpy(), np.zeros_like(values[:1]), axis=0))
+            for m, values in self.features.values.items()
+        }
+
+    def plan(self, batches: list[Tensor]) -> list[Any]:
+        return [
+            {m: self._rows(m, indices) for m in self.values} | {"B": len(indices)}
+            for indices in batches
+        ]
+
+    def _rows(self, modality: str, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        lengths = self.features.lengths[modality][indices]
+        steps = torch.arange(int(lengths.max()))
+        mask = steps < lengths[:, None]
+        rows = self.features.starts[modality][indices][:, None] + steps
+        zero_row = len(self.values[modality]) - 1
+        return rows[mask], lengths, rows.where(mask, zero_row).flatten(), mask
+
+    def packed(self, indices: dict[str, Any]) -> Batch:
+        return {
+            m: Packed(values.index_select(0, indices[m][0]), indices[m][1])
+            for m, values in self.values.items()
+        }
+
+    def padded(self, indices: dict[str, Any]) -> PaddedBatch:
+        return {
+            m: (values.index_select(0, indices[m][2]).view(indices["B"], -1, values.shape[1]), mask)
+            for m, values in self.values.items()
+            for mask in [indices[m][3]]
+        }
+
+
+class PerSample(Competitor):
+    """A store that is asked for one utterance at a time; its rows are then put together."""
+
+    @abstractmethod
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        """The rows of one utterance, ``[T, d]`` per modality."""
+
+    def packed(self, indices: Tensor) -> Batch:
+        samples = [self.sample(index) for index in indices.tolist()]
+        return {
+            m: Packed(
+                torch.from_numpy(np.concatenate([sample[m] for sample in samples])),
+                torch.tensor([len(sample[m]) for sample in samples]),
+            )
+            for m in MODALITIES
+        }
+
+    def padded(self, indices: Tensor) -> PaddedBatch:
+        samples = [self.sample(index) for index in indices.tolist()]
+        batch = {}
+        for m in MODALITIES:
+            lengths = torch.tensor([len(sample[m]) for sample in samples])
+            longest = int(lengths.max())
+            x = np.empty((len(samples), longest, samples[0][m].shape[1]), samples[0][m].dtype)
+            for place, sample in zip(x, samples, strict=True):
+                place[: len(sample[m])] = sample[m]
+                place[len(sample[m]) :] = 0
+            batch[m] = torch.from_numpy(x), torch.arange(longest) < lengths[:, None]
+        return batch
+
+
+class LmdbPickle(PerSample):
+    """LMDB, a pickled dictionary per utterance: the paper's store."""
+
+    title = "LMDB, pickled arrays"
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.transaction = _open_lmdb(folder).begin()
+
+    @classmethod
+    def write(cls, features: Features, folder: Path) -> None:
+        _write_lmdb(folder, len(features), lambda i: pickle.dumps(_rows_of(features, i)))
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        # Only ever bytes that `write` wrote a moment ago.
+        sample: dict[str, np.ndarray] = pickle.loads(self.transaction.get(_key(index), b""))
+        return sample
+
+
+class LmdbRaw(PerSample):
+    """LMDB, the bytes of both arrays per utterance, read without a copy."""
+
+    title = "LMDB, raw bytes"
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.transaction = _open_lmdb(folder).begin(buffers=True)
+        self.lengths = np.load(folder / "lengths.npy")
+        self.widths = np.load(folder / "widths.npy").tolist()
+
+    @classmethod
+    def write(cls, features: Features, folder: Path) -> None:
+        def value(index: int) -> bytes:
+            return b"".join(rows.tobytes() for rows in _rows_of(features, index).values())
+
+        _write_lmdb(folder, len(features), value)
+        np.save(folder / "lengths.npy", np.stack([features.lengths[m] for m in MODALITIES], axis=1))
+        np.save(folder / "widths.npy", [features.values[m].shape[1] for m in MODALITIES])
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        values = np.frombuffer(self.transaction.get(_key(index), b""), np.float16)
+        border = self.lengths[index, 0] * self.widths[0]
+        audio, vision = values[:border], values[border:]
+        return {
+            "audio": audio.reshape(-1, self.widths[0]),
+            "vision": vision.reshape(-1, self.widths[1]),
+        }
+
+
+class Ragged(PerSample):
+    """All rows in one array and the offsets of the utterances: a slice per sample."""
+
+    values: dict[str, Any]
+    offsets: dict[str, list[int]]
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        return {
+            m: values[self.offsets[m][index] : self.offsets[m][index + 1]]
+            for m, values in self.values.items()
+        }
+
+
+class Hdf5Ragged(Ragged):
+    """HDF5, contiguous data sets."""
+
+    title = "HDF5, ragged"
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.file = h5py.File(folder / "features.h5", "r")
+        self.values = {m: self.file[f"{m}/values"] for m in MODALITIES}
+        self.offsets = {m: self.file[f"{m}/offsets"][:].tolist() for m in MODALITIES}
+
+    @classmethod
+    def write(cls, features: Features, folder: Path) -> None:
+        with h5py.File(folder / "features.h5", "w") as file:
+            for m in MODALITIES:
+                file[f"{m}/values"] = features.values[m].numpy()
+                file[f"{m}/offsets"] = _offsets(features, m)
+
+
+class ZarrSlices(Ragged):
+    """Our own store read with zarr-python, as any other program would."""
+
+    title = "Zarr, a slice per sample"
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        group = zarr.open_group(store, mode="r")
+        self.values = {m: group[f"{m}/values"] for m in MODALITIES}
+        self.offsets = {m: np.asarray(group[f"{m}/offsets"]).tolist() for m in MODALITIES}
+
+
+class ZarrArrays(PerSample):
+    """Zarr, one array per utterance and modality."""
+
+    title = "Zarr, an array per utterance"
+    subset = 500
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.group = zarr.open_group(folder / "features.zarr", mode="r")
+        self.written = int(str(self.group.attrs["written"]))
+
+    @classmethod
+    def write(cls, features: Features, folder: Path) -> None:
+        written = min(cls.subset, len(features))
+        group = zarr.create_group(folder / "features.zarr", attributes={"written": written})
+        for index in range(written):
+            for m, rows in _rows_of(features, index).items():
+                group.create_array(f"{index}/{m}", data=rows, chunks=rows.shape, compressors=None)
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        index %= self.written
+        return {m: np.asarray(self.group[f"{index}/{m}"]) for m in MODALITIES}
+
+
+class Safetensors(Ragged):
+    """One safetensors file."""
+
+    title = "safetensors, a slice per sample"
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        path = folder / "features.safetensors"
+        self.file = safetensors.safe_open(path, framework="numpy")
+        self.values = {m: self.file.get_slice(f"{m}.values") for m in MODALITIES}
+        self.offsets = {m: self.file.get_tensor(f"{m}.offsets").tolist() for m in MODALITIES}
+
+    @classmethod
+    def write(cls, features: Features, folder: Path) -> None:
+        tensors = {f"{m}.values": features.values[m].numpy() for m in MODALITIES}
+        tensors |= {f"{m}.offsets": _offsets(features, m) for m in MODALITIES}
+        safetensors.numpy.save_file(tensors, folder / "features.safetensors")
+
+
+class Arrow(PerSample):
+    """Arrow, a mapped file: a list of fixed-size rows per utterance."""
+
+    title = "Arrow, mapped lists"
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.file = pa.memory_map(str(folder / "features.arrow"))
+        batch = pa.ipc.open_file(self.file).get_batch(0)
+        self.columns = {m: batch.column(m) for m in MODALITIES}
+
+    @classmethod
+    def write(cls, features: Features, folder: Path) -> None:
+        columns = []
+        for m in MODALITIES:
+            values = features.values[m].numpy()
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            columns.append(pa.LargeListArray.from_arrays(_offsets(features, m), rows))
+        batch = pa.record_batch(columns, names=list(MODALITIES))
+        path = str(folder / "features.arrow")
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        sample = {}
+        for m, column in self.columns.items():
+            rows = column[index].values
+            sample[m] = rows.flatten().to_numpy().reshape(len(rows), rows.type.list_size)
+        return sample
+
+
+COMPETITORS: dict[str, type[Competitor]] = {
+    "gather": Gather,
+    "resident": Resident,
+    "mapped": Mapped,
+    "lmdb_raw": LmdbRaw,
+    "lmdb_pickle": LmdbPickle,
+    "arrow": Arrow,
+    "safetensors": Safetensors,
+    "hdf5": Hdf5Ragged,
+    "zarr_slices": ZarrSlices,
+    "zarr_arrays": ZarrArrays,
+}
+
+
+def _rows_of(features: Features, index: int) -> dict[str, np.ndarray]:
+    """Both modalities of one utterance, as views."""
+    rows = {}
+    for m in MODALITIES:
+        start, length = int(features.starts[m][index]), int(features.lengths[m][index])
+        rows[m] = features.values[m][start : start + length].numpy()
+    return rows
+
+
+def _offsets(features: Features, modality: str) -> np.ndarray:
+    return np.concatenate([[0], features.lengths[modality].numpy().cumsum()])
+
+
+def _key(index: int) -> bytes:
+    return b"%08d" % index
+
+
+def _open_lmdb(folder: Path) -> lmdb.Environment:
+    return lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+
+
+def _write_lmdb(folder: Path, count: int, value: Any) -> None:
+    # The size of the map is a bound of the file, which is sparse; 64 GB is more than any run needs.
+    with lmdb.open(str(folder), map_size=64 << 30) as environment:
+        for start in range(0, count, 1000):
+            with environment.begin(write=True) as transaction:
+                for index in range(start, min(start + 1000, count)):
+                    transaction.put(_key(index), value(index), append=True)
