@@ -21,7 +21,7 @@ from cache.location import Location
 from cache.mirror import delete, garbage, mirror, mirror_folder
 from cache.push import push
 from cache.reader import FeatureCache
-from cache.recipe import MODALITIES
+from cache.recipe import STORABLE
 from cache.share import Shared, fetch, one_of, pull, resolve
 
 console = Console()
@@ -112,7 +112,7 @@ def opened(store: str) -> Iterator[FeatureCache]:
     checksums = source.checksums()
     if checksums is None:
         raise ValueError(f"{source}: there is no published store")
-    features = tuple(f"{modality}/values/c/" for modality in MODALITIES)
+    features = tuple(f"{modality}/values/c/" for modality in STORABLE)
     names = [name for name in checksums.files if not name.startswith(features)]
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder, source.name)

@@ -53,6 +53,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     into.add_argument(
         "--modality", choices=MODALITIES, help="for csv without a column 'modality': whose rows"
     )
+    into.add_argument(
+        "--no-text", dest="text", action="store_false", help="leave the file's text features out"
+    )
     into.add_argument("--licence", default="", help="what one may do with the features")
     into.add_argument(
         "--manifest-out",
@@ -73,7 +76,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     with _progress("importing") as on_block, _clear_errors():
-        source = importing.read(options.file, options.form, options.modality)
+        source = importing.read(options.file, options.form, options.modality, options.text)
         if options.manifest_out is not None:
             _check_table(source, options.manifest_out)
         store = importing.import_source(

@@ -6,14 +6,17 @@ before the data. So everything that counts as written was synced first, folder e
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 try:
     import fcntl
@@ -21,6 +24,9 @@ except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
 _BLOCK = 1 << 20
+_ATTEMPTS = 100
+
+T = TypeVar("T")
 
 
 def sync_folder(folder: Path) -> None:
@@ -55,14 +61,15 @@ def write_whole(path: Path, data: bytes, aside: Path | None = None) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[bool]:
     """Hold a lock file, so that others who do the same wait; it is gone afterwards.
 
-    A killed holder holds nothing. On systems and file systems without such locks nobody waits.
+    A killed holder holds nothing. On systems and file systems without such locks nobody waits: the
+    value is then False.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while fcntl is not None:
-        with path.open("wb") as file:
+        file = where_folders_vanish(path.parent, partial(path.open, "wb"))
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError:
@@ -70,11 +77,37 @@ def locked(path: Path) -> Iterator[None]:
             if not os.fstat(file.fileno()).st_nlink:
                 continue  # its last holder removed it: others hold another file by now
             try:
-                yield
+                yield True
             finally:
                 path.unlink(missing_ok=True)
             return
-    yield
+    yield False
+
+
+def where_folders_vanish(folder: Path, write: Callable[[], T]) -> T:
+    """Do ``write`` in a folder that another run may remove at any moment.
+
+    Raises:
+        OSError: the folder was gone in every one of many attempts.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return write()
+        except (FileNotFoundError, FileExistsError):  # the latter: it went while we looked at it
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def plainly(error: OSError) -> str:
+    """Why the system refused, in words that name the remedy's object."""
+    full = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "the file would be larger than the system allows",
+    }
+    return full.get(error.errno or 0, str(error))
 
 
 def seal_tree(folder: Path) -> None:

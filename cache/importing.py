@@ -14,7 +14,7 @@ import numpy as np
 from cache.disk import sha256_of
 from cache.mmsa import read_mmsa
 from cache.parts import Parts, Record
-from cache.recipe import MODALITIES, Recipe, digest_of_utterances
+from cache.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances
 from cache.source import Source, read_csv, read_h5, read_npz
 from cache.store import is_published, publish
 
@@ -24,13 +24,14 @@ RULES = 1  # raised whenever the same file would give other values
 BLOCK = 256  # utterances in a part
 
 
-def read(path: Path, form: str, modality: str | None = None) -> Source:
+def read(path: Path, form: str, modality: str | None = None, text: bool = True) -> Source:
     """What a file holds.
 
     Args:
         path: the file.
         form: ``mmsa``, ``h5``, ``npz`` or ``csv``.
         modality: for ``csv`` without a column ``modality``: ``audio`` or ``vision``.
+        text: whether text features are read, where the file has some.
 
     Raises:
         ValueError: there is no such file, or it is not of this format.
@@ -42,7 +43,7 @@ def read(path: Path, form: str, modality: str | None = None) -> Source:
     readers = {"mmsa": read_mmsa, "h5": read_h5, "npz": read_npz}
     if form not in readers:
         raise ValueError(f"no format is called {form!r}; use {', '.join(FORMATS)}")
-    return readers[form](path)
+    return readers[form](path, STORABLE if text else MODALITIES)
 
 
 def import_source(
@@ -86,6 +87,8 @@ def import_source(
     settings: dict[str, Any] = {"format": form, "non_finite": non_finite}
     if modality is not None:
         settings["modality"] = modality
+    if "text" in source.widths:
+        settings["text"] = True
     sha256 = sha256_of(source.path)
     recipe = Recipe(
         dataset=dataset,
@@ -99,11 +102,12 @@ def import_source(
     )
     store = root / dataset / recipe.store_name
     if is_published(store):
+        Parts(store).remove()  # of an import that was killed just after publishing
         return store
     absent = [m for m in MODALITIES if m not in source.widths]
     for start in range(0, len(source.ids), BLOCK):
         block = range(start, min(start + BLOCK, len(source.ids)))
-        # A store always has both modalities; one that the file lacks has no rows of width 1.
+        # A store always has audio and vision; one that the file lacks has no rows of width 1.
         features: dict[str, list[np.ndarray]] = {m: [np.empty((0, 1), np.float32)] for m in absent}
         for m, sequences in source.sequences.items():
             features[m] = [
@@ -124,7 +128,7 @@ def import_source(
         "tools": {"python": platform.python_version()}
         | {package: version(package) for package in ("semanticmac", "numpy", "zarr")},
     }
-    widths = {m: source.widths.get(m, 1) for m in MODALITIES}
+    widths = dict.fromkeys(MODALITIES, 1) | source.widths
     return publish(store, recipe, widths, about, source.ids)
 
 
@@ -164,4 +168,5 @@ def _record(source: Source, index: int, frames: dict[str, int]) -> Record:
         told.get("duration", 0.0),
         audio,
         vision,
+        frames.get("text", 0),
     )

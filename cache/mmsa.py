@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from cache.reader import FeatureCache
-from cache.recipe import MODALITIES
+from cache.recipe import STORABLE
 from cache.source import Source
 from cache.unpickle import load_pickle
 
@@ -30,8 +30,10 @@ ANNOTATIONS = ("Negative", "Neutral", "Positive")  # their places are the classi
 UNIMODAL = ("T", "A", "V")
 
 
-def read_mmsa(path: Path) -> Source:
+def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
     """Read an MMSA file; ids join its arrays, splits and labels.
+
+    Of the modalities only the given ones are looked at.
 
     Raises:
         ValueError: the pickle holds more than data, or a key is missing or has the wrong shape.
@@ -47,30 +49,42 @@ def read_mmsa(path: Path) -> Source:
     every = [i for split in splits for i in ids[split]]
     if not every:
         raise ValueError(f"{path}: it holds no utterance")
-    for modality in MODALITIES:
-        found = [split for split in splits if content[split].get(modality) is not None]
-        if not found:
-            continue
-        if found != splits:
-            raise ValueError(f"{path}: {modality} is in {found}, but not in all of {splits}")
-        padded: list[np.ndarray] = []
-        lengths: list[int | None] = []
-        for split in splits:
-            padded += _padded(path, split, modality, content[split], len(ids[split]))
-            lengths += _lengths(path, split, modality, content[split], ids[split])
-        width = padded[0].shape[1]
-        for i, rows in zip(every, padded, strict=True):
-            if rows.shape[1] != width:
-                raise ValueError(
-                    f"{path}: {modality} of {i!r} is {rows.shape[1]} wide, not {width}"
-                )
-        if width:
-            sequences[modality] = _without_padding(modality, every, padded, lengths, notes)
-            widths[modality] = width
-    if any(np.size(content[split].get("text", ())) for split in splits):
-        notes.append("text features are not imported: a store holds audio and vision")
+    for modality in modalities:
+        try:
+            found = _sequences(path, modality, content, ids, notes)
+        except ValueError as error:
+            hint = "; --no-text leaves it out" if modality == "text" else ""
+            raise ValueError(f"{error}{hint}") from error
+        if found is not None:
+            sequences[modality], widths[modality] = found
     table = pd.concat([_table(path, s, content[s], ids[s]) for s in splits], ignore_index=True)
     return Source(path, every, sequences, widths, table=table, notes=notes)
+
+
+def _sequences(
+    path: Path,
+    modality: str,
+    content: Mapping[str, Any],
+    ids: Mapping[str, list[str]],
+    notes: list[str],
+) -> tuple[list[np.ndarray], int] | None:
+    """The real rows of every utterance, split by split, and their width; None if there are none."""
+    found = [split for split in ids if content[split].get(modality) is not None]
+    if not found:
+        return None
+    if found != list(ids):
+        raise ValueError(f"{path}: {modality} is in {found}, but not in all of {list(ids)}")
+    every = [i for split in ids for i in ids[split]]
+    padded: list[np.ndarray] = []
+    lengths: list[int | None] = []
+    for split in ids:
+        padded += _padded(path, split, modality, content[split], len(ids[split]))
+        lengths += _lengths(path, split, modality, content[split], ids[split])
+    width = padded[0].shape[1]
+    for i, rows in zip(every, padded, strict=True):
+        if rows.shape[1] != width:
+            raise ValueError(f"{path}: {modality} of {i!r} is {rows.shape[1]} wide, not {width}")
+    return (_without_padding(modality, every, padded, lengths, notes), width) if width else None
 
 
 def _column(path: Path, split: str, name: str, content: Mapping[str, Any], count: int) -> Any:
@@ -235,7 +249,7 @@ def write_mmsa(cache: FeatureCache, table: pd.DataFrame, file: BinaryIO) -> list
         part: dict[str, Any] = {
             "raw_text": table.loc[chosen, "text"].fillna("").astype(str).tolist(),
             "id": ids,
-            # MMSA wants the keys; the store has no text features to put there.
+            # MMSA wants the keys: features from the store where it has some, and tokens.
             "text": np.zeros((len(ids), 0, 0), np.float32),
             "text_bert": np.zeros((len(ids), 3, 0), np.float32),
         }
@@ -254,7 +268,8 @@ def write_mmsa(cache: FeatureCache, table: pd.DataFrame, file: BinaryIO) -> list
         part["classification_labels"] = classes.astype(np.float32)
         content[split] = part
     pickle.dump(content, file, protocol=4)
-    return ["text and text_bert are empty: the store has no text features"]
+    lacking = "text_bert is" if "text" in cache.widths else "text and text_bert are"
+    return [f"{lacking} empty: the store has no such content"]
 
 
 def _finite(table: pd.DataFrame, column: str) -> np.ndarray:

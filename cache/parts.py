@@ -13,13 +13,20 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
-from cache.disk import remove_tree, sha256_of, sync_folder, write_whole
-from cache.recipe import MODALITIES
+from cache.disk import (
+    plainly,
+    remove_tree,
+    sha256_of,
+    sync_folder,
+    where_folders_vanish,
+    write_whole,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +45,7 @@ class Record:
         duration: length of the utterance in seconds, 0 when ``failed``.
         audio_frames: rows in the audio features.
         vision_frames: rows in the vision features.
+        text_frames: rows in the text features, of stores that have such.
     """
 
     id: str
@@ -46,10 +54,11 @@ class Record:
     duration: float = 0.0
     audio_frames: int = 0
     vision_frames: int = 0
+    text_frames: int = 0
 
     def frames(self, modality: str) -> int:
         """Rows this utterance has in one modality."""
-        return self.audio_frames if modality == "audio" else self.vision_frames
+        return int(getattr(self, f"{modality}_frames"))
 
 
 @dataclass(frozen=True)
@@ -92,29 +101,42 @@ class Parts:
             dtype: the stored type.
 
         Raises:
-            ValueError: a value is not finite or does not fit ``dtype``; names the utterance.
+            ValueError: a value is not finite or does not fit ``dtype``; names the utterance. Or the
+                disk is full.
         """
         tensors = {}
-        for modality in MODALITIES:
-            values = np.ascontiguousarray(features[modality])
+        for modality, rows in features.items():
+            values = np.ascontiguousarray(rows)
             assert len(values) == sum(record.frames(modality) for record in records)
             _check_range(records, modality, values, dtype)
             tensors[modality] = values.astype(dtype)
-        data = save(tensors, {"records": json.dumps([asdict(record) for record in records])})
-        self.folder.mkdir(parents=True, exist_ok=True)
+        plain = [asdict(record) for record in records]
+        if "text" not in features:
+            for row in plain:
+                del row["text_frames"]  # such parts are the same bytes as ever
+        data = save(tensors, {"records": json.dumps(plain)})
         path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}.part"
-        write_whole(path, data)
+        try:
+            where_folders_vanish(self.folder, partial(write_whole, path, data))
+        except OSError as error:
+            raise ValueError(
+                f"{path}: {plainly(error)} ({len(data) / 1e6:.3f} MB to write); "
+                "finished blocks are kept, make room and run again"
+            ) from error
         return path
 
     def read(self) -> list[Part]:
         """All parts that are whole, by name; a damaged one is dropped and said."""
         parts = []
         for path in sorted(self.folder.glob("*.part")):
-            if sha256_of(path)[:32] != path.stem:
-                log.warning("%s is damaged; its utterances will be extracted again", path)
-                path.unlink(missing_ok=True)
-                continue
-            parts.append(_open(path))
+            try:
+                if sha256_of(path)[:32] != path.stem:
+                    log.warning("%s is damaged; its utterances will be extracted again", path)
+                    path.unlink(missing_ok=True)
+                    continue
+                parts.append(_open(path))
+            except FileNotFoundError:
+                continue  # another run published meanwhile and removed it
         return parts
 
     def remove(self) -> None:

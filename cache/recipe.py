@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FORMAT_VERSION = 1
-MODALITIES = ("audio", "vision")
+MODALITIES = ("audio", "vision")  # what an encoder gives
+STORABLE = (*MODALITIES, "text")  # what a store may hold
 DTYPES = ("float16", "float32")
 
 

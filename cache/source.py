@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cache.parts import STATUSES
-from cache.recipe import MODALITIES
+from cache.recipe import MODALITIES, STORABLE
 
 LAYOUT = "semanticmac-features"
 LAYOUT_VERSION = 1
@@ -52,7 +52,7 @@ class Source:
     def __post_init__(self) -> None:
         if not self.ids:
             raise ValueError(f"{self.path}: it holds no utterance")
-        if not self.sequences:
+        if not self.sequences.keys() & set(MODALITIES):
             raise ValueError(
                 f"{self.path}: it holds features of neither {' nor '.join(MODALITIES)}"
             )
@@ -99,7 +99,7 @@ class Ragged(Sequence[np.ndarray]):
         return np.asarray(self.values[int(self.offsets[index]) : int(self.offsets[index + 1])])
 
 
-def read_h5(path: Path) -> Source:
+def read_h5(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
     """Read the HDF5 form of the layout (``docs/convert.md``).
 
     Raises:
@@ -116,10 +116,10 @@ def read_h5(path: Path) -> Source:
             if node.is_virtual or node.external:
                 raise ValueError(f"{path}: {name}: its content lies in other files; copy it in")
             found[name] = node.asstr()[:] if h5py.check_string_dtype(node.dtype) else node
-    return _of_layout(path, found, dict(file.attrs))
+    return _of_layout(path, found, dict(file.attrs), modalities)
 
 
-def read_npz(path: Path) -> Source:
+def read_npz(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
     """Read the NumPy form of the layout (``docs/convert.md``); it is never unpickled.
 
     Raises:
@@ -131,14 +131,16 @@ def read_npz(path: Path) -> Source:
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as npz: {error}") from error
     about = found.pop("about", None)
-    return _of_layout(path, found, {} if about is None else json.loads(str(about)))
+    return _of_layout(path, found, {} if about is None else json.loads(str(about)), modalities)
 
 
 def _keys() -> list[str]:
-    return [f"{modality}/{name}" for modality in MODALITIES for name in ("values", "offsets")]
+    return [f"{modality}/{name}" for modality in STORABLE for name in ("values", "offsets")]
 
 
-def _of_layout(path: Path, found: Mapping[str, Any], about: Mapping[str, Any]) -> Source:
+def _of_layout(
+    path: Path, found: Mapping[str, Any], about: Mapping[str, Any], modalities: Sequence[str]
+) -> Source:
     if about.get("layout", LAYOUT) != LAYOUT or about.get("version", 1) > LAYOUT_VERSION:
         raise ValueError(
             f"{path} is {about.get('layout')!r} version {about.get('version')}; this release "
@@ -149,7 +151,7 @@ def _of_layout(path: Path, found: Mapping[str, Any], about: Mapping[str, Any]) -
     ids = _strings(path, "ids", found["ids"])
     sequences: dict[str, Sequence[np.ndarray]] = {}
     widths = {}
-    for modality in MODALITIES:
+    for modality in modalities:
         if f"{modality}/values" in found:
             sequences[modality] = _ragged(path, modality, found, len(ids))
             widths[modality] = int(found[f"{modality}/values"].shape[1])

@@ -11,7 +11,7 @@ from cache.checksums import Checksums
 from cache.chunks import read_column
 from cache.disk import seal, write_whole
 from cache.location import Location, ShareError
-from cache.recipe import MODALITIES
+from cache.recipe import STORABLE
 from cache.share import Shared, fetch
 from cache.store import CHECKSUMS
 
@@ -103,7 +103,7 @@ def repair(store: str | Path, source: str) -> list[Fault]:
 def _concerned(store: Path, file: str) -> tuple[str, ...]:
     """The utterances with rows in a chunk file; none if the file concerns all of them."""
     parts = file.split("/")
-    if len(parts) != 5 or parts[0] not in MODALITIES or parts[1:3] != ["values", "c"]:
+    if len(parts) != 5 or parts[0] not in STORABLE or parts[1:3] != ["values", "c"]:
         return ()
     try:
         meta = json.loads((store / parts[0] / "values" / "zarr.json").read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import numpy as np
 from cache import Parts, Recipe, Record, publish
 
 WIDTHS = {"audio": 3, "vision": 5}
+WITH_TEXT = {**WIDTHS, "text": 4}
 RECIPE = Recipe(
     dataset="toy",
     encoder="none",
@@ -16,14 +17,14 @@ RECIPE = Recipe(
     preprocess=1,
     utterances="11",
 )
-Lengths = dict[str, tuple[int, int]]
+Lengths = dict[str, tuple[int, ...]]
 LENGTHS: Lengths = {"b": (2, 2), "a": (4, 4), "ü/x": (0, 3), "c": (3, 0), "bad": (0, 0)}
-"""Frames of audio and vision per utterance; none at all is a failed one."""
+"""Frames of audio and vision (and rows of text) per utterance; none at all is a failed one."""
 
 
 def features_of(i: str, modality: str, frames: int, width: int) -> np.ndarray:
     """Float32 ``[frames, width]`` that depend on the utterance only, exact in float16."""
-    seed = sum(i.encode()) + 7 * (modality == "vision")
+    seed = sum(i.encode()) + 7 * (modality == "vision") + 11 * (modality == "text")
     values = np.random.default_rng(seed).integers(-99, 99, (frames, width))
     return values.astype(np.float32) / np.float32(8)
 
@@ -31,10 +32,12 @@ def features_of(i: str, modality: str, frames: int, width: int) -> np.ndarray:
 def records_of(lengths: Lengths) -> list[Record]:
     """What an extraction would have recorded."""
     records = []
-    for i, (audio, vision) in lengths.items():
+    for i, (audio, vision, *text) in lengths.items():
         status = "ok" if audio and vision else "no_audio" if vision else "no_video"
         status = status if audio or vision else "failed"
-        records.append(Record(i, status, "" if status == "ok" else "why", 1.5, audio, vision))
+        records.append(
+            Record(i, status, "" if status == "ok" else "why", 1.5, audio, vision, *text)
+        )
     return records
 
 

@@ -187,6 +187,15 @@ def test_bytes_depend_on_neither_order_nor_blocks(tmp_path_factory, order, block
     assert tree_of(shuffled) == tree_of(reference)
 
 
+def test_stores_of_audio_and_vision_are_the_same_bytes_as_ever(tmp_path):
+    part = write_part(tmp_path / "x.zarr", records_of(LENGTHS))
+    assert part.name == "948ee5148810c9f59be6f0b6b38542be.part"
+    published = (build_store(tmp_path) / CHECKSUMS).read_bytes()
+    assert hashlib.sha256(published).hexdigest() == (
+        "5a4c1df4fd446af8b9c3a36d9ff0b3088704a19e05b6e5603bf2621f428f54ce"
+    )
+
+
 def test_published_files_are_read_only(tmp_path):
     store = build_store(tmp_path, LENGTHS)
     assert not any(p.stat().st_mode & stat.S_IWUSR for p in store.rglob("*") if p.is_file())

@@ -22,23 +22,25 @@ from cache.__main__ import main
 from cache.export import export
 from cache.importing import import_source, read
 from cache.unpickle import load_pickle
-from tests.stores import LENGTHS, WIDTHS, build_store, tree_of
+from cache.verify import verify
+from tests.stores import LENGTHS, WIDTHS, WITH_TEXT, build_store, tree_of
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+RAGGED_WITH_TEXT = st.dictionaries(IDS, st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=6)
 RAGGED = st.dictionaries(
     IDS, st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=6
 )
 ROUND_TRIPS = settings(max_examples=10, deadline=None)
 
 
-def rows_of(store: Path) -> dict[str, tuple[list, list]]:
-    """Every utterance's rows, by id."""
+def rows_of(store: Path) -> dict[str, tuple[list, ...]]:
+    """Every utterance's rows in the store's modalities, by id."""
     cache = FeatureCache.open(store)
     features = cache.select(cache.ids)
     rows = {}
     for place, i in enumerate(cache.ids):
         batch = features.batch(torch.tensor([place]))
-        rows[i] = tuple(batch[m].values.tolist() for m in ("audio", "vision"))
+        rows[i] = tuple(batch[m].values.tolist() for m in cache.widths)
     return rows
 
 
@@ -119,6 +121,26 @@ def test_a_store_survives_the_round_trip_through_mmsa(lengths):
         assert source.table is not None
         texts = dict(zip(source.table["id"], source.table["text"], strict=True))
         assert texts == {i: f"words of {i}" for i in lengths}
+
+
+@pytest.mark.parametrize("form", ["h5", "npz", "mmsa"])
+@ROUND_TRIPS
+@given(lengths=RAGGED_WITH_TEXT)
+def test_text_features_survive_the_round_trip(form, lengths):
+    with tempfile.TemporaryDirectory() as folder:
+        store = build_store(Path(folder, "a"), lengths, WITH_TEXT)
+        before = FeatureCache.open(store)
+        assert before.counts["text_frames"] == sum(n[2] for n in lengths.values())
+        out = Path(folder, f"file.{form}")
+        manifest = manifest_of(Path(folder), list(lengths)) if form == "mmsa" else None
+        export(store, form, out, manifest)
+        copy = back(out, form, Path(folder, "b"))
+        assert FeatureCache.open(copy).widths == WITH_TEXT
+        assert rows_of(copy) == rows_of(store)
+        assert FeatureCache.open(copy).status == before.status
+        without = import_source(read(out, form, text=False), form, Path(folder, "b"), "toy")
+        assert FeatureCache.open(without).widths == WIDTHS
+        assert rows_of(without) == {i: rows[:2] for i, rows in rows_of(store).items()}
 
 
 def test_mmsa_files_have_the_structure_that_mmsa_reads(tmp_path):
@@ -257,10 +279,43 @@ def test_a_vector_is_a_sequence_of_length_one(tmp_path):
     assert FeatureCache.open(store).status == {"a": "no_audio", "b": "no_audio"}
 
 
-def test_text_features_are_left_out_and_that_is_said(tmp_path):
-    path = mmsa_file(tmp_path, GOOD | {"text": ramp(2, 4, 8)})
-    assert any("text features are not imported" in note for note in read(path, "mmsa").notes)
-    assert not any("text" in note for note in read(mmsa_file(tmp_path, GOOD), "mmsa").notes)
+@pytest.mark.parametrize("front", [False, True])
+def test_text_features_are_a_modality_and_token_ids_are_not(tmp_path, front):
+    text = np.zeros((2, 4, 8), np.float32)
+    for row, count in enumerate((3, 2)):
+        text[row, slice(4 - count, 4) if front else slice(0, count)] = ramp(count, 8)
+    path = mmsa_file(tmp_path, GOOD | {"text": text, "text_bert": ramp(2, 3, 4)})
+    store = back(path, "mmsa", tmp_path)
+    assert FeatureCache.open(store).widths == {"audio": 2, "vision": 2, "text": 8}
+    assert [rows_of(store)[i][2] for i in "ab"] == [ramp(3, 8).tolist(), ramp(2, 8).tolist()]
+
+
+def test_a_file_without_text_features_gives_a_store_without(tmp_path):
+    bare = back(mmsa_file(tmp_path, GOOD), "mmsa", tmp_path / "a")
+    empty = {"text": np.zeros((2, 0, 0)), "text_bert": np.zeros((2, 3, 0))}
+    same = back(mmsa_file(tmp_path, GOOD | empty), "mmsa", tmp_path / "b")
+    assert rows_of(bare) == rows_of(same)
+    for store in (bare, same):
+        assert list(FeatureCache.open(store).widths) == ["audio", "vision"]
+        assert not any("text" in name for name in tree_of(store))
+
+
+def test_no_text_leaves_text_features_out_whatever_they_are(tmp_path, capsys):
+    path = mmsa_file(tmp_path, GOOD | {"text": ["words", "more words"]})
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--root", str(tmp_path)]
+    assert main(command) == 1
+    assert "train.text must hold numbers" in (error := capsys.readouterr().err)
+    assert error.endswith("--no-text leaves it out\n")
+    assert main([*command, "--no-text"]) == 0
+    assert "2 utterances, audio 2, vision 2\n" in capsys.readouterr().out
+
+
+def test_a_damaged_text_chunk_names_its_utterances(tmp_path):
+    store = build_store(tmp_path, {"a": (1, 1, 2), "b": (1, 1, 0)}, WITH_TEXT)
+    chunk = store / "text" / "values" / "c" / "0" / "0"
+    chunk.chmod(0o644)
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    assert [(f.file, f.utterances) for f in verify(store)] == [("text/values/c/0/0", ("a",))]
 
 
 def test_ragged_lists_need_no_padding(tmp_path):

@@ -21,8 +21,9 @@ PRESETS = resources.files("train") / "presets"
 
 @dataclass
 class TextConfig:
-    """The language model."""
+    """The language model, or what stands in for it."""
 
+    source: str = "model"  # model | features: the store's own text features, no language model
     model: str | None = None  # hub name, folder or builtin:minilm; null: the card's
     trainable: Union[int, str] = "all"  # noqa: UP007  OmegaConf reads it; all | none | last n layers
     max_tokens: int = 128  # longer transcripts are cut at the end, and counted
@@ -151,6 +152,7 @@ class Config:
 
 # Allowed words of the keys that take one of a few.
 CHOICES = {
+    "text.source": ("model", "features"),
     "perceiver.long_video": ("error", "subsample"),
     "perceiver.missing": ("learned", "zero"),
     "sgfi.gate": ("query", "output", "none"),

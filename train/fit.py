@@ -85,15 +85,19 @@ def train(config: Config, console: Console) -> Path:
 def setup(config: Config, console: Console) -> Setup:
     """Load the data and build a seeded, untrained model.
 
-    Fills in what the configuration leaves to the dataset: ``text.model`` and ``cache``.
+    Fills in what the configuration leaves to the dataset: ``text.model`` and ``cache``. With
+    ``text.source=features`` no language model is looked for.
     """
     manifest = Manifest.load(config.dataset)
     card = manifest.card
-    config.text.model = config.text.model or card.language_model
+    tokenizer = None
+    if config.text.source == "model":
+        config.text.model = config.text.model or card.language_model
+        tokenizer = load_tokenizer(config.text.model)
     config.cache = config.cache or str(cache.find(card.name, config.stores, manifest.digest))
     features = FeatureCache.open(config.cache)
     task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
-    splits = load_splits(manifest, features, task, load_tokenizer(config.text.model), config)
+    splits = load_splits(manifest, features, task, tokenizer, config)
     accelerator = Accelerator(cpu=config.train.cpu, mixed_precision=config.train.precision)
     if accelerator.num_processes > 1:
         raise ValueError("training runs in one process: start it without `accelerate launch`")
@@ -103,7 +107,7 @@ def setup(config: Config, console: Console) -> Setup:
         if split.dropped:
             left_out = f"{len(split.dropped)} utterances without features"
             say(console, f"{name}: left out {left_out}: {some(split.dropped)}")
-        if split.tokens.cut:
+        if split.tokens is not None and split.tokens.cut:
             limit = f"text.max_tokens={config.text.max_tokens}"
             say(console, f"{name}: {split.tokens.cut} texts cut at {limit}")
     set_seed(config.seed)
@@ -275,7 +279,7 @@ def _score(task: Task, loss: float, figures: Figures) -> float:
 
 
 def _order(made: Setup, epoch: int) -> list[Tensor]:
-    train, lengths_N = made.config.train, made.splits["train"].tokens.lengths
+    train, lengths_N = made.config.train, made.splits["train"].text_lengths
     return epoch_order(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
 
 

@@ -36,12 +36,12 @@ class Method(nn.Module):
     """A model with its loss. A sub-class writes `forward` and `loss`; the hooks are optional.
 
     Attributes:
-        text_modules: names of the sub-modules trained with the language model's learning rate.
+        text_modules: paths of the sub-modules trained with the language model's learning rate.
         training_state: names of the sub-modules needed to go on training, not to predict; their
             buffers stay out of ``model.safetensors``.
     """
 
-    text_modules: tuple[str, ...] = ("text",)
+    text_modules: tuple[str, ...] = ("text.encoder",)
     training_state: tuple[str, ...] = ()
 
     def forward(self, batch: Batch) -> Outputs:

@@ -1,4 +1,4 @@
-"""SemanticMAC: language model, two perceivers, gated interaction, pseudo labels, contrast.
+"""SemanticMAC: text, two perceivers, gated interaction, pseudo labels, contrast.
 
 Letters: B batch, L text tokens, N latent tokens, D model width, C outputs, M = 3 modalities
 (t text, a audio, v vision). Sub-tasks: M multimodal, S shared, and one per modality.
@@ -17,7 +17,7 @@ from train.sccl import inter_sample, intra_sample
 from train.sclg import PseudoLabels
 from train.sgfi import GatedInteraction, masked_mean
 from train.task import Task
-from train.text import LanguageModel
+from train.text_features import text_source
 
 MODALITIES = ("t", "a", "v")
 PSEUDO = ("S", *MODALITIES)
@@ -30,7 +30,8 @@ class SemanticMAC(Method):
     Args:
         config: sizes and switches.
         task: the target.
-        widths: columns of the cached features, keys "audio" and "vision".
+        widths: columns of the cached features, keys "audio" and "vision", and "text" with
+            ``text.source=features``.
     """
 
     training_state = ("pseudo",)
@@ -40,8 +41,7 @@ class SemanticMAC(Method):
         super().__init__()
         self.config, self.task = config, task
         width, dropout = config.width, config.dropout
-        assert config.text.model is not None, "the loop fills in the card's language model"
-        self.text = LanguageModel(config.text.model, config.text.trainable)
+        self.text = text_source(config.text, widths)
         self.project_text = nn.Linear(self.text.width, width)
         self.audio = AffectivePerceiver(widths["audio"], width, dropout, config.perceiver)
         self.vision = AffectivePerceiver(widths["vision"], width, dropout, config.perceiver)
@@ -84,9 +84,9 @@ class SemanticMAC(Method):
 
     def _unimodal(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """X_t, X_a, X_v of equations (1), (4) and (5), ``[B, *, D]``, with their masks."""
-        text_BLD = self.project_text(self.text(batch.tokens))
-        x = [text_BLD, self.audio(batch.audio), self.vision(batch.vision)]
-        mask = [batch.tokens.mask, *(u.new_ones(u.shape[:2], dtype=torch.bool) for u in x[1:])]
+        text_BLd, text_mask_BL = self.text(batch.text)
+        x = [self.project_text(text_BLd), self.audio(batch.audio), self.vision(batch.vision)]
+        mask = [text_mask_BL, *(u.new_ones(u.shape[:2], dtype=torch.bool) for u in x[1:])]
         if self.modality is not None:
             x = [x_m + embedding for x_m, embedding in zip(x, self.modality, strict=True)]
         return x, mask

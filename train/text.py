@@ -145,14 +145,14 @@ class LanguageModel(nn.Module):
         if trainable != "all":
             _freeze_but_last(encoder, 0 if trainable == "none" else int(trainable))
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Hidden states of the last layer at all positions, ``[B, L, d_t]``."""
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Hidden states of the last layer, ``[B, L, d_t]``, and ``mask [B, L]``."""
         fields = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
         if tokens.types is not None:
             fields["token_type_ids"] = tokens.types
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             hidden: Tensor = self.encoder(**fields).last_hidden_state
-        return hidden
+        return hidden, tokens.mask
 
     def train(self, mode: bool = True) -> LanguageModel:
         """Training mode; a frozen model keeps its dropout off."""

@@ -1,0 +1,140 @@
+"""Publishing under duress: killed at every step, raced by another writer, out of disk space."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cache import Parts, publish
+from cache.store import is_published
+from cache.verify import verify
+from tests.stores import RECIPE, WIDTHS, build_store, records_of, tree_of, write_part
+
+fork = multiprocessing.get_context("fork")
+LENGTHS = {f"u{i}": (3, 2) for i in range(4)}
+STEPS = {
+    *("open", "write", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "chmod", "flock"),
+}
+
+
+def _work(root: Path, step, kill_at: int, pause: float) -> None:
+    """Publish; at its ``kill_at``-th call that touches the disk the process kills itself."""
+
+    def before_call(_frame, event, function):
+        if event == "c_call" and function.__name__ in STEPS:
+            step.value += 1
+            if step.value == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if pause:
+                time.sleep(pause)
+
+    threading.setprofile(before_call)
+    sys.setprofile(before_call)
+    build_store(root, LENGTHS)
+
+
+def _run(root: Path, kill_at: int = 0) -> int:
+    """Returns how many steps were taken."""
+    step = fork.Value("i", 0, lock=False)
+    process = fork.Process(target=_work, args=(root, step, kill_at, 0.0))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return step.value
+
+
+def _is_like(root: Path, calm: Path) -> None:
+    assert tree_of(root) == tree_of(calm)  # neither staging nor parts nor locks beside the store
+
+
+@pytest.mark.parametrize("first", [1, 4, 7, 10])
+def test_killed_before_every_third_step(tmp_path, first):
+    steps = _run(tmp_path / "calm")
+    assert steps > 60
+    for kill_at in range(first, steps + 1, 12):
+        root = tmp_path / str(kill_at)
+        _run(root, kill_at)
+        build_store(root, LENGTHS)
+        _is_like(root, tmp_path / "calm")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_killed_at_thirty_random_moments(tmp_path, fresh):
+    steps = _run(tmp_path / "calm")
+    draw = random.Random(7)
+    for turn, moment in enumerate(sorted(draw.randint(1, steps) for _ in range(30))):
+        root = tmp_path / (f"killed{turn}" if fresh else "killed")
+        step = fork.Value("i", 0, lock=False)
+        process = fork.Process(target=_work, args=(root, step, 0, 0.0003))
+        process.start()
+        while step.value < moment and process.is_alive():
+            time.sleep(0.0002)
+        process.kill()
+        process.join()
+        if fresh:
+            build_store(root, LENGTHS)
+            _is_like(root, tmp_path / "calm")
+    build_store(root, LENGTHS)
+    _is_like(root, tmp_path / "calm")
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_writers_at_once(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr("cache.disk.fcntl", None)  # a file system without them
+    calm = build_store(tmp_path / "calm", LENGTHS)
+    for turn in range(6):
+        root = tmp_path / str(turn)
+        writers = [fork.Process(target=build_store, args=(root, LENGTHS)) for _ in range(2)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+            assert writer.exitcode == 0
+        _is_like(root, tmp_path / "calm")
+        assert verify(root / "toy" / calm.name) == []
+
+
+def _publish_limited(root: Path, limit: int, said) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        build_store(root, {f"u{i}": (40, 40) for i in range(8)}, block=1)
+    except ValueError as error:
+        said.put(str(error))
+
+
+@pytest.mark.parametrize(("limit", "finished"), [(300, 0), (2000, 8)])
+def test_size_limit_is_a_clear_error_and_work_goes_on(tmp_path, limit, finished):
+    lengths = {f"u{i}": (40, 40) for i in range(8)}
+    said = fork.Queue()
+    process = fork.Process(target=_publish_limited, args=(tmp_path / "full", limit, said))
+    process.start()
+    message = said.get(timeout=20)
+    process.join()
+    assert "larger than the system allows" in message
+    assert "finished blocks are kept" in message
+    assert "\n" not in message
+    store = tmp_path / "full" / "toy" / RECIPE.store_name
+    assert not is_published(store)
+    assert len(Parts(store).read()) == finished
+    assert {path.suffix for path in Parts(store).folder.iterdir()} <= {".part"}
+    build_store(tmp_path / "full", lengths, block=1)
+    build_store(tmp_path / "calm", lengths, block=1)
+    _is_like(tmp_path / "full", tmp_path / "calm")
+
+
+def test_too_little_room_is_refused_before_assembling(tmp_path, monkeypatch):
+    store = tmp_path / "toy" / RECIPE.store_name
+    write_part(store, records_of(LENGTHS))
+    nearly_full = os.statvfs_result((4096, 4096, 9, 0, 0, 9, 9, 9, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: nearly_full)
+    with pytest.raises(ValueError, match=r"disk is full .*needs 0\.000 MB.* make room"):
+        publish(store, RECIPE, WIDTHS, {}, list(LENGTHS))
+    assert len(Parts(store).read()) == 1
