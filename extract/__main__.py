@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cache.recipe import DTYPES
 from cache.share import SHARES, configured_shares
 from extract.encoders import NAMES
-from extract.engine import Settings, Summary, extract
+from extract.engine import Settings, Summary, dry_run, extract
+from extract.plan import Estimate
+from extract.progress import View, by_reason, clock
 from extract.sampling import Sampling
 from manifests import Manifest
 
@@ -47,8 +47,19 @@ def parser() -> argparse.ArgumentParser:
         "--channel", choices=["mix", "first"], default="mix", help="audio channels (mix)"
     )
     p.add_argument("--dtype", choices=DTYPES, default="float16", help="stored type (float16)")
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    p.add_argument(
+        "--workers", type=int, help="processes (one per core; with --device cuda one per GPU)"
+    )
+    p.add_argument(
+        "--memory-limit", metavar="SIZE", help="of each worker, such as 8GB (a share of all memory)"
+    )
     p.add_argument("--scheduler", help="address of a running Dask scheduler, instead of --workers")
+    p.add_argument(
+        "--slurm",
+        type=Path,
+        metavar="PROFILE",
+        help="run --workers SLURM jobs (docs/extraction.md)",
+    )
     p.add_argument("--timeout", type=float, default=600.0, help="seconds a file may take (600)")
     p.add_argument(
         "--share",
@@ -59,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         f"be repeated, and ${SHARES} may name more, separated by commas",
     )
     p.add_argument("--no-share", action="store_true", help="extract whatever the shares hold")
+    p.add_argument(
+        "--retry-failed", action="store_true", help="extract what failed before, and only that"
+    )
+    p.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and how long it may take"
+    )
     p.add_argument("--allow-failures", action="store_true", help="exit 0 although some failed")
     return p
 
@@ -77,15 +94,24 @@ def main(arguments: list[str] | None = None) -> int:
             device=options.device,
             sampling=Sampling(options.fps, options.window, options.channel),
             dtype=options.dtype,
-            workers=max(1, options.workers),
+            workers=options.workers,
+            memory_limit=options.memory_limit,
             scheduler=options.scheduler,
+            slurm=options.slurm,
             timeout=options.timeout,
             shares=() if options.no_share else (*options.share, *configured_shares()),
+            retry_failed=options.retry_failed,
         )
-        with _Progress(len(manifest.table)) as progress:
-            summary = extract(manifest, data, options.root, settings, progress.show)
+        if options.dry_run:
+            _foretell(dry_run(manifest, data, options.root, settings))
+            return 0
+        with View(console) as view:
+            summary = extract(manifest, data, options.root, settings, view.show, console.print)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}; finished blocks are kept, run the command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; finished blocks are kept, run the command again", file=sys.stderr)
@@ -93,32 +119,6 @@ def main(arguments: list[str] | None = None) -> int:
     _print(summary, time.monotonic() - began)
     failed = summary.statuses.get("failed", 0)
     return EXIT_SOME_FAILED if failed and not options.allow_failures else 0
-
-
-class _Progress:
-    """A bar on a terminal, a line every 30 seconds elsewhere."""
-
-    def __init__(self, in_all: int) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        text = TextColumn("{task.description}")
-        self._bar = Progress(text, *columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("extract", total=in_all)
-        self._said = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, done: int, failed: int, in_all: int) -> None:
-        """A block is done."""
-        text = f"extract ({failed} failed)" if failed else "extract"
-        self._bar.update(self._task, completed=done, total=in_all, description=text)
-        if not console.is_terminal and time.monotonic() - self._said > 30:
-            print(f"extracted {done} of {in_all} utterances, {failed} failed", flush=True)
-            self._said = time.monotonic()
 
 
 def _print(summary: Summary, seconds: float) -> None:
@@ -137,13 +137,35 @@ def _print(summary: Summary, seconds: float) -> None:
         f"{seconds:.1f} s",
     )
     console.print(table)
-    for i, reason in summary.failures[:20]:
-        console.print(f"  {i}: {reason}", markup=False, highlight=False)
-    if len(summary.failures) > 20:
+    for reason, ids in by_reason(summary.failures):
+        examples = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        count = f"{len(ids)} x " if len(ids) > 1 else ""
         console.print(
-            f"  ... and {len(summary.failures) - 20} more; python -m cache info lists them"
+            f"  {count}{examples}: {reason}", markup=False, highlight=False, soft_wrap=True
         )
+    if summary.statuses.get("failed"):
+        console.print("Once these files are in order: the same command with --retry-failed.")
     console.print(f"store: {summary.store}", soft_wrap=True)
+
+
+def _foretell(estimate: Estimate | None) -> None:
+    if estimate is None:
+        console.print("The cache is complete: there is nothing to do.")
+        return
+    table = Table("utterances", "video", "blocks", "cache", "workers", "would take")
+    took = "unknown: none of a few could be read"
+    if estimate.took is not None:
+        took = f"about {clock(estimate.took / estimate.workers)}"
+    table.add_row(
+        str(estimate.utterances),
+        f"about {estimate.seconds / 3600:.2f} h",
+        str(estimate.blocks),
+        f"about {estimate.bytes / 1e6:.1f} MB",
+        str(estimate.workers),
+        took,
+    )
+    console.print(table)
+    console.print("Nothing was written.")
 
 
 if __name__ == "__main__":

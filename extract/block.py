@@ -6,18 +6,26 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cache import MODALITIES, Parts, Record
-from extract.decode import Clip, DecodeError, decode
+from extract.decode import Clip, DecodeError, decode_spans
 from extract.encoders import Encoder, load
 from extract.sampling import Sampling
 
 DECODE_AHEAD = 2
-"""Utterances decoded while the encoder works: enough to hide ffmpeg, few enough for any memory."""
+"""Passes decoded while the encoder works: enough to hide ffmpeg, few enough for any memory."""
+GAP_S = 30.0
+"""Two utterances of a video that lie further apart are not worth decoding what is between them."""
+PASS_IMAGES = 256
+"""Images of one pass (38 MB), unless a single utterance has more."""
+
+STREAMS = {"audio": "audio", "vision": "video"}
+"""What a file calls the streams of our modalities."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +77,18 @@ def extract_block(job: Job, block: Sequence[Utterance]) -> list[Record]:
             records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))
             continue
         frames = dict.fromkeys(MODALITIES, 0)
-        if outcome.audio is not None:
-            windows = job.sampling.windows(outcome.audio, outcome.frames)
-            frames["audio"] = batches["audio"].add(windows)
-        if outcome.images is not None:
-            frames["vision"] = batches["vision"].add(outcome.images)
+        if outcome.sound is not None:
+            for windows in outcome.window_batches(job.sampling):
+                frames["audio"] += batches["audio"].add(windows)
+        if outcome.picture is not None:
+            for images in outcome.image_batches():
+                frames["vision"] += batches["vision"].add(images)
         absent = [modality for modality in MODALITIES if not frames[modality]]
         records.append(
             Record(
                 utterance.id,
-                f"no_{absent[0]}" if absent else "ok",
-                f"the file has no {absent[0]} stream" if absent else "",
+                f"no_{STREAMS[absent[0]]}" if absent else "ok",
+                f"the file has no {STREAMS[absent[0]]} stream" if absent else "",
                 round(outcome.duration, 6),
                 frames["audio"],
                 frames["vision"],
@@ -128,28 +137,54 @@ class _Batches:
         self._done.append(features[:count].float().cpu().numpy())
 
 
+def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utterance]]:
+    """What one ffmpeg process decodes at a time: neighbours in one video, in order of time."""
+    together: list[list[Utterance]] = []
+
+    def cut(u: Utterance) -> tuple[str, tuple[float, ...] | None]:
+        return u.video, u.crop
+
+    def images(u: Utterance) -> int:
+        return sampling.frames((u.end or 0.0) - (u.start or 0.0))
+
+    for _, group in groupby(block, cut):
+        for utterance in sorted(group, key=lambda u: u.start or 0.0):
+            last = together[-1] if together else []
+            if (
+                last
+                and cut(last[-1]) == cut(utterance)
+                and utterance.end is not None
+                and all(u.end is not None for u in last)
+                and (utterance.start or 0.0) <= max(u.end or 0.0 for u in last) + GAP_S
+                and sum(map(images, [*last, utterance])) <= PASS_IMAGES
+            ):
+                last.append(utterance)
+            else:
+                together.append([utterance])
+    return together
+
+
 def _decoded(
     job: Job, block: Sequence[Utterance]
 ) -> Iterator[tuple[Utterance, Clip | DecodeError]]:
-    """The block's clips in order, decoded a little ahead of whoever asks."""
+    """The block's clips, decoded a little ahead of whoever asks."""
 
-    def attempt(utterance: Utterance) -> Clip | DecodeError:
-        path = job.data / utterance.video
-        span = (utterance.start, utterance.end)
+    def attempt(together: Sequence[Utterance]) -> Sequence[Clip | DecodeError]:
+        path = job.data / together[0].video
+        spans = [(u.start or 0.0, u.end) for u in together]
         try:
-            return decode(path, job.sampling, *span, utterance.crop, job.timeout)
-        except DecodeError as error:
-            return error
+            return decode_spans(path, job.sampling, spans, together[0].crop, job.timeout)
         except OSError as error:  # no permission, a share that went away
-            return DecodeError(f"cannot be read: {error.strerror or error}")
+            return [DecodeError(f"cannot be read: {error.strerror or error}")] * len(together)
 
+    ahead = passes(job.sampling, block)
     with ThreadPoolExecutor(DECODE_AHEAD) as pool:
-        waiting = [pool.submit(attempt, utterance) for utterance in block[:DECODE_AHEAD]]
-        for index, utterance in enumerate(block):
-            outcome = waiting.pop(0).result()
-            if index + DECODE_AHEAD < len(block):
-                waiting.append(pool.submit(attempt, block[index + DECODE_AHEAD]))
-            yield utterance, outcome
+        waiting = [pool.submit(attempt, together) for together in ahead[:DECODE_AHEAD]]
+        for index, together in enumerate(ahead):
+            outcomes = waiting.pop(0).result()
+            if index + DECODE_AHEAD < len(ahead):
+                waiting.append(pool.submit(attempt, ahead[index + DECODE_AHEAD]))
+            yield from zip(together, outcomes, strict=True)
 
 
 def _plain(reason: str, data: Path) -> str:

@@ -1,34 +1,57 @@
-"""From a video file to images and sound, by one ffmpeg process.
-
-Both streams leave the process through pipes of their own, each drained by a thread of its own: read
-one after the other they would hang on a full pipe.
-"""
+"""From a video file to the images and the sound of its utterances, by one ffmpeg process."""
 
 from __future__ import annotations
 
-import functools
-import os
 import re
-import shutil
-import subprocess
-import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-import ffmpeg
-import imageio_ffmpeg
 import numpy as np
 
+from extract import graph
+from extract.graph import Crop, Span
+from extract.process import HangingError, ffmpeg_exe, ffmpeg_version, run
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, Sampling
+
+__all__ = ["Clip", "DecodeError", "Rows", "decode", "decode_spans", "ffmpeg_exe", "ffmpeg_version"]
 
 CODEC_PADDING_S = 0.1
 """Sound that outlasts the picture by less is the audio codec's padding, not content."""
-
-_LOG_LIMIT = 64 << 10
+BATCH = 32
+"""Frames that are read into memory at a time."""
 
 
 class DecodeError(Exception):
     """A video that cannot be used; the message is the reason kept in the store."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Equal rows in a file: images, or single samples of sound.
+
+    Attributes:
+        file: in memory if it is small, else on disk.
+        dtype: of the values.
+        shape: of one row.
+        begin: the first row that belongs to the utterance.
+        count: how many do.
+    """
+
+    file: IO[bytes]
+    dtype: type
+    shape: tuple[int, ...]
+    begin: int
+    count: int
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Rows ``first`` up to ``last``, or fewer at the end: ``[rows, *shape]``."""
+        size = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        first, last = min(first, self.count), min(last, self.count)
+        self.file.seek((self.begin + first) * size)
+        data = self.file.read((last - first) * size)
+        return np.frombuffer(data, self.dtype).reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -38,27 +61,42 @@ class Clip:
     Attributes:
         duration: seconds.
         frames: ``T``, rows in each modality that is there.
-        images: uint8 ``[T, 224, 224, 3]`` RGB, or None without a video stream.
-        audio: float32 ``[samples]``, 16 kHz mono in [-1, 1], or None without an audio stream.
+        picture: its images, uint8 ``[T or fewer, 224, 224, 3]``, or None without a video stream.
+        sound: its samples, or None without an audio stream.
     """
 
     duration: float
     frames: int
-    images: np.ndarray | None
-    audio: np.ndarray | None
+    picture: Rows | None
+    sound: Rows | None
 
+    @property
+    def images(self) -> np.ndarray | None:
+        """All images at once, uint8 ``[T, 224, 224, 3]`` RGB."""
+        return None if self.picture is None else np.concatenate(list(self.image_batches()))
 
-@functools.cache
-def ffmpeg_exe() -> str:
-    """The system's ffmpeg if there is one, else the binary that imageio-ffmpeg carries."""
-    return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+    @property
+    def audio(self) -> np.ndarray | None:
+        """All samples at once, float32 ``[samples]``, 16 kHz mono in [-1, 1]."""
+        return None if self.sound is None else self.sound.read(0, self.sound.count)
 
+    def image_batches(self) -> Iterator[np.ndarray]:
+        """The images in order, a few at a time: memory does not grow with the video's length."""
+        assert self.picture is not None
+        for first in range(0, self.frames, BATCH):
+            wanted = np.arange(first, min(first + BATCH, self.frames))
+            # After the last frame its image stays on the screen.
+            shown = np.minimum(wanted, self.picture.count - 1)
+            yield self.picture.read(shown[0], shown[-1] + 1)[shown - shown[0]]
 
-@functools.cache
-def ffmpeg_version() -> str:
-    """The version that ``ffmpeg -version`` names."""
-    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True)
-    return text.stdout.split()[2]
+    def window_batches(self, sampling: Sampling) -> Iterator[np.ndarray]:
+        """The audio windows in order, a few at a time: float32 ``[n, window_s * 16000]``."""
+        assert self.sound is not None
+        for first in range(0, self.frames, BATCH):
+            count = min(BATCH, self.frames - first)
+            begin, end = sampling.samples(first, count)
+            begin = max(0, begin)
+            yield sampling.windows(self.sound.read(begin, end), count, first, begin)
 
 
 def decode(
@@ -66,7 +104,7 @@ def decode(
     sampling: Sampling,
     start: float | None = None,
     end: float | None = None,
-    crop: tuple[float, float, float, float] | None = None,
+    crop: Crop | None = None,
     timeout: float = 600.0,
 ) -> Clip:
     """Decode one utterance.
@@ -82,161 +120,131 @@ def decode(
     Raises:
         DecodeError: nothing usable; the message carries ffmpeg's last words.
     """
+    clip = decode_spans(path, sampling, [(start or 0.0, end)], crop, timeout)[0]
+    if isinstance(clip, DecodeError):
+        raise clip
+    return clip
+
+
+def decode_spans(
+    path: Path,
+    sampling: Sampling,
+    spans: Sequence[Span],
+    crop: Crop | None = None,
+    timeout: float = 600.0,
+) -> list[Clip | DecodeError]:
+    """Decode several utterances of one video in one pass, from the first begin to the last end.
+
+    Each clip has the bits that :func:`decode` gives. If the pass fails the utterances are decoded
+    one by one, so that a fault costs only those that it lies in.
+    """
+    try:
+        return _one_pass(path, sampling, spans, crop, timeout)
+    except DecodeError as error:
+        if len(spans) == 1 or not path.is_file():
+            return [error] * len(spans)
+    return [decode_spans(path, sampling, [span], crop, timeout)[0] for span in spans]
+
+
+def _one_pass(
+    path: Path, sampling: Sampling, spans: Sequence[Span], crop: Crop | None, timeout: float
+) -> list[Clip | DecodeError]:
     if not path.is_file():
         raise DecodeError("file not found")
     if path.stat().st_size == 0:
         raise DecodeError("file is empty (0 bytes)")
-    wanted = ["video", "audio"]
-    status, log, streams = _run(path, sampling, start, end, crop, wanted, timeout)
+
+    def attempt(kinds: Sequence[str]) -> tuple[int, str, dict[graph.Output, IO[bytes]]]:
+        try:
+            return run(
+                graph.outputs(path, spans, kinds),
+                lambda sinks: graph.command(path, sampling, spans, crop, sinks, ffmpeg_exe()),
+                timeout,
+            )
+        except HangingError as error:
+            raise DecodeError(str(error)) from None
+
+    status, log, streams = attempt(["vision", "audio"])
     if status and "matches no streams" in log:
         present = set(re.findall(r"Stream #0:\d+.*?: (Video|Audio): ", log))
-        wanted = [kind for kind in wanted if kind.capitalize() in present]
-        if not wanted:
+        if not present:
             raise DecodeError("neither a video nor an audio stream")
-        status, log, streams = _run(path, sampling, start, end, crop, wanted, timeout)
+        status, log, streams = attempt(
+            ["vision"] * ("Video" in present) + ["audio"] * ("Audio" in present)
+        )
     if status:
         raise DecodeError(_last_words(log, path) or f"ffmpeg ended with status {status}")
-    span = None if end is None else end - (start or 0.0)
-    return _align(streams, sampling, span, _stated_duration(log), start or 0.0)
+    stated, seekable = _stated_duration(log), graph.seeks_to_keyframes(path)
+    clips: list[Clip | DecodeError] = []
+    for k, (begin, end) in enumerate(spans):
+        origin = graph.sound_origin(begin, seekable)
+        picture = _picture(streams.get(("vision", k)))
+        sound = _sound(streams.get(("audio", origin)), origin, begin, end)
+        try:
+            clips.append(_align(picture, sound, sampling, begin, end, stated))
+        except DecodeError as error:
+            clips.append(error)
+    return clips
+
+
+def _picture(file: IO[bytes] | None) -> Rows | None:
+    if file is None:
+        return None
+    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    return Rows(file, np.uint8, shape, 0, file.seek(0, 2) // (IMAGE_SIZE * IMAGE_SIZE * 3))
+
+
+def _sound(file: IO[bytes] | None, origin: int, begin: float, end: float | None) -> Rows | None:
+    """The utterance's part of a sound that begins at second ``origin``."""
+    if file is None:
+        return None
+    there = file.seek(0, 2) // 4
+    first = round(begin * SAMPLE_RATE) - origin * SAMPLE_RATE
+    last = there if end is None else min(there, round(end * SAMPLE_RATE) - origin * SAMPLE_RATE)
+    return Rows(file, np.float32, (), min(first, there), max(0, last - first))
 
 
 def _align(
-    streams: dict[str, bytes],
+    picture: Rows | None,
+    sound: Rows | None,
     sampling: Sampling,
-    span: float | None,
+    begin: float,
+    end: float | None,
     stated: float | None,
-    start: float,
 ) -> Clip:
     """One grid for both streams: T from the span if it is known, else from what was decoded."""
-    images = audio = None
-    if "video" in streams:
-        images = np.frombuffer(streams["video"], np.uint8)
-        images = images.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3)
-    if "audio" in streams:
-        audio = np.frombuffer(streams["audio"], np.float32)
     # The fps filter rounds up at the end of the stream, so it gives ceil(fps * duration) images.
-    seen = 0.0 if images is None else len(images) / sampling.fps
-    heard = 0.0 if audio is None else len(audio) / SAMPLE_RATE
+    seen = 0.0 if picture is None else picture.count / sampling.fps
+    heard = 0.0 if sound is None else sound.count / SAMPLE_RATE
     if not max(seen, heard):
         raise DecodeError("no frame could be decoded")
-    expected = span if span is not None else (stated or 0.0) - start
+    expected = end - begin if end is not None else (stated or 0.0) - begin
     if max(seen, heard) < expected - 1.0:
         raise DecodeError(f"ends after {max(seen, heard):.1f} s of {expected:.1f} s: truncated?")
-    if span is not None:
-        duration = span
+    if end is not None:
+        duration = end - begin
     elif heard > seen + CODEC_PADDING_S:
         duration = heard
     else:
-        duration = min(seen, stated - start) if stated and stated > start else seen
+        duration = min(seen, stated - begin) if stated and stated > begin else seen
         duration = max(duration, seen - 1 / sampling.fps + 1e-3)  # T images are T images
-    frames = sampling.frames(duration)
-    if images is not None:
-        if not len(images):
-            raise DecodeError("no image could be decoded")
-        # After the last frame its image stays on the screen.
-        images = images[np.minimum(np.arange(frames), len(images) - 1)]
-    if audio is not None and not len(audio):
+    if picture is not None and not picture.count:
+        raise DecodeError("no image could be decoded")
+    if sound is not None and not sound.count and not begin:
         raise DecodeError("no sound could be decoded")
-    return Clip(duration, frames, images, audio)
-
-
-def _run(
-    path: Path,
-    sampling: Sampling,
-    start: float | None,
-    end: float | None,
-    crop: tuple[float, float, float, float] | None,
-    wanted: list[str],
-    timeout: float,
-) -> tuple[int, str, dict[str, bytes]]:
-    """Run ffmpeg; returns its exit status, its log and the bytes of each stream wanted."""
-    seek = {} if start is None else {"ss": f"{start:.6f}"}
-    if end is not None:
-        seek["t"] = f"{end - (start or 0.0):.6f}"
-    source = ffmpeg.input(f"file:{path}", **seek)  # file: keeps odd names from being protocols
-    pipes = {kind: os.pipe() for kind in wanted}
-    outputs = []
-    for kind, (_, sink) in pipes.items():
-        if kind == "video":
-            options: dict[str, str | int] = {
-                "format": "rawvideo",
-                "pix_fmt": "rgb24",
-                "vf": _picture(sampling, crop),
-            }
-        else:
-            options = {"format": "f32le", "ar": SAMPLE_RATE, "ac": 1, "af": _sound(sampling)}
-        outputs.append(ffmpeg.output(source[f"{kind[0]}:0"], f"pipe:{sink}", **options))
-    graph = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
-    graph = graph.global_args(
-        "-nostdin", "-hide_banner", "-nostats", "-xerror", "-loglevel", "level+info"
-    )
-    process = subprocess.Popen(
-        graph.compile(cmd=ffmpeg_exe()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=[sink for _, sink in pipes.values()],
-    )
-    for _, sink in pipes.values():
-        os.close(sink)  # only ffmpeg may hold the writing end, or reading would never end
-    received: dict[str, bytes] = {}
-
-    def drain(kind: str, descriptor: int) -> None:
-        with open(descriptor, "rb") as pipe:
-            received[kind] = pipe.read()
-
-    assert process.stderr is not None
-    readers = [threading.Thread(target=drain, args=(k, fd)) for k, (fd, _) in pipes.items()]
-    readers.append(threading.Thread(target=drain, args=("log", os.dup(process.stderr.fileno()))))
-    process.stderr.close()
-    for reader in readers:
-        reader.start()
-    try:
-        status = process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        raise DecodeError(f"ffmpeg gave no result within {timeout:g} s") from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for reader in readers:
-            reader.join()
-    log = received.pop("log")[-_LOG_LIMIT:].decode("utf-8", "replace")
-    return status, log, received
-
-
-def _picture(sampling: Sampling, crop: tuple[float, float, float, float] | None) -> str:
-    """The image shown at each t_i, short side to 224 (bicubic, antialiased), centre 224 x 224."""
-    size = IMAGE_SIZE
-    filters = [f"fps=fps={sampling.fps:g}:round=up:start_time=0"]
-    if crop is not None:
-        x, y, width, height = crop
-        filters.append(f"crop=iw*{width:.6f}:ih*{height:.6f}:iw*{x:.6f}:ih*{y:.6f}")
-    filters += [
-        # sar: pixels need not be square. param1 = 0.5 is the bicubic kernel of Pillow and torch.
-        f"scale=w='if(gte(iw*sar,ih),round({size}*iw*sar/ih),{size})'"
-        f":h='if(gte(iw*sar,ih),{size},round({size}*ih/(iw*sar)))'"
-        ":flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
-        ":param0=0:param1=0.5",
-        f"crop={size}:{size}",
-        "setsar=1",
-    ]
-    return ",".join(filters)
-
-
-def _sound(sampling: Sampling) -> str:
-    """Sound on the picture's clock: late sound is preceded by silence, gaps are filled."""
-    aligned = "aresample=async=1:first_pts=0"
-    return f"pan=mono|c0=c0,{aligned}" if sampling.channel == "first" else aligned
+    return Clip(duration, sampling.frames(duration), picture, sound)
 
 
 def _stated_duration(log: str) -> float | None:
     """What the container says of its own length, in seconds."""
-    found = re.search(r"Duration: (\d+):(\d\d):(\d\d\.\d+)", log)
+    found = re.search(r"Duration: (\d+):(\d\d):(\d\d\.\d+)(?:, start: (-?[\d.]+))?", log)
     if not found:
         return None
-    hours, minutes, seconds = found.groups()
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    hours, minutes, seconds, start = found.groups()
+    length = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    # Matroska writers state the last time, wherever the first one is
+    late = float(start or 0) if "Input #0, matroska" in log else 0.0
+    return length - max(0.0, late)
 
 
 def _last_words(log: str, path: Path) -> str:

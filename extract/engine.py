@@ -10,29 +10,32 @@ import getpass
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from dask.distributed import Client, LocalCluster, as_completed
+import numpy as np
 
 from cache import FeatureCache, Parts, Recipe, Record, newest_per_id, publish
 from cache.recipe import digest_of_utterances
 from cache.share import pull_recipe
-from cache.store import is_published
-from extract.block import Job, Utterance, extract_block
+from cache.store import is_published, republish
+from extract.block import Job, Utterance
+from extract.cluster import Machines, connect, run
 from extract.decode import ffmpeg_version
-from extract.encoders import load
+from extract.encoders import Encoder, load
+from extract.plan import Estimate, blocks, durations, estimate, utterances_of
+from extract.progress import Tally
 from extract.sampling import PREPROCESS_VERSION, Sampling
 from manifests import Manifest
 
 log = logging.getLogger(__name__)
 
-BLOCK = 16
-"""Utterances per task: enough to make Dask's own cost vanish, few enough to lose when killed."""
+BLOCK = 64
+"""Utterances in a block at most, however short they are."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,18 @@ class Settings:
     device: str = "cpu"
     sampling: Sampling = field(default_factory=Sampling)
     dtype: str = "float16"
-    workers: int = 1
+    workers: int | None = 1
+    memory_limit: str | None = None
     scheduler: str | None = None
+    slurm: Path | None = None
     timeout: float = 600.0
     shares: tuple[str, ...] = ()
+    retry_failed: bool = False
+
+    @cached_property
+    def machines(self) -> Machines:
+        """Where the blocks run."""
+        return Machines(self.workers, self.memory_limit, self.scheduler, self.slurm)
 
 
 @dataclass(frozen=True)
@@ -80,25 +91,128 @@ def extract(
     data: Path,
     root: Path,
     settings: Settings,
-    on_block: Callable[[int, int, int], None] | None = None,
+    on_block: Callable[[Tally], None] | None = None,
+    say: Callable[[str], None] = log.info,
 ) -> Summary:
     """Extract every utterance of a manifest and publish the store.
 
-    If a share holds the store already, it is pulled instead.
+    If a share holds the store already, it is pulled instead. With ``settings.retry_failed`` the
+    failed utterances of a published store are extracted again, and only those.
 
     Args:
         manifest: what to extract.
         data: the folder that the manifest's video paths are relative to.
         root: where stores lie, ``<root>/<dataset>/<store>``.
         settings: encoder, sampling, machinery, and the shares to look into first.
-        on_block: called with (utterances done, failed, in all) as blocks finish.
+        on_block: called with the counts as blocks finish, and about once a second.
+        say: told what a user may want to know at once, such as the dashboard's address.
 
     Raises:
         ValueError: unusable settings, or not one video of the manifest is below ``data``.
     """
-    utterances = plan(manifest)
+    utterances = utterances_of(manifest)
     encoder = load(settings.encoder, settings.checkpoint, settings.device)
-    recipe = Recipe(
+    recipe = _recipe(manifest, utterances, encoder, settings)
+    store = root / recipe.dataset / recipe.store_name
+    shared = None if is_published(store) else pull_recipe(recipe, settings.shares, root)
+    published = is_published(store)
+    if published:
+        Parts(store).remove()  # of a run that was killed just after publishing
+        failed = _failed(store)
+        if not (failed and settings.retry_failed):
+            return _summary(store, complete=shared is None, shared=shared)
+    _refuse_wrong_folder(utterances, data)
+    work = _Work.of(store, utterances, data, settings)
+    machines, device = settings.machines, settings.device
+    tally = Tally(len(work.wanted), sum(work.lengths[u.id] for u in work.remaining))
+    tally.done = len(work.wanted) - len(work.remaining)
+    tally.failed = work.failed
+    resumed = tally.done
+    job = _job(work.place, data, settings)
+    if work.blocks:
+        with connect(machines, device, len(work.blocks), say) as client:
+            for records in run(client, job, work.blocks, partial(_give_up, job, encoder.widths)):
+                if not published and is_published(store):
+                    log.info("%s was published by another run meanwhile; using it", store)
+                    break  # what is queued is cancelled
+                tally.add(records, sum(work.lengths[record.id] for record in records))
+                if on_block is not None:
+                    on_block(tally)
+    if published:
+        republish(store, recipe, encoder.widths, _about(manifest), Parts(work.place))
+    else:
+        publish(store, recipe, encoder.widths, _about(manifest), [u.id for u in utterances])
+    return _summary(store, resumed=resumed)
+
+
+def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> Estimate | None:
+    """What :func:`extract` would do, without writing anything; None if there is nothing to do.
+
+    Raises:
+        ValueError: as :func:`extract`.
+    """
+    utterances = utterances_of(manifest)
+    encoder = load(settings.encoder, settings.checkpoint, settings.device)
+    recipe = _recipe(manifest, utterances, encoder, settings)
+    store = root / recipe.dataset / recipe.store_name
+    if is_published(store) and not (settings.retry_failed and _failed(store)):
+        return None
+    _refuse_wrong_folder(utterances, data)
+    work = _Work.of(store, utterances, data, settings)
+    if not work.remaining:
+        return None
+    count = max(1, min(settings.machines.count(settings.device), len(work.blocks)))
+    job = _job(work.place, data, settings)
+    return estimate(job, encoder, work.remaining, work.lengths, len(work.blocks), count)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to do for a store.
+
+    Attributes:
+        place: the parts lie beside this path: the store, or another one while it is published.
+        wanted: utterances that this run is about.
+        remaining: those in no part yet.
+        failed: how many of the others failed.
+        lengths: estimated seconds of each, by id.
+        blocks: of ``remaining``.
+    """
+
+    place: Path
+    wanted: list[Utterance]
+    remaining: list[Utterance]
+    failed: int
+    lengths: dict[str, float]
+    blocks: list[list[Utterance]]
+
+    @classmethod
+    def of(cls, store: Path, utterances: list[Utterance], data: Path, settings: Settings) -> _Work:
+        place, wanted = store, utterances
+        if is_published(store):
+            place = store.with_name(store.name + ".retry")
+            again = _failed(store)
+            wanted = [u for u in utterances if u.id in again]
+        found = newest_per_id(Parts(place).read())
+        failed = {i for i, (part, row) in found.items() if part.records[row].status == "failed"}
+        finished = found.keys() - failed if settings.retry_failed else found.keys()
+        remaining = [u for u in wanted if u.id not in finished]
+        lengths = durations(wanted, data)
+        workers = settings.machines.count(settings.device)
+        return cls(
+            place,
+            wanted,
+            remaining,
+            len(failed & finished),
+            lengths,
+            blocks(remaining, lengths, workers, BLOCK),
+        )
+
+
+def _recipe(
+    manifest: Manifest, utterances: Sequence[Utterance], encoder: Encoder, settings: Settings
+) -> Recipe:
+    return Recipe(
         dataset=manifest.card.name,
         encoder=encoder.name,
         weights=encoder.weights_sha256,
@@ -110,22 +224,12 @@ def extract(
         ),
         dtype=settings.dtype,
     )
-    store = root / recipe.dataset / recipe.store_name
-    if is_published(store):
-        Parts(store).remove()  # of a run that was killed just after publishing
-        return _summary(store, complete=True)
-    shared = pull_recipe(recipe, settings.shares, root)
-    if shared is not None:
-        Parts(store).remove()
-        return _summary(store, shared=shared)
-    _refuse_wrong_folder(utterances, data)
-    finished = newest_per_id(Parts(store).read())
-    remaining = [u for u in utterances if u.id not in finished]
-    failed = sum(part.records[i].status == "failed" for part, i in finished.values())
-    resumed = done = len(finished)
-    job = Job(
+
+
+def _job(place: Path, data: Path, settings: Settings) -> Job:
+    return Job(
         data=data.resolve(),
-        store=store.resolve(),
+        store=place.resolve(),
         encoder=settings.encoder,
         checkpoint=settings.checkpoint,
         device=settings.device,
@@ -133,59 +237,19 @@ def extract(
         dtype=settings.dtype,
         timeout=settings.timeout,
     )
-    for records in _run(job, remaining, settings):
-        done += len(records)
-        failed += sum(record.status == "failed" for record in records)
-        if on_block is not None:
-            on_block(done, failed, len(utterances))
-    publish(store, recipe, encoder.widths, _about(manifest), [u.id for u in utterances])
-    return _summary(store, resumed=resumed)
 
 
-def plan(manifest: Manifest) -> list[Utterance]:
-    """The manifest's utterances in the order of the store's rows."""
-
-    def number(value: Any) -> float | None:
-        return None if pd.isna(value) else float(value)
-
-    utterances = []
-    for row in manifest.table.to_dict("records"):
-        box = [number(row.get(f"crop_{side}")) for side in "xywh"]
-        x, y, width, height = box
-        crop = None
-        if x is not None and y is not None and width is not None and height is not None:
-            crop = (x, y, width, height)
-        start, end = number(row.get("start")), number(row.get("end"))
-        utterances.append(Utterance(str(row["id"]), str(row["video"]), start, end, crop))
-    return sorted(utterances, key=lambda utterance: utterance.id)
+def _failed(store: Path) -> set[str]:
+    """The utterances of a published store that have no features."""
+    return {i for i, status in FeatureCache.open(store).status.items() if status == "failed"}
 
 
-def _run(job: Job, utterances: Sequence[Utterance], settings: Settings) -> Iterator[list[Record]]:
-    """Blocks through Dask workers, in whatever order they finish."""
-    if not utterances:
-        return
-    blocks = [utterances[i : i + BLOCK] for i in range(0, len(utterances), BLOCK)]
-    if settings.scheduler is not None:
-        cluster = None
-        client = Client(settings.scheduler)
-    else:
-        cluster = LocalCluster(
-            n_workers=min(settings.workers, len(blocks)),
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
-        )
-        client = Client(cluster)
-    try:
-        futures = client.map(extract_block, [job] * len(blocks), blocks, pure=False)
-        for future in as_completed(futures):
-            yield future.result()
-            future.release()
-    finally:
-        client.close()
-        if cluster is not None:
-            cluster.close()
+def _give_up(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: str) -> Record:
+    """Keep a failed row for an utterance that no worker survives."""
+    record = Record(utterance.id, "failed", reason)
+    nothing = {modality: np.empty((0, width), np.float32) for modality, width in widths.items()}
+    Parts(job.store).write([record], nothing, job.dtype)
+    return record
 
 
 def _refuse_wrong_folder(utterances: Sequence[Utterance], data: Path) -> None:

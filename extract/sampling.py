@@ -15,7 +15,7 @@ import numpy as np
 
 SAMPLE_RATE = 16_000
 IMAGE_SIZE = 224
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2
 """Raised whenever decoding or sampling gives other values: it is part of every store's digest."""
 
 
@@ -50,20 +50,32 @@ class Sampling:
         # The tolerance swallows what binary fractions add: 0.1 + 0.2 seconds are 0.3 seconds.
         return max(1, math.ceil(self.fps * duration - 1e-6))
 
-    def windows(self, audio: np.ndarray, frames: int) -> np.ndarray:
-        """Cut the audio windows of all frames, silence outside the utterance.
+    def samples(self, first: int, count: int) -> tuple[int, int]:
+        """Begin and end, in samples, of what the windows of ``count`` frames span."""
+        size = round(self.window_s * SAMPLE_RATE)
+        begin, last = (round(i / self.fps * SAMPLE_RATE) for i in (first, first + count - 1))
+        return begin - size // 2, last - size // 2 + size
+
+    def windows(
+        self, audio: np.ndarray, frames: int, first: int = 0, offset: int = 0
+    ) -> np.ndarray:
+        """Cut the audio windows of frames, silence outside the utterance.
 
         Args:
-            audio: float32 ``[samples]`` at 16 kHz, beginning at ``t = 0``.
-            frames: ``T``.
+            audio: float32 ``[samples]`` at 16 kHz, or as much of it as the windows need.
+            frames: how many.
+            first: the first frame.
+            offset: the sample of the utterance that ``audio`` begins with.
 
         Returns:
-            float32 ``[T, window_s * 16000]``.
+            float32 ``[frames, window_s * 16000]``.
         """
         size = round(self.window_s * SAMPLE_RATE)
-        centres = np.round(np.arange(frames) / self.fps * SAMPLE_RATE).astype(np.int64)
-        needed = int(centres[-1]) + size  # in the padded signal, which begins half a window early
-        padded = np.zeros(needed, np.float32)
-        kept = audio[: needed - size // 2]
-        padded[size // 2 : size // 2 + len(kept)] = kept
-        return np.lib.stride_tricks.sliding_window_view(padded, size)[centres]
+        begin, end = self.samples(first, frames)
+        centres = np.round(np.arange(first, first + frames) / self.fps * SAMPLE_RATE)
+        padded = np.zeros(end - begin, np.float32)
+        kept = audio[max(0, begin - offset) : max(0, end - offset)]
+        at = max(0, offset - begin)
+        padded[at : at + len(kept)] = kept
+        starts = centres.astype(np.int64) - size // 2 - begin
+        return np.lib.stride_tricks.sliding_window_view(padded, size)[starts]

@@ -15,6 +15,7 @@ from extract import Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
 from extract.decode import DecodeError, decode, ffmpeg_exe
 from extract.encoders import load
+from extract.progress import Tally
 from manifests import Card, Manifest
 
 TWO = Sampling(fps=2.0, window_s=2.0)
@@ -349,8 +350,9 @@ def test_bytes_depend_on_no_worker_count_and_no_interruption(
     class KilledError(Exception):
         pass
 
-    def die(done: int, failed: int, in_all: int) -> None:
-        raise KilledError
+    def die(tally: Tally) -> None:
+        if tally.done:
+            raise KilledError
 
     with pytest.raises(KilledError):
         extract(manifest, data, tmp_path, settings, on_block=die)

@@ -1,0 +1,274 @@
+"""Blocks through Dask workers, whatever happens to the workers.
+
+A block whose worker died is halved and runs again, down to the one utterance that kills workers:
+that one fails with a reason, the others do not notice.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import torch
+import yaml
+from dask.distributed import Client, Future, KilledWorker, LocalCluster, Nanny, wait
+from dask.utils import parse_bytes
+
+from cache import Record
+from extract.block import Job, Utterance, extract_block
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often an utterance on its own may end its worker before it counts as the culprit."""
+
+DEATHS_IN_A_ROW = 12
+"""Dead workers without a finished block between them: more than one culprit can explain."""
+
+IDLE_DEATHS = 4
+"""Workers ended over their memory without a block: the encoder alone is too large for them."""
+
+POLL_S = 0.5
+
+REMEDY = " (use fewer --workers or a larger --memory-limit)"
+
+_CONFIG = {
+    # One death is enough to know: halving a block is cheaper than losing four workers on it.
+    "distributed.scheduler.allowed-failures": 0,
+    # A worker holds nothing worth spilling, and one that pauses above 80 percent would do so for
+    # ever when the encoder itself is that large. Above 95 percent it is ended.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where blocks run.
+
+    Attributes:
+        workers: processes (or SLURM jobs); None: one per GPU with ``device="cuda"``, else per core.
+        memory_limit: of each local worker, like ``8GB``; None shares the memory among them.
+        scheduler: address of a running Dask scheduler, instead of processes on this machine.
+        slurm: profile of SLURM jobs (YAML, arguments of ``SLURMCluster``), likewise.
+    """
+
+    workers: int | None = None
+    memory_limit: str | None = None
+    scheduler: str | None = None
+    slurm: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.slurm:
+            raise ValueError("choose --scheduler or --slurm, not both")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; choose at least 1")
+        if self.memory_limit is not None:
+            try:
+                size = parse_bytes(self.memory_limit)
+            except ValueError:
+                raise ValueError(f"--memory-limit {self.memory_limit!r}: write 8GB") from None
+            if size < 100e6:
+                raise ValueError(f"--memory-limit {self.memory_limit}: no worker can start in that")
+
+    def count(self, device: str) -> int:
+        """How many workers that makes."""
+        if self.workers is not None:
+            return self.workers
+        if device.startswith("cuda"):
+            return max(1, len(gpus()))
+        return os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` spells them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+class GpuNanny(Nanny):
+    """Starts a worker that sees one GPU only: the worker's name modulo their number."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        names = gpus() or [""]
+        options["env"] = {"CUDA_VISIBLE_DEVICES": names[options["name"] % len(names)]}
+        super().__init__(*args, **options)
+
+
+def slurm_cluster(profile: Path) -> Any:
+    """A ``dask_jobqueue.SLURMCluster`` without jobs.
+
+    Raises:
+        ValueError: dask-jobqueue is not installed, or the profile is unusable.
+    """
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise ValueError("--slurm needs dask-jobqueue: pip install 'semanticmac[slurm]'")
+    from dask_jobqueue import SLURMCluster
+
+    try:
+        options = yaml.safe_load(profile.read_text(encoding="utf-8"))
+        with dask.config.set(_CONFIG):
+            return SLURMCluster(**options)
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{profile}: {error}; docs/extraction.md has an example") from error
+
+
+@contextmanager
+def connect(
+    machines: Machines, device: str, blocks: int, say: Callable[[str], None]
+) -> Iterator[Client]:
+    """A client of the workers, which are started and ended here unless a scheduler runs already."""
+    count = max(1, min(machines.count(device), blocks))
+    cluster: Any = None
+    with dask.config.set(_CONFIG):
+        if machines.scheduler is not None:
+            target: Any = machines.scheduler
+        elif machines.slurm is not None:
+            target = cluster = slurm_cluster(machines.slurm)
+            cluster.scale(jobs=count)
+        else:
+            target = cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=machines.memory_limit or "auto",
+                worker_class=GpuNanny if device.startswith("cuda") else Nanny,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+        try:
+            client = Client(target)
+        except OSError as error:
+            raise ValueError(f"no Dask scheduler answers at {target}: {error}") from error
+    try:
+        if importlib.util.find_spec("bokeh") is not None:
+            say(f"dashboard: {client.dashboard_link}")
+        yield client
+    finally:
+        client.close()
+        if cluster is not None:
+            try:
+                cluster.close()
+            except Exception as error:  # Dask's nanny cannot end a worker that is just starting
+                log.warning("the workers did not end in order: %r", error)
+
+
+@dataclass(frozen=True)
+class _Task:
+    block: Sequence[Utterance]
+    deaths: int = 0  # of workers, when it ran on its own
+
+
+def run(
+    client: Client, job: Job, blocks: Sequence[Sequence[Utterance]], give_up: Callable[..., Record]
+) -> Iterator[list[Record]]:
+    """Extract blocks, in whatever order they finish; an empty list now and then as a sign of life.
+
+    Args:
+        client: of the workers.
+        job: what the blocks have in common.
+        blocks: what to extract.
+        give_up: ``(utterance, reason) -> Record`` keeps a failed row for an utterance that ended
+            its worker time and again.
+
+    Raises:
+        ValueError: workers die whatever they do, or a feature does not fit the stored type.
+    """
+    waiting = deque(_Task(block) for block in blocks)
+    suspects: deque[_Task] = deque()
+    running: dict[Future, _Task] = {}
+    deaths = in_a_row = 0
+    try:
+        while waiting or suspects or running:
+            # No more tasks than workers: whoever dies takes nothing with it but its own block.
+            free = max(1, sum(client.nthreads().values())) - len(running)
+            for _ in range(min(free, len(waiting))):
+                task = waiting.popleft()
+                running[_submit(client, job, task)] = task
+            if not running:  # one suspect at a time: nobody is blamed for a neighbour
+                task = suspects.popleft()
+                running[_submit(client, job, task)] = task
+            finished = _first_done(list(running))
+            if _ended_by_memory(client) > deaths + IDLE_DEATHS:
+                raise ValueError(f"workers die before they can work: {_why(client)}")
+            if not finished:
+                yield []
+            for future in finished:
+                task = running.pop(future)
+                try:
+                    records = future.result()
+                except KilledWorker:
+                    deaths, in_a_row = deaths + 1, in_a_row + 1
+                    if in_a_row >= DEATHS_IN_A_ROW:
+                        raise ValueError(
+                            f"{in_a_row} workers died in a row: {_why(client)}; finished blocks are"
+                            " kept, run the command again"
+                        ) from None
+                    log.info("a worker died over %s", [u.id for u in task.block])
+                    if len(task.block) > 1:
+                        half = len(task.block) // 2
+                        waiting.extend(
+                            _Task(part) for part in (task.block[:half], task.block[half:])
+                        )
+                    elif task.deaths + 1 < TRIES:
+                        suspects.append(_Task(task.block, task.deaths + 1))
+                    else:
+                        reason = f"ended its worker {TRIES} times: {_why(client)}"
+                        yield [give_up(task.block[0], reason)]
+                else:
+                    if isinstance(records, str):
+                        raise ValueError(records)
+                    in_a_row = 0
+                    yield records
+                future.release()
+    finally:
+        client.cancel(list(running))
+
+
+def _submit(client: Client, job: Job, task: _Task) -> Future:
+    return client.submit(_attempt, job, task.block, pure=False)
+
+
+def _attempt(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
+    """On a worker: the records, or what went wrong in words.
+
+    As words because a client that cannot unpack an exception or its traceback waits for ever.
+    """
+    try:
+        return extract_block(job, block)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        log.exception("a block failed")
+        return f"{type(error).__name__} in a worker: {error}"
+
+
+def _first_done(futures: list[Future]) -> list[Future]:
+    """Those that are finished, after a short while at most."""
+    try:
+        return list(wait(futures, timeout=POLL_S, return_when="FIRST_COMPLETED").done)
+    except TimeoutError:
+        return []
+
+
+def _ended_by_memory(client: Client) -> int:
+    """How many workers were ended since the start because they were above their limit."""
+    return len(client.get_events("worker-restart-memory"))
+
+
+def _why(client: Client) -> str:
+    if _ended_by_memory(client):
+        return f"out of memory{REMEDY}"
+    return f"it was killed, by the system perhaps for want of memory{REMEDY}"

@@ -1,0 +1,160 @@
+"""The ffmpeg graph of one pass over a video: what is cut, shown, mixed and resampled, and how.
+
+All times are the file's own, its first timestamp being zero: ``-copyts -start_at_zero`` keep them
+through any seek, so an utterance gets the same bits whatever is decoded with it in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ffmpeg
+
+from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, Sampling
+
+Span = tuple[float, float | None]
+"""Begin and end of an utterance in seconds; an end of None is the file's end."""
+Crop = tuple[float, float, float, float]
+"""Part of the picture as fractions ``(x, y, width, height)``."""
+Output = tuple[str, int]
+"""``("vision", k)``: the images of span k. ``("audio", s)``: the sound from second s on."""
+
+PICTURE_LEAD_S = 1.0
+"""Video is sought earlier by this, so that a deinterlacer has seen the frame before."""
+SOUND_GRID_S = 60
+SOUND_LEAD_S = 5
+"""Sound is decoded from a full minute, at least this long before the utterance. What a decoder
+gives depends on where it began (overlap, bit reservoirs, noise): a grid makes that a property of
+the utterance alone, and the lead lets it settle."""
+_ROUNDING_US = 2  # times of frames and utterances are rounded to microseconds
+
+# The sizes and offsets that torchvision's Resize and CenterCrop compute, for displayed pixels:
+# sar says how much wider than high a stored one is.
+_WIDE = "gte(iw*sar,ih)"
+_SCALE = {
+    "w": f"if({_WIDE},floor({IMAGE_SIZE}*iw*sar/ih+1e-6),{IMAGE_SIZE})",
+    "h": f"if({_WIDE},{IMAGE_SIZE},floor({IMAGE_SIZE}*ih/(iw*sar)+1e-6))",
+    "flags": "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact",
+    # the bicubic kernel of Pillow and torch: B = 0, C = 0.5
+    "param0": 0,
+    "param1": 0.5,
+}
+_CENTRE = {
+    side: f"if(mod({length},2),2*round(({length}-{IMAGE_SIZE})/4),({length}-{IMAGE_SIZE})/2)"
+    for side, length in {"x": "iw", "y": "ih"}.items()  # half a pixel is rounded to even
+}
+
+
+def outputs(path: Path, spans: Sequence[Span], kinds: Sequence[str]) -> list[Output]:
+    """The streams that one pass gives, for the kinds (``vision``, ``audio``) that are there."""
+    wanted: list[Output] = []
+    if "vision" in kinds:
+        wanted += [("vision", k) for k in range(len(spans))]
+    if "audio" in kinds:
+        seekable = seeks_to_keyframes(path)
+        wanted += [("audio", s) for s in sorted({sound_origin(b, seekable) for b, _ in spans})]
+    return wanted
+
+
+def command(
+    path: Path,
+    sampling: Sampling,
+    spans: Sequence[Span],
+    crop: Crop | None,
+    sinks: Mapping[Output, int],
+    executable: str,
+) -> list[str]:
+    """The command line that writes each output to its file descriptor.
+
+    Images are rgb24 of 224 x 224, sound is float32 at 16 kHz in one channel.
+    """
+    seekable = seeks_to_keyframes(path)
+    made = []
+    pictures = [k for kind, k in sinks if kind == "vision"]
+    if pictures:
+        begin = min(begin for begin, _ in spans) - PICTURE_LEAD_S
+        branches = _input(path, begin if seekable else 0)["v:0"]
+        # only frames that are flagged as interlaced; one image a frame, at the frame's time
+        branches = branches.filter("yadif", deint="interlaced").filter("settb", "AVTB")
+        split = branches.filter_multi_output("split", len(pictures))
+        for k in pictures:
+            branch = split[k] if len(pictures) > 1 else branches
+            images = _picture(branch, sampling, spans[k], crop)
+            sink = f"pipe:{sinks['vision', k]}"
+            # the images are chosen already: ffmpeg shall neither repeat nor drop one
+            options = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
+            made.append(ffmpeg.output(images, sink, **options))
+    for origin in [s for kind, s in sinks if kind == "audio"]:
+        heard_by = [end for begin, end in spans if sound_origin(begin, seekable) == origin]
+        sound = _sound(_input(path, origin)["a:0"], sampling, origin, heard_by)
+        made.append(ffmpeg.output(sound, f"pipe:{sinks['audio', origin]}", format="f32le"))
+    merged = ffmpeg.merge_outputs(*made) if len(made) > 1 else made[0]
+    quiet = ["-nostdin", "-hide_banner", "-nostats", "-xerror", "-loglevel", "level+info"]
+    return list(merged.global_args(*quiet, "-copyts", "-start_at_zero").compile(cmd=executable))
+
+
+def sound_origin(begin: float, seekable: bool) -> int:
+    """The second from which the sound of an utterance is decoded."""
+    return max(0, int(begin - SOUND_LEAD_S) // SOUND_GRID_S * SOUND_GRID_S) if seekable else 0
+
+
+def seeks_to_keyframes(path: Path) -> bool:
+    """Whether ffmpeg's seeking is exact: MP4/MOV, Matroska/WebM and AVI keep an index.
+
+    Elsewhere (MPEG streams above all) it may land between keyframes and lose the images up to the
+    next one; there everything is decoded from the file's begin.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" or head[:4] == b"\x1a\x45\xdf\xa3" or head[8:] == b"AVI "
+
+
+def _input(path: Path, begin: float) -> ffmpeg.nodes.FilterableStream:
+    # -noaccurate_seek: the image shown at the begin is one that began before it
+    seek = {"noaccurate_seek": None, "ss": f"{begin:.6f}"} if begin > 0 else {}
+    return ffmpeg.input(f"file:{path}", **seek)  # file: keeps odd names from being protocols
+
+
+def _picture(
+    stream: ffmpeg.nodes.FilterableStream, sampling: Sampling, span: Span, crop: Crop | None
+) -> ffmpeg.nodes.FilterableStream:
+    """The image shown at each t_i, short side to 224 (bicubic, antialiased), centre 224 x 224."""
+    begin, end = span
+    stream = stream.filter("setpts", f"PTS-{round(begin * 1e6) + _ROUNDING_US}")
+    # rounding up: output i is the last frame whose time is at most i / fps
+    stream = stream.filter("fps", fps=f"{sampling.fps:.9g}", round="up", start_time=0)
+    if end is not None:
+        stream = stream.filter("trim", end_frame=sampling.frames(end - begin))
+    if crop is not None:
+        x, y, width, height = (f"{fraction:.6f}" for fraction in crop)
+        stream = stream.filter("crop", f"iw*{width}", f"ih*{height}", f"iw*{x}", f"ih*{y}")
+    return (
+        stream.filter("scale", **_SCALE)
+        .filter(
+            "format", "rgb24"
+        )  # with chroma at half resolution, only even offsets were possible
+        .filter("crop", IMAGE_SIZE, IMAGE_SIZE, **_CENTRE)
+        .filter("setsar", 1)
+    )
+
+
+def _sound(
+    stream: ffmpeg.nodes.FilterableStream,
+    sampling: Sampling,
+    origin: int,
+    ends: Sequence[float | None],
+) -> ffmpeg.nodes.FilterableStream:
+    """Sound on the picture's clock: late sound is preceded by silence, gaps are filled."""
+    if sampling.channel == "first":
+        stream = stream.filter("channelmap", map=0, channel_layout="mono")
+    start = origin * SAMPLE_RATE
+    if origin:
+        stream = stream.filter("atrim", start=origin).filter("asetpts", f"PTS-{origin}/TB")
+    # The mix's weights sum to one: two equal channels are as loud as one, and nothing clips.
+    mono = {"out_chlayout": "mono", "out_sample_fmt": "flt", "rematrix_maxval": 1}
+    stream = stream.filter("aresample", SAMPLE_RATE, first_pts=0, **{"async": 1}, **mono)
+    if None not in ends:
+        last = max(end for end in ends if end is not None)
+        stream = stream.filter("atrim", end_sample=max(1, round(last * SAMPLE_RATE) - start))
+    return stream

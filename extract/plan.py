@@ -1,0 +1,157 @@
+"""What an extraction will do, before it does it: utterances, their blocks, and an estimate."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from extract.block import Job, Utterance, extract_block
+from extract.encoders import Encoder
+from manifests import Manifest
+
+BLOCK_S = 120.0
+"""Seconds of video in a block: enough to make Dask's own cost vanish, few to lose when killed."""
+
+BLOCKS_PER_WORKER = 4
+"""A small dataset gets smaller blocks, so that no worker waits long for the last one."""
+
+BYTES_PER_S = 125_000
+"""A megabit a second: what stands for the length of a file before it is opened."""
+
+WARM_UP = 5
+"""Utterances that are extracted for an estimate."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction would take.
+
+    Attributes:
+        utterances: how many are still to be extracted.
+        seconds: of video in them; estimated from file sizes where the manifest gives no times.
+        blocks: tasks for the workers.
+        bytes: size of their features.
+        took: seconds of one worker's time, None if no utterance of the warm-up could be read.
+        workers: how many share the work.
+    """
+
+    utterances: int
+    seconds: float
+    blocks: int
+    bytes: int
+    took: float | None
+    workers: int
+
+
+def utterances_of(manifest: Manifest) -> list[Utterance]:
+    """The manifest's utterances in the order of the store's rows."""
+
+    def number(value: Any) -> float | None:
+        return None if pd.isna(value) else float(value)
+
+    utterances = []
+    for row in manifest.table.to_dict("records"):
+        box = [number(row.get(f"crop_{side}")) for side in "xywh"]
+        x, y, width, height = box
+        crop = None
+        if x is not None and y is not None and width is not None and height is not None:
+            crop = (x, y, width, height)
+        start, end = number(row.get("start")), number(row.get("end"))
+        utterances.append(Utterance(str(row["id"]), str(row["video"]), start, end, crop))
+    return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
+    """Seconds of each utterance: from the manifest, else guessed from the size of its file."""
+    sizes: dict[str, float] = {}
+
+    def seconds(utterance: Utterance) -> float:
+        if utterance.end is not None:
+            return utterance.end - (utterance.start or 0.0)
+        if utterance.video not in sizes:
+            try:
+                sizes[utterance.video] = (data / utterance.video).stat().st_size / BYTES_PER_S
+            except OSError:
+                sizes[utterance.video] = 0.0  # missing: the block will say so
+        return max(0.0, sizes[utterance.video] - (utterance.start or 0.0))
+
+    return {utterance.id: seconds(utterance) for utterance in utterances}
+
+
+def blocks(
+    utterances: Sequence[Utterance], lengths: dict[str, float], workers: int, most: int
+) -> list[list[Utterance]]:
+    """Blocks of about equal length, the same for the same arguments.
+
+    Segments of one video follow one another. What is stored does not depend on the blocks.
+
+    Args:
+        utterances: what to extract.
+        lengths: seconds of each, by id.
+        workers: how many share the blocks.
+        most: utterances in a block, however short they are.
+    """
+    share = sum(lengths[u.id] for u in utterances) / (BLOCKS_PER_WORKER * workers)
+    limit = min(BLOCK_S, share)
+    cut: list[list[Utterance]] = []
+    filled = 0.0
+    for utterance in sorted(utterances, key=lambda u: (u.video, u.start or 0.0, u.id)):
+        length = lengths[utterance.id]
+        if not cut or len(cut[-1]) == most or filled + length > limit:
+            cut.append([])
+            filled = 0.0
+        cut[-1].append(utterance)
+        filled += length
+    return cut
+
+
+def estimate(
+    job: Job,
+    encoder: Encoder,
+    utterances: Sequence[Utterance],
+    lengths: dict[str, float],
+    in_blocks: int,
+    workers: int,
+) -> Estimate:
+    """Extract a few utterances into a temporary folder and scale up what that took.
+
+    Args:
+        job: of the extraction.
+        encoder: the job's.
+        utterances: what is to be extracted.
+        lengths: seconds of each as far as known, by id.
+        in_blocks: number of blocks.
+        workers: how many share the work.
+    """
+    # Spread over the dataset; the first one warms up the encoder and is not counted.
+    step = max(1, len(utterances) // (WARM_UP + 1))
+    sample = utterances[::step][: WARM_UP + 1]
+    with tempfile.TemporaryDirectory() as folder:
+        job = replace(job, store=Path(folder, "warm-up"))
+        extract_block(job, sample[:1])
+        timed = sample[1:] or sample
+        began = time.perf_counter()
+        records = [r for r in extract_block(job, timed) if r.status != "failed"]
+        took = time.perf_counter() - began
+    seen = sum(record.duration for record in records)
+    thought = sum(lengths[record.id] for record in records)
+    # What the sampled files really last corrects the guess from their sizes.
+    seconds = sum(lengths[u.id] for u in utterances)
+    if thought:
+        seconds *= seen / thought
+    rows = seconds * job.sampling.fps + len(utterances) / 2  # T is rounded up
+    return Estimate(
+        utterances=len(utterances),
+        seconds=seconds,
+        blocks=in_blocks,
+        bytes=round(rows * sum(encoder.widths.values()) * np.dtype(job.dtype).itemsize),
+        took=took / seen * seconds if seen else None,
+        workers=workers,
+    )

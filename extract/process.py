@@ -1,0 +1,120 @@
+"""Running ffmpeg: many streams out of one process, in bounded memory, never for ever."""
+
+from __future__ import annotations
+
+import functools
+import os
+import selectors
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, TypeVar
+
+import imageio_ffmpeg
+
+IN_MEMORY = 64 << 20
+"""Bytes of a stream kept in memory; what goes beyond lies in a temporary file."""
+
+_LOG_LIMIT = 64 << 10
+_PIECE = 1 << 20
+
+Name = TypeVar("Name")
+
+
+class HangingError(Exception):
+    """The process gave no result in its time and was ended."""
+
+
+@functools.cache
+def ffmpeg_exe() -> str:
+    """The system's ffmpeg if there is one, else the binary that imageio-ffmpeg carries."""
+    return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+@functools.cache
+def ffmpeg_version() -> str:
+    """The version that ``ffmpeg -version`` names."""
+    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True)
+    return text.stdout.split()[2]
+
+
+def run(
+    names: Iterable[Name], command: Callable[[Mapping[Name, int]], list[str]], timeout: float
+) -> tuple[int, str, dict[Name, IO[bytes]]]:
+    """Run a process that writes several streams at once.
+
+    All pipes and the log are drained as they fill: read one after the other they would hang.
+
+    Args:
+        names: of the streams.
+        command: makes the command line, given the file descriptor to write each stream to.
+        timeout: seconds after which the process is ended.
+
+    Returns:
+        The exit status, the end of the log, and each stream as a file.
+
+    Raises:
+        HangingError: the time is over; the process is gone and everything closed.
+    """
+    deadline = time.monotonic() + timeout
+    pipes: dict[Name, tuple[int, int]] = {}
+    try:
+        for name in names:
+            pipes[name] = os.pipe()
+        process = subprocess.Popen(
+            command({name: sink for name, (_, sink) in pipes.items()}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[sink for _, sink in pipes.values()],
+        )
+    except BaseException:
+        for source, _ in pipes.values():
+            os.close(source)
+        raise
+    finally:
+        for _, sink in pipes.values():
+            os.close(sink)  # only the process may hold the writing end, or reading never ends
+    streams: dict[Name, IO[bytes]] = {
+        name: tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (closed by its readers)
+        for name in pipes
+    }
+    try:
+        assert process.stderr is not None
+        sources = {source: streams[name].write for name, (source, _) in pipes.items()}
+        log = _drain(sources, process.stderr.fileno(), deadline)
+        status = process.wait(max(0.0, deadline - time.monotonic()))
+    except (subprocess.TimeoutExpired, HangingError):
+        raise HangingError(f"ffmpeg gave no result within {timeout:g} s") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+        for source, _ in pipes.values():
+            os.close(source)
+    return status, log.decode("utf-8", "replace"), streams
+
+
+def _drain(sources: Mapping[int, Callable[[bytes], int]], log: int, deadline: float) -> bytes:
+    """Pass everything on until all ends are closed; returns the last of the log."""
+    said = b""
+    with selectors.DefaultSelector() as selector:
+        for source in (*sources, log):
+            selector.register(source, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if time.monotonic() > deadline:
+                raise HangingError
+            for key, _ in ready:
+                piece = os.read(key.fd, _PIECE)
+                if not piece:
+                    selector.unregister(key.fd)
+                elif key.fd == log:
+                    said = (said + piece)[-_LOG_LIMIT:]
+                else:
+                    sources[key.fd](piece)
+    return said
