@@ -8,9 +8,9 @@ from cache import Packed
 from manifests import Card
 from train.config import make_config
 from train.data import Batch
-from train.method import build_method
+from train.methods import build_method
+from train.methods.semanticmac import PSEUDO, SUBTASKS
 from train.optimiser import parameter_groups, rate_factor
-from train.semanticmac import PSEUDO, SUBTASKS
 from train.task import Task
 from train.text import LanguageModel, Tokens
 

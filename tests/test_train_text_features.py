@@ -13,7 +13,7 @@ from manifests import Card, Manifest
 from train.__main__ import main
 from train.config import make_config
 from train.data import Batch
-from train.method import build_method
+from train.methods import build_method
 from train.optimiser import parameter_groups
 from train.task import Task
 from train.text_features import TextFeatures

@@ -6,15 +6,17 @@ A comment marked [R] stands at a choice that the paper leaves open; docs/method.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Union, cast
+from typing import Any, TypeVar, Union, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from manifests import Manifest
+
+Options = TypeVar("Options")
 
 PRESETS = resources.files("train") / "presets"
 
@@ -133,6 +135,7 @@ class Config:
     dataset: str = ""  # folder below data/, or a path to a folder with a manifest
     preset: str | None = None  # name in train/presets; null: the one the dataset's card names
     method: str = "semanticmac"
+    options: dict[str, Any] = field(default_factory=dict)  # what only this method has: its file
     name: str | None = None  # ends the run folder's name; null: seed<seed>
     seed: int = 1
     cache: str | None = None  # feature store, path or URL; null: the one in <stores>/<dataset>
@@ -238,6 +241,24 @@ def read_overrides(overrides: Sequence[str]) -> Any:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # OmegaConf lets YAML's own errors through
         raise ValueError(f"cannot read {' '.join(overrides)!r}: {_first_line(error)}") from error
+
+
+def read_options(kind: type[Options], config: Config) -> Options:
+    """A method's own options: the defaults of its dataclass, then ``config.options``.
+
+    Raises:
+        ValueError: an option that the method does not have, or a value that it cannot take.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), config.options)
+    except OmegaConfBaseException as error:
+        if "not in" in str(error):
+            known = ", ".join(each.name for each in fields(kind)) or "none"  # type: ignore[arg-type]
+            raise ValueError(
+                f"unknown key 'options.{error.full_key}'; method={config.method} has: {known}"
+            ) from error
+        raise ValueError(f"key 'options.{error.full_key}': {_first_line(error)}") from error
+    return cast(Options, OmegaConf.to_object(merged))
 
 
 def _merge(layers: list[Any]) -> Config:

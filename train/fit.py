@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -23,7 +24,8 @@ from manifests import Manifest
 from train import metrics, record
 from train.config import Config, load_config, save_config
 from train.data import Split, load_splits
-from train.method import Method, build_method
+from train.method import Method
+from train.methods import build_method
 from train.metrics import Figures
 from train.optimiser import parameter_groups, rate_factor
 from train.report import figures_table, headline, progress, say, some
@@ -148,33 +150,48 @@ def fit(made: Setup, folder: Path, console: Console) -> Fitted:
             method.end_epoch(epoch)
             seconds = time.perf_counter() - started
 
-            outputs, valid_loss = predict(made, "valid")
-            figures = judge(made, "valid", outputs["M"])
-            score = _score(made.task, valid_loss, figures)
+            valid = predict(made, "valid")
+            figures = judge(made, "valid", valid.outputs["M"])
+            score = _score(made.task, valid.loss, figures)
             if not fitted.weights or score > fitted.score:
                 fitted.epoch, fitted.score = epoch, score
                 fitted.weights = record.predicting_state(made.method)
             line = {f"train/{name}": value for name, value in terms_mean.items()}
-            line |= {"valid/loss": valid_loss}
+            line |= {"valid/loss": valid.loss}
             line |= {f"valid/{name}": value for name, value in figures.items()}
             fitted.history.append({"epoch": epoch, "seconds": round(seconds, 3), **line})
             accelerator.log({**line, "rate": rate.get_last_lr()[-1]}, step=epoch)
             say(
                 console,
                 f"epoch {epoch:3d}/{config.train.epochs}  train {terms_mean['total']:.4f}  "
-                f"valid {valid_loss:.4f}  {headline(figures)}  {seconds:.1f} s"
+                f"valid {valid.loss:.4f}  {headline(figures)}  {seconds:.1f} s"
                 + ("  best" if fitted.epoch == epoch else ""),
             )
     accelerator.end_training()
     return fitted
 
 
+class Predicted(NamedTuple):
+    """What a method says of a split, in its order.
+
+    Attributes:
+        outputs: raw outputs ``[N, C]`` of every sub-task.
+        reported: ``[N]`` per name, what the method reports beside them.
+        loss: the mean over the utterances.
+    """
+
+    outputs: dict[str, Tensor]
+    reported: dict[str, Tensor]
+    loss: float
+
+
 @torch.inference_mode()
-def predict(made: Setup, split_name: str) -> tuple[dict[str, Tensor], float]:
-    """Raw outputs ``[N, C]`` of every sub-task on a split, in its order, and its mean loss."""
+def predict(made: Setup, split_name: str) -> Predicted:
+    """Run the method over a split."""
     split, method, device = made.splits[split_name], made.method, made.accelerator.device
     method.eval()
-    outputs: dict[str, list[Tensor]] = {}
+    outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
+    reported: defaultdict[str, list[Tensor]] = defaultdict(list)
     places, losses = [], []
     for batch in split.in_order(made.config.train.batch_size):
         batch = batch.to(device)
@@ -183,10 +200,15 @@ def predict(made: Setup, split_name: str) -> tuple[dict[str, Tensor], float]:
         losses.append(method.loss(out, batch)["total"] * len(batch))
         places.append(batch.index)
         for name, output_BC in out.predictions.items():
-            outputs.setdefault(name, []).append(output_BC.float())
+            outputs[name].append(output_BC.float())
+        for name, value_B in out.reported.items():
+            reported[name].append(value_B.float())
     back_N = torch.cat(places).argsort().cpu()
-    loss = float(torch.stack(losses).sum()) / len(split)
-    return {name: torch.cat(parts).cpu()[back_N] for name, parts in outputs.items()}, loss
+    return Predicted(
+        {name: torch.cat(parts).cpu()[back_N] for name, parts in outputs.items()},
+        {name: torch.cat(parts).cpu()[back_N] for name, parts in reported.items()},
+        float(torch.stack(losses).sum()) / len(split),
+    )
 
 
 def judge(made: Setup, split_name: str, output_NC: Tensor) -> Figures:
@@ -212,11 +234,13 @@ def evaluate(made: Setup, fitted: Fitted, folder: Path, started: float) -> dict[
     made.method.load_state_dict(fitted.weights, strict=False)
     figures, tables = {}, []
     for name, split in made.splits.items():
-        outputs, _ = predict(made, name)
-        figures[name] = judge(made, name, outputs["M"])
+        said = predict(made, name)
+        figures[name] = judge(made, name, said.outputs["M"])
         pseudo = exported if name == "train" else {}
         tables.append(
-            record.prediction_table(name, split.ids, made.task, split.labels, outputs, pseudo)
+            record.prediction_table(
+                name, split.ids, made.task, split.labels, said.outputs, pseudo, said.reported
+            )
         )
     trivial = judge_trivial(made, "test")
     table = pd.concat(tables, ignore_index=True)
@@ -250,9 +274,8 @@ def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, F
         now = environment(made).get(what)
         if what.endswith("_digest") and now != then:
             say(console, f"note: {what} is {now}, the run was trained with {then}")
-    outputs, _ = predict(made, split_name)
     figures = {
-        "model": judge(made, split_name, outputs["M"]),
+        "model": judge(made, split_name, predict(made, split_name).outputs["M"]),
         "trivial": judge_trivial(made, split_name),
     }
     say(console, f"\n{made.manifest.card.title}: {split_name} split, run {folder}")

@@ -1,4 +1,4 @@
-"""What the training loop asks of a method, and the table of methods.
+"""What the training loop asks of a method; train/methods/ holds the methods themselves.
 
 The loop calls, in this order: `begin` once, then per epoch `forward` and `loss` for each batch and
 `end_epoch`; after the last epoch `exports`. It knows no method by name.
@@ -6,7 +6,8 @@ The loop calls, in this order: `begin` once, then per epoch `forward` and `loss`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from train.config import Config
 from train.data import Batch
 from train.task import Task
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Outputs(NamedTuple):
@@ -24,16 +27,24 @@ class Outputs(NamedTuple):
         features: vectors ``[B, D]`` by name, for losses, probes and figures.
         specific: modality-specific vectors ``[B, M, D]``, or None.
         shared: modality-shared vectors ``[B, M, D]``, or None.
+        reported: per name one number per utterance, ``[B]``, to stand beside the predictions.
     """
 
     predictions: dict[str, Tensor]
     features: dict[str, Tensor]
     specific: Tensor | None = None
     shared: Tensor | None = None
+    reported: Mapping[str, Tensor] = NOTHING
 
 
 class Method(nn.Module):
     """A model with its loss. A sub-class writes `forward` and `loss`; the hooks are optional.
+
+    Args:
+        config: sizes and switches.
+        task: the target.
+        widths: columns of the cached features, keys "audio" and "vision", and "text" with
+            ``text.source=features``.
 
     Attributes:
         text_modules: paths of the sub-modules trained with the language model's learning rate.
@@ -43,6 +54,10 @@ class Method(nn.Module):
 
     text_modules: tuple[str, ...] = ("text.encoder",)
     training_state: tuple[str, ...] = ()
+
+    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.config, self.task = config, task
 
     def forward(self, batch: Batch) -> Outputs:
         """Predictions and features of a batch."""
@@ -65,24 +80,3 @@ class Method(nn.Module):
     def exports(self) -> dict[str, Tensor]:
         """After the last epoch: per name a ``[N, C]`` tensor over the training split to keep."""
         return {}
-
-
-def build_method(config: Config, task: Task, widths: dict[str, int]) -> Method:
-    """The method that ``config.method`` names, freshly initialised.
-
-    Args:
-        config: sizes and switches.
-        task: the target.
-        widths: columns of the cached features per modality.
-
-    Raises:
-        ValueError: there is no such method.
-    """
-    from train.semanticmac import SemanticMAC
-
-    methods: dict[str, Callable[[Config, Task, dict[str, int]], Method]] = {
-        "semanticmac": SemanticMAC
-    }
-    if config.method not in methods:
-        raise ValueError(f"no method is called {config.method!r}; there is: {', '.join(methods)}")
-    return methods[config.method](config, task, widths)

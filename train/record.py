@@ -112,13 +112,15 @@ def prediction_table(
     task: Task,
     truth_NC: Tensor,
     outputs: Mapping[str, Tensor],
-    pseudo: Mapping[str, Tensor] | None = None,
+    pseudo: Mapping[str, Tensor],
+    reported: Mapping[str, Tensor],
 ) -> pd.DataFrame:
     """One row per utterance of a split.
 
     Columns: ``id``, ``split``, ``prediction`` and ``truth`` (several classes: one 0/1 column each,
     ``prediction_<class>``), per sub-task its score ``M`` (classes: a probability each,
-    ``M_<class>``) and, where given, the final pseudo label as ``pseudo_S`` (``pseudo_S_<class>``).
+    ``M_<class>``), the final pseudo label as ``pseudo_S`` (``pseudo_S_<class>``) and what the
+    method reports of each utterance, under the method's names.
     """
     columns: dict[str, Any] = {"id": ids, "split": split}
     decided = {"prediction": task.scores(outputs["M"]), "truth": truth_NC}
@@ -127,8 +129,9 @@ def prediction_table(
         columns |= {f"{what}{suffix}": values for suffix, values in names.items()}
     for name, output_NC in outputs.items():
         columns |= _score_columns(name, task.scores(output_NC).numpy(), task)
-    for name, label_NC in (pseudo or {}).items():
+    for name, label_NC in pseudo.items():
         columns |= _score_columns(f"pseudo_{name}", label_NC.cpu().numpy(), task)
+    columns |= {name: value_N.numpy() for name, value_N in reported.items()}
     return pd.DataFrame(columns)
 
 

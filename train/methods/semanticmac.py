@@ -6,6 +6,8 @@ Letters: B batch, L text tokens, N latent tokens, D model width, C outputs, M = 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -25,21 +27,13 @@ SUBTASKS = ("M", *PSEUDO)
 
 
 class SemanticMAC(Method):
-    """The paper's method, equations (1) to (22).
-
-    Args:
-        config: sizes and switches.
-        task: the target.
-        widths: columns of the cached features, keys "audio" and "vision", and "text" with
-            ``text.source=features``.
-    """
+    """The paper's method, equations (1) to (22)."""
 
     training_state = ("pseudo",)
     pseudo: PseudoLabels
 
-    def __init__(self, config: Config, task: Task, widths: dict[str, int]) -> None:
-        super().__init__()
-        self.config, self.task = config, task
+    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
+        super().__init__(config, task, widths)
         width, dropout = config.width, config.dropout
         self.text = text_source(config.text, widths)
         self.project_text = nn.Linear(self.text.width, width)
