@@ -5,17 +5,19 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from manifests import adapters
 from manifests.card import Card, builtin_names
 from manifests.manifest import DATA, Manifest
-from manifests.summary import print_rows, print_summary
+from manifests.media import survey
+from manifests.summary import print_cards, print_media, print_rows, print_summary
 
 EPILOG = """\
 examples:
   python -m manifests build demo                        generate the demonstration dataset
   python -m manifests build ravdess --source ~/RAVDESS  read a release from its folder
+  python -m manifests build meld --source ~/MELD.Raw --no-media   its CSV files are enough
+  python -m manifests build mine --source ~/mine   data of your own, see docs/your-own-data.md
   python -m manifests show demo -n 3
 """
 
@@ -31,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     build = commands.add_parser("build", help="read a release and write its manifest")
-    build.add_argument("name", metavar="NAME", help="a dataset; `list` names them")
+    build.add_argument(
+        "name", metavar="NAME", help="a dataset that `list` names, or data of your own"
+    )
     build.add_argument(
         "--source",
         type=Path,
@@ -40,6 +44,17 @@ def parser() -> argparse.ArgumentParser:
     )
     build.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the manifest (default: data/NAME)"
+    )
+    build.add_argument(
+        "--no-media",
+        action="store_true",
+        help="labels alone are there: count the missing videos, and do not insist on any",
+    )
+    build.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="another way to split the release, as fold1 of mustard (default folder: "
+        "data/NAME-VARIANT); docs/datasets.md lists them",
     )
     build.set_defaults(run=_build)
 
@@ -59,13 +74,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _build(args: argparse.Namespace, console: Console) -> None:
-    out = args.out or DATA / args.name
+    out = args.out or DATA / (f"{args.name}-{args.variant}" if args.variant else args.name)
     source = args.source or out
     if args.source and not source.is_dir():
         raise ValueError(f"{source}: no such folder; --source is where the release was unpacked")
-    manifest, notes = adapters.build(args.name, source)
+    manifest, notes = adapters.build(args.name, source, not args.no_media, args.variant)
+    media = survey(manifest, source)
+    if len(media.missing) == media.videos and not args.no_media:
+        raise ValueError(
+            f"{source / media.missing[0]}: no such file, nor any other of the {media.videos} "
+            "videos: unpack them there, or say --no-media if only the labels are there yet"
+        )
     manifest.save(out)
     print_summary(manifest, console)
+    print_media(media, console)
     for note in notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(f"licence: {manifest.card.licence}", highlight=False, markup=False)
@@ -73,13 +95,7 @@ def _build(args: argparse.Namespace, console: Console) -> None:
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:
-    table = Table(title="datasets", show_lines=True)
-    for column in ("name", "title", "task", "licence", "how to obtain it"):
-        table.add_column(column, overflow="fold")
-    for name in builtin_names():
-        card = Card.builtin(name)
-        table.add_row(name, card.title, card.task, card.licence, card.obtain)
-    console.print(table)
+    print_cards([Card.builtin(name) for name in builtin_names()], console)
 
 
 def _show(args: argparse.Namespace, console: Console) -> None:

@@ -27,6 +27,7 @@ class Card:
         classes: the class names; for multilabel the same as `labels`, for regression empty.
         range: lowest and highest label (regression), None otherwise.
         unimodal: whether the table also has ``label_t``, ``label_a`` and ``label_v``.
+        transcripts: whether every utterance has a text; without, the text may be empty.
         language: ISO 639-1 code of the transcripts.
         language_model: the text model trained by default, a hub name or ``builtin:...``.
         encoder: the frozen audio-visual encoder used by default.
@@ -47,6 +48,7 @@ class Card:
     classes: list[str] = field(default_factory=list)
     range: list[float] | None = None
     unimodal: bool = False
+    transcripts: bool = True
     language: str = "en"
     language_model: str = "builtin:minilm"
     encoder: str = "embedded"
@@ -74,6 +76,8 @@ class Card:
                 faults.append("classes is given: regression has none")
         elif len(set(self.classes)) != len(self.classes) or not self.classes:
             faults.append("classes must be a list of distinct names")
+        if any(not isinstance(name, str) for name in self.classes or ()):
+            faults.append(f"classes is {self.classes}: YAML reads 1 and yes as no text, quote them")
         for split in self.splits:
             if split not in SPLITS:
                 faults.append(f"splits names {split!r}: use {', '.join(SPLITS)}")
@@ -120,6 +124,14 @@ class Card:
             return cls(**content)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
+
+    @property
+    def target(self) -> str:
+        """What is predicted, in words."""
+        if self.range is not None:
+            return f"a score from {self.range[0]:g} to {self.range[1]:g}"
+        any_number = "any number" if self.task == "multilabel" else "one"
+        return f"{any_number} of {', '.join(self.classes)}"
 
     def save(self, path: str | Path) -> None:
         """Write the card as YAML, atomically."""

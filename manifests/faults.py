@@ -1,22 +1,41 @@
 """What can be wrong with a table of utterances, each fault with its row and its remedy."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from manifests.card import SPLITS, Card
 
 CROP = ["crop_x", "crop_y", "crop_w", "crop_h"]
+SHOWN = 20
+
+LONGEST_S = 600
+"""Nobody speaks one utterance for ten minutes; a time that long is in milliseconds or in frames."""
+
+# What no text holds that was read in its own encoding: the mark of a byte that could not be read,
+# control characters (other than white space), and the commonest pairs that UTF-8 read as Latin-1
+# or Windows-1252 gives.
+GARBLED = re.compile("\ufffd|[\0-\x08\x0e-\x1f\x7f-\x9f]|â€|[ÂÃ][¡-º¼-¿]")
 
 
 def find_faults(card: Card, table: pd.DataFrame) -> list[str]:
     """All faults of `table` (in the manifest's types) under `card`, empty if there are none.
 
-    Each reads ``row 12 (id 'a'): what is wrong: what to do``; rows count from 0.
+    Each reads ``row 12 (id 'a'): what is wrong: what to do``; the number is the table's index.
     """
-    checks = (_ids, _videos, _intervals, _crops, _splits, _texts, _labels, _leaks)
+    checks = (_ids, _videos, _intervals, _crops, _splits, _texts, _encoding, _labels, _leaks)
     return [fault for check in checks for fault in check(card, table)]
+
+
+def raise_faults(faults: Sequence[str], where: Path | str) -> None:
+    """One ValueError with a line for each fault, the first few of many; none is no error."""
+    if faults:
+        lines = [f"{where}: {fault}" for fault in faults[:SHOWN]]
+        if len(faults) > SHOWN:
+            lines.append(f"... and {len(faults) - SHOWN} more")
+        raise ValueError("\n".join(lines))
 
 
 def _at(table: pd.DataFrame, bad: pd.Series, says: str) -> Iterator[str]:
@@ -58,6 +77,9 @@ def _intervals(card: Card, table: pd.DataFrame) -> Iterator[str]:
     yield from _at(table, one, "start {start}, end {end}: give both, or neither for the whole file")
     bad = (start < 0) | (end <= start) | start.abs().eq(float("inf")) | end.eq(float("inf"))
     yield from _at(table, bad, "bad interval {start} to {end} s: need 0 <= start < end, finite")
+    long = ~bad & (end - start > LONGEST_S)
+    remedy = "give seconds, and cut a whole recording into utterances"
+    yield from _at(table, long, f"interval {{start}} to {{end}} s is over {LONGEST_S} s: {remedy}")
 
 
 def _crops(card: Card, table: pd.DataFrame) -> Iterator[str]:
@@ -77,7 +99,16 @@ def _splits(card: Card, table: pd.DataFrame) -> Iterator[str]:
 
 
 def _texts(card: Card, table: pd.DataFrame) -> Iterator[str]:
-    yield from _at(table, _blank(table["text"]), "empty text: transcribe it or drop the row")
+    if card.transcripts:
+        yield from _at(table, _blank(table["text"]), "empty text: transcribe it or drop the row")
+
+
+def _encoding(card: Card, table: pd.DataFrame) -> Iterator[str]:
+    remedy = "it was read in another encoding than it was written in, save it as UTF-8"
+    columns = ["id", "video", "text", "speaker", "dialogue", "context"]
+    for column in (name for name in columns if name in table):
+        garbled = table[column].str.contains(GARBLED)
+        yield from _at(table, garbled, f"bad encoding in {column} {{{column}}}: {remedy}")
 
 
 def _labels(card: Card, table: pd.DataFrame) -> Iterator[str]:

@@ -11,14 +11,14 @@ import pandas as pd
 
 from manifests.atomic import written_aside
 from manifests.card import SPLITS, Card
-from manifests.faults import find_faults
+from manifests.faults import find_faults, raise_faults
 
 STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
 FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")
 INTEGERS = ("turn",)
 UNIMODAL = ("label_t", "label_a", "label_v")
+CONTEXT = "context"
 DATA = Path("data")
-SHOWN_FAULTS = 20
 
 
 @dataclass
@@ -36,6 +36,8 @@ class Manifest:
     text, language            string  transcript and its language (the card's where not given)
     speaker, dialogue         string  may be null
     turn                      Int64   place in the dialogue, may be null
+    context                   string  what was said before, one utterance a line, oldest first;
+                                      null: nothing. Only where the release tells it so
     label, or one per class   float64 (regression), string (classification), Int64 (multilabel)
     label_t, label_a, label_v float64 only where the card says `unimodal`
     ========================= ======= ==========================================================
@@ -56,15 +58,18 @@ class Manifest:
             raise ValueError(f"{self._where()}: no column {', '.join(missing)}: add it")
         if "language" not in table:
             table["language"] = self.card.language
-        for column, dtype in self.column_types().items():
+        types = self.column_types()
+        if CONTEXT in table:  # unlike the others never added: the digests without it stay
+            types[CONTEXT] = "string"
+        for column, dtype in types.items():
             if column not in table:
                 table[column] = pd.Series(pd.NA, index=table.index, dtype="object")
             try:
                 table[column] = _cast(table[column], dtype)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{self._where()}: column {column}: {error}") from error
-        extra = [c for c in table if c not in self.column_types()]
-        self.table = table[[*self.column_types(), *extra]]
+        extra = [c for c in table if c not in types]
+        self.table = table[[*types, *extra]]
 
     def _label_types(self) -> dict[str, str]:
         kind = {"regression": "float64", "classification": "string", "multilabel": "Int64"}
@@ -126,12 +131,7 @@ class Manifest:
 
     def check(self) -> None:
         """Raise one ValueError that lists what is wrong: file, row and remedy for each fault."""
-        faults = find_faults(self.card, self.table)
-        if faults:
-            shown = [f"{self._where()}: {fault}" for fault in faults[:SHOWN_FAULTS]]
-            if len(faults) > SHOWN_FAULTS:
-                shown.append(f"... and {len(faults) - SHOWN_FAULTS} more")
-            raise ValueError("\n".join(shown))
+        raise_faults(find_faults(self.card, self.table), self._where())
 
     def _where(self) -> str:
         return str(self.path or f"manifest of {self.card.name}")

@@ -1,20 +1,71 @@
 """What a manifest holds, as tables on the terminal."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from manifests.card import SPLITS, Card
 from manifests.manifest import Manifest
+from manifests.media import Media
+
+SHOWN_MISSING = 5
 
 
 def print_summary(manifest: Manifest, console: Console) -> None:
-    """Rows a split beside the release's and the paper's counts, then the labels' distribution."""
+    """Rows a split beside the release's and the paper's counts, labels' distribution, languages."""
     console.print(_counts(manifest))
     console.print(_labels(manifest))
+    languages = manifest.table["language"].value_counts().sort_index()
+    told = ", ".join(f"{language} {count}" for language, count in languages.items())
+    console.print(f"languages: {told}", highlight=False, markup=False)
+
+
+def print_media(media: Media, console: Console) -> None:
+    """Hours of the utterances, and which videos are missing on this disk."""
+    hours = f"hours: {media.seconds / 3600:.2f}"
+    if media.unknown:
+        hours += f", and {media.unknown} utterances of unknown length"
+    console.print(hours, highlight=False)
+    missing = f"missing videos: {len(media.missing)} of {media.videos}"
+    if media.missing:
+        more = ", ..." if len(media.missing) > SHOWN_MISSING else ""
+        missing += f" ({', '.join(media.missing[:SHOWN_MISSING])}{more})"
+    style = "yellow" if media.missing else None
+    console.print(missing, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_cards(cards: Sequence[Card], console: Console) -> None:
+    """Every dataset: what is predicted, its rows in the splits, licence, how to obtain it."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0), show_header=False, show_edge=False)
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    for card in cards:
+        about = Text.assemble(
+            (f"{card.title}\n", "bold"),
+            (f"{_target(card)}\n", "green"),
+            (f"licence: {card.licence}\n", "yellow"),
+            card.obtain,
+        )
+        table.add_row(card.name, about)
+    console.print(table)
+    console.print(
+        "Anything else is data of your own: write labels.csv beside the videos, then "
+        "`python -m manifests build NAME --source FOLDER` (docs/your-own-data.md).",
+        highlight=False,
+    )
+
+
+def _target(card: Card) -> str:
+    """What is predicted, in which language, from how many rows in train, valid and test."""
+    told = [card.splits.get(split, {}) for split in SPLITS]
+    sizes = [counts.get("paper") or counts.get("release") for counts in told]
+    rows = "/".join(map(str, sizes)) + " rows" if all(sizes) else "no published splits"
+    return f"{card.target}\n{card.language}, {rows}"
 
 
 def print_rows(manifest: Manifest, count: int, console: Console) -> None:
@@ -41,7 +92,9 @@ def _counts(manifest: Manifest) -> Table:
         row = {"here": here, "release": told.get("release"), "paper": told.get("paper")}
         for key, count in row.items():
             totals[key].append(count)
-        table.add_row(split, *map(_or_dash, row.values()), style="red" if here == 0 else None)
+        told_otherwise = row["release"] not in (None, here)
+        style = "red" if here == 0 else "yellow" if told_otherwise else None
+        table.add_row(split, *map(_or_dash, row.values()), style=style)
     table.add_section()
     table.add_row(
         "all", *(_or_dash(None if None in c else sum(filter(None, c))) for c in totals.values())

@@ -192,6 +192,11 @@ CROP = {"crop_x": [0.0] * 3, "crop_y": [0.0] * 3, "crop_w": [1.0] * 3, "crop_h":
         (REGRESSION, INTERVAL | {"start": [0, -1, 0]}, "row 1 .*bad interval -1.0"),
         (REGRESSION, INTERVAL | {"end": [1, np.inf, 1]}, "row 1 .*bad interval"),
         (REGRESSION, INTERVAL | {"end": [1, np.nan, 1]}, "row 1 .*give both, or neither"),
+        (REGRESSION, INTERVAL | {"end": [1, 601, 1]}, "row 1 .*is over 600 s: give seconds"),
+        (REGRESSION, {"text": ["a", "caf\ufffd", "b"]}, "row 1 .*bad encoding in text 'caf"),
+        (REGRESSION, {"text": ["a", "don\x92t", "b"]}, "row 1 .*bad encoding in text"),
+        (REGRESSION, {"speaker": ["a", "ZoÃ«", "b"]}, "row 1 .*bad encoding in speaker 'ZoÃ«'"),
+        (REGRESSION, {"context": ["a", "â€œwell", None]}, "row 1 .*bad encoding in context"),
         (REGRESSION, CROP | {"crop_w": [1, np.nan, 1]}, "row 1 .*all four fractions"),
         (REGRESSION, CROP | {"crop_x": [0, 0.5, 0]}, "row 1 .*lie in the picture"),
         (REGRESSION, {"video": ["a", "/b.mp4", "c"]}, "row 1 .*absolute path '/b.mp4'"),
@@ -207,6 +212,19 @@ def test_check_names_the_fault(card, columns, says, tmp_path):
         Manifest.load(folder).check()
     lines = str(error.value).splitlines()
     assert all(line.startswith(str(tmp_path / "manifest.parquet")) for line in lines)
+
+
+def test_texts_in_their_own_encoding_are_sound():
+    words = ["NÃO, AMANHÃ!", "“Ça va” – déjà vu…", "我很好。", "tab\tand\nline", "½ £5 25°C"]
+    Manifest(REGRESSION, table(5, text=words)).check()
+    for word in ("déçu", "schön", "niño", "5 £", "it’s"):
+        garbled = word.encode().decode("cp1252")
+        with pytest.raises(ValueError, match="bad encoding"):
+            Manifest(REGRESSION, table(text=[garbled] * 3)).check()
+
+
+def test_a_dataset_without_transcripts_may_have_empty_texts():
+    Manifest(replace(REGRESSION, transcripts=False), table(text=["", None, " "])).check()
 
 
 def test_check_bounds_its_list():

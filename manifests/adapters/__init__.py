@@ -1,14 +1,18 @@
 """One module for each release: it reads the release's own files and gives the table of utterances.
 
 To add a dataset ``abc``: write ``manifests/adapters/abc.py`` with a function
-``build(source: Path)`` and ``manifests/cards/abc.yaml``. Nothing else needs to know. `build` gets
-the data root (the folder the ``video`` column is relative to) and returns the table as a
-DataFrame, or as a `Built` when it has something to add.
+``build(source: Path, media: bool)`` and ``manifests/cards/abc.yaml``. Nothing else needs to know.
+`build` gets the data root (the folder the ``video`` column is relative to) and returns the table as
+a DataFrame, or as a `Built` when it has something to add (`csd` and `raw_clips` read layouts that
+several releases share). Labels and texts alone must be enough:
+`media` says whether the videos can be expected below the root, and most adapters need not ask. A
+row of the release is kept whether or not its video is there; which are missing is not the
+adapter's to say but the command line's (`manifests.media`). Where a release can be split in several
+ways, the adapter has a table ``VARIANTS`` (name to what it is) and `build` a third parameter.
 """
 
 import importlib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +20,8 @@ from typing import Any
 
 import pandas as pd
 
-from manifests.card import Card
+from manifests.card import Card, builtin_names
+from manifests.faults import find_faults, raise_faults
 from manifests.manifest import Manifest
 
 
@@ -25,12 +30,14 @@ class Built:
     """What an adapter made: the table, notes for the user, and card fields this copy overrides.
 
     The overrides are for copies that cannot keep the card's promise: one actor's clips cannot be
-    split by actor, so the adapter returns ``{"disjoint": [], "split_rule": "..."}``.
+    split by actor, so the adapter returns ``{"disjoint": [], "split_rule": "..."}``. With `file`,
+    the table's index holds the rows' numbers in that file, so that faults name the place to mend.
     """
 
     table: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
 
 
 def has_adapter(name: str) -> bool:
@@ -38,19 +45,50 @@ def has_adapter(name: str) -> bool:
     return bool(re.fullmatch(r"[a-z]\w*", name)) and find_spec(f"{__name__}.{name}") is not None
 
 
-def build(name: str, source: Path) -> tuple[Manifest, list[str]]:
-    """Read the release `name` below `source`; returns the checked manifest and the notes."""
-    card = Card.builtin(name)
-    if not has_adapter(name):
-        raise ValueError(f"{name} has a card but no adapter yet: add manifests/adapters/{name}.py")
-    adapter: Callable[[Path], pd.DataFrame | Built] = importlib.import_module(
-        f"{__name__}.{name}"
-    ).build
-    built = adapter(source)
-    if isinstance(built, pd.DataFrame):
-        built = Built(built)
+def build(
+    name: str, source: Path, media: bool = True, variant: str | None = None
+) -> tuple[Manifest, list[str]]:
+    """Read the release `name` below `source`; returns the checked manifest and the notes.
+
+    Args:
+        name: of a dataset with a card in this package; any other is data of the user's own, which
+            `manifests.adapters.own` reads.
+        source: folder of the release.
+        media: whether its videos are there; False: only its labels and texts.
+        variant: one of several ways to split it; None: the adapter's own choice.
+
+    Raises:
+        ValueError: no such dataset or variant, nothing of it in the folder, or faults in it.
+    """
+    from manifests.adapters import own  # it needs `Built`
+
+    if name in builtin_names():
+        card, built = Card.builtin(name), _release(name, source, media, variant)
+    elif own.is_there(source):
+        card, built = own.read(name, source)
+    else:
+        raise ValueError(
+            f"no card is called {name!r}; there are: {', '.join(builtin_names())}. Is it data of "
+            f"your own, then write {source / own.TABLE} (docs/your-own-data.md)"
+        )
     if built.table.empty:
         raise ValueError(f"{source}: nothing of {card.title} in it; to obtain it: {card.obtain}")
     manifest = Manifest(replace(card, **built.card), built.table)
-    manifest.check()
+    rows = manifest.table.set_axis(built.table.index)
+    raise_faults(find_faults(manifest.card, rows), built.file or f"manifest of {name}")
     return manifest, built.notes
+
+
+def _release(name: str, source: Path, media: bool, variant: str | None) -> Built:
+    if not has_adapter(name):
+        raise ValueError(f"{name} has a card but no adapter yet: add manifests/adapters/{name}.py")
+    adapter = importlib.import_module(f"{__name__}.{name}")
+    if variant is None:
+        built = adapter.build(source, media)
+    else:
+        variants: dict[str, str] = getattr(adapter, "VARIANTS", {})
+        if variant not in variants:
+            ways = ", ".join(variants) or "none"
+            raise ValueError(f"{name} has no variant {variant!r}; there are: {ways}")
+        built = adapter.build(source, media, variant)
+    return Built(built) if isinstance(built, pd.DataFrame) else built

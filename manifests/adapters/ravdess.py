@@ -2,12 +2,14 @@
 
 Reads the official layout, ``Actor_XX/<name>.mp4``, at any depth. Seven two-digit numbers make a
 name: modality, channel, emotion, intensity, statement, repetition, actor. Only speech with sound
-and picture is taken: there is a second, silent copy of every clip and a sung part.
+and picture is taken: there is a second, silent copy of every clip and a sung part. The labels are
+nowhere but in the names; without videos the names are those of the whole release, 60 an actor.
 """
 
 import re
 from collections import Counter
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -33,16 +35,19 @@ BY_REPETITION = (
 BY_TURNS = "by turns (train, valid, test, train, train) over the sorted names, too few clips"
 
 
-def build(source: Path) -> Built:
-    """Table of the speech clips below `source`; ValueError if they are fewer than three splits."""
+def build(source: Path, media: bool = True) -> Built:
+    """Table of the speech clips below `source`, or without `media` of the whole release.
+
+    Raises:
+        ValueError: fewer than three clips, which cannot fill three splits.
+    """
     rows: list[dict[str, object]] = []
     skipped: Counter[str] = Counter()
     malformed = []
-    clips = (p for p in source.rglob("*") if p.suffix.lower() in {".mp4", ".wav"})
-    for path in sorted(clips):
+    for path in _files_below(source) if media else _whole_release():
         fields = NAME.fullmatch(path.stem)
         if fields is None:
-            malformed.append(path.relative_to(source).as_posix())
+            malformed.append(path.as_posix())
             continue
         modality, channel, emotion, intensity, statement, repetition, actor = map(
             int, fields.groups()
@@ -55,7 +60,7 @@ def build(source: Path) -> Built:
             rows.append(
                 {
                     "id": path.stem,
-                    "video": path.relative_to(source).as_posix(),
+                    "video": path.as_posix(),
                     "text": STATEMENTS[statement - 1],
                     "speaker": f"actor_{actor:02d}",
                     "label": EMOTIONS[emotion - 1],
@@ -77,6 +82,21 @@ def build(source: Path) -> Built:
     table["split"], rule, disjoint = _split(table)
     notes.append(f"split {rule}")
     return Built(table, notes, {"split_rule": rule, "disjoint": disjoint})
+
+
+def _files_below(source: Path) -> list[PurePosixPath]:
+    clips = (p for p in source.rglob("*") if p.suffix.lower() in {".mp4", ".wav"})
+    return sorted(PurePosixPath(clip.relative_to(source).as_posix()) for clip in clips)
+
+
+def _whole_release() -> list[PurePosixPath]:
+    """Emotions by two intensities, statements and repetitions; a neutral voice is never strong."""
+    cells = product(range(1, 25), range(1, 9), (1, 2), (1, 2), (1, 2))
+    return [
+        PurePosixPath(f"Actor_{a:02d}/01-01-{e:02d}-{i:02d}-{s:02d}-{r:02d}-{a:02d}.mp4")
+        for a, e, i, s, r in cells
+        if (e, i) != (1, 2)
+    ]
 
 
 def _split(table: pd.DataFrame) -> tuple[list[str], str, list[str]]:

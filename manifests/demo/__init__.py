@@ -16,10 +16,11 @@ from manifests.demo.plan import Clip, make_plan
 __all__ = ["Clip", "build", "make_plan", "tabulate"]
 
 
-def build(source: Path) -> pd.DataFrame:
-    """Generate the clips in ``source/videos``, where they are not there yet; returns the table."""
+def build(source: Path, media: bool = True) -> pd.DataFrame:
+    """The table; with `media`, generates those clips that are not yet in ``source/videos``."""
     clips = make_plan()
-    write_clips(clips, source / "videos")
+    if media:
+        write_clips(clips, source / "videos")
     return tabulate(clips)
 
 

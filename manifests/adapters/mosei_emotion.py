@@ -1,0 +1,37 @@
+"""The six emotions of CMU-MOSEI, any number at once: rated from 0 to 3, present above 0.
+
+``label.csv`` is taken if it has a column for each emotion; usually it has none, and the CMU SDK's
+``.csd`` files are.
+"""
+
+from pathlib import Path
+
+from manifests.adapters import Built, csd, raw_clips
+from manifests.csv_table import read_csv
+from manifests.faults import raise_faults
+
+EMOTIONS = csd.MOSEI.columns[1:]
+
+
+def build(source: Path, media: bool = True) -> Built:
+    """The table of utterances with one column an emotion, 0 or 1.
+
+    Raises:
+        ValueError: a rating is missing or not between 0 and 3, or as the readers of the layouts.
+    """
+    path = raw_clips.find_table(source)
+    if path is not None and not set(EMOTIONS) <= set(read_csv(path, "cp1252")[0]):
+        path = None
+    built = raw_clips.read(path, EMOTIONS) if path else csd.read("mosei_emotion", source, EMOTIONS)
+    ratings = built.table.reindex(columns=list(EMOTIONS))
+    raise_faults(
+        [
+            f"row {row} (id {built.table.loc[row, 'id']!r}): {emotion} {ratings.loc[row, emotion]} "
+            "is not between 0 and 3: take the release's own file"
+            for emotion in EMOTIONS
+            for row in ratings.index[~ratings[emotion].between(0, 3)]
+        ],
+        path or source,
+    )
+    built.table[list(EMOTIONS)] = (ratings > 0).astype(int)
+    return built

@@ -1,0 +1,136 @@
+"""Data of your own: ``labels.csv``, perhaps ``card.yaml``, and the videos, in one folder.
+
+docs/your-own-data.md tells how to write them. What the files leave open is decided the same way on
+every machine, and said: a card is drafted from the labels, and splits are drawn by speaker.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from manifests.adapters import Built
+from manifests.card import SPLITS, Card
+from manifests.csv_table import numbers, read_csv, require
+from manifests.manifest import FLOATS, INTEGERS, UNIMODAL
+
+TABLE = "labels.csv"
+CARD = "card.yaml"
+SEED = 1
+TEST, VALID = 0.2, 0.1
+
+
+def is_there(source: Path) -> bool:
+    """Whether `source` holds a table of somebody's own data."""
+    return (source / TABLE).is_file()
+
+
+def read(name: str, source: Path) -> tuple[Card, Built]:
+    """The card and the table of the data in `source`, which shall be called `name`.
+
+    Raises:
+        ValueError: a name that cannot be a folder's, a card of another name, a column that is
+            missing, a cell that cannot be read; names file and row.
+    """
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"{name!r} cannot name a dataset: use letters, digits, _ and -")
+    path = source / TABLE
+    cells, _ = read_csv(path)
+    require(cells, ["id", "video"], path)
+    if (source / CARD).is_file():
+        card = Card.load(source / CARD)
+        if card.name != name:
+            raise ValueError(
+                f"{source / CARD}: the name is {card.name!r}: "
+                f"`build {card.name}`, or write `name: {name}` there"
+            )
+        return card, tabulate(card, cells, path)
+    card = draft_card(name, cells, path)
+    built = tabulate(card, cells, path)
+    built.notes.insert(0, f"no {CARD}: the labels are taken for {card.target}")
+    return card, built
+
+
+def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
+    """A card for a table without one: a score if all labels are numbers, else one class of some."""
+    require(cells, ["label"], path)
+    unimodal = set(UNIMODAL) <= set(cells)
+    fields: dict[str, Any] = {
+        "name": name,
+        "title": name,
+        "unimodal": unimodal,
+        "licence": f"not stated in a {CARD}",
+    }
+    columns = ["label", *(UNIMODAL if unimodal else ())]
+    labels = pd.Series(cells[columns].to_numpy().ravel())
+    scores = pd.to_numeric(labels[labels != ""], errors="coerce")
+    if scores.empty or scores.isna().any():
+        classes = sorted(set(cells["label"]) - {""})
+        metrics = "binary" if len(classes) == 2 else "emotion"
+        return Card(task="classification", classes=classes, metrics=metrics, **fields)
+    if scores.min() < 0:
+        high = float(math.ceil(scores.abs().max()))
+        low = -high
+    else:
+        low, high = float(math.floor(scores.min())), float(math.ceil(scores.max()))
+    metrics = "sims" if (low, high) == (-1, 1) else "mosi"
+    return Card(task="regression", range=[low, high], metrics=metrics, **fields)
+
+
+def tabulate(card: Card, cells: pd.DataFrame, path: Path) -> Built:
+    """The cells of the file at `path` as utterances of a dataset with this card.
+
+    Columns that a manifest does not know are kept as text. An empty cell is a null.
+    """
+    require(cells, card.labels, path)
+    notes: list[str] = []
+    overrides: dict[str, Any] = {}
+    table = cells.astype("object").where(cells != "", None)
+    numeric = {*FLOATS, *INTEGERS, *(UNIMODAL if card.unimodal else ())}
+    numeric |= set() if card.task == "classification" else set(card.labels)
+    for column in sorted(numeric & set(cells)):
+        table[column] = numbers(cells, column, path)
+    if "text" not in cells:
+        table["text"] = ""
+        overrides["transcripts"] = False
+        notes.append("no column text: the language model has nothing to read")
+    if "language" in cells:
+        table["language"] = table["language"].fillna(card.language)
+    if "split" not in cells:
+        by = "speaker" if "speaker" in cells and (cells["speaker"] != "").all() else "video"
+        table["split"] = cells[by].map(draw_splits(cells[by], path))
+        rule = f"by {by}, drawn with seed {SEED}: a fifth test, a tenth valid, the others train"
+        overrides |= {"split_rule": rule, "disjoint": [by]}
+        notes.append(f"no column split: {rule}")
+    elif "speaker" in cells and "speaker" not in card.disjoint:
+        splits = table.groupby("speaker")["split"].nunique()
+        if shared := int((splits > 1).sum()):
+            notes.append(
+                f"{shared} speakers are in several splits, which flatters the figures; "
+                f"`disjoint: [speaker]` in {CARD} makes that a fault"
+            )
+    return Built(table, notes, overrides, file=path)
+
+
+def draw_splits(groups: Iterable[str], path: Path, seed: int = SEED) -> dict[str, str]:
+    """A split for each group (a speaker, a video), a pure function of their names and `seed`.
+
+    The groups are put in the order of a hash of their names: the first fifth is test, the next
+    tenth valid, at least one of each.
+
+    Raises:
+        ValueError: fewer than three groups.
+    """
+    order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest())
+    if len(order) < len(SPLITS):
+        raise ValueError(
+            f"{path}: {len(order)} speakers or videos cannot fill three splits: add a column split"
+        )
+    test = max(1, round(TEST * len(order)))
+    valid = max(1, round(VALID * len(order)))
+    names = ["test"] * test + ["valid"] * valid + ["train"] * (len(order) - test - valid)
+    return dict(zip(order, names, strict=True))

@@ -1,0 +1,71 @@
+"""The layout that CMU-MOSI, CMU-MOSEI, CH-SIMS and CH-SIMS v2 are shared in: one clip, one file.
+
+``label.csv`` (or ``meta.csv``) has the columns ``video_id, clip_id, text, label, [label_T, label_A,
+label_V,] annotation, mode`` and the clips are ``Raw/<video_id>/<clip_id>.mp4``. An utterance is
+called ``<video_id>$_$<clip_id>``, as in the feature files that go with these releases.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from manifests.adapters import Built
+from manifests.csv_table import numbers, read_csv, require
+from manifests.faults import raise_faults
+
+TABLES = ("label.csv", "meta.csv", "labels.csv")
+MODES = {"val": "valid", "dev": "valid"}
+TURN = r"\d{1,9}"
+
+
+def find_table(source: Path) -> Path | None:
+    """The table of labels in the folder of a release, None if there is none."""
+    return next((source / name for name in TABLES if (source / name).is_file()), None)
+
+
+def read(
+    path: Path,
+    labels: Sequence[str] = ("label",),
+    fallback: str = "cp1252",
+    clip_name: Callable[[str, str], str] = lambda video, clip: clip,
+) -> Built:
+    """The table of utterances, in the order of the file at `path`.
+
+    Rows that are the same in every cell are taken once. Rows are numbered as in the file.
+
+    Args:
+        path: ``label.csv`` or the like, beside the folder ``Raw``.
+        labels: columns with numbers, in lower case; they are kept as they are.
+        fallback: encoding of a file that is not UTF-8.
+        clip_name: from a row's video and clip to the name of the clip's file without ``.mp4``, for
+            releases whose clip numbers lose their zeros in a spreadsheet.
+
+    Raises:
+        ValueError: a missing column, a row without ids, a label that is no number.
+    """
+    cells, encoding = read_csv(path, fallback)
+    require(cells, ["video_id", "clip_id", "text", "mode", *labels], path)
+    nameless = cells.index[(cells["video_id"] == "") | (cells["clip_id"] == "")]
+    raise_faults([f"row {row}: no video_id or clip_id: fill it in" for row in nameless], path)
+    notes = [] if encoding == "utf-8" else [f"{path.name} is not UTF-8, read as {encoding}"]
+    again = cells.duplicated()
+    if again.any():
+        rows = ", ".join(str(row) for row in cells.index[again][:5])
+        notes.append(f"{path.name}: {again.sum()} rows are there twice, taken once: row {rows}")
+        cells = cells[~again]
+    video = cells["video_id"]
+    clip = pd.Series(map(clip_name, video, cells["clip_id"]), index=cells.index, dtype="object")
+    table = pd.DataFrame(
+        {
+            "id": video + "$_$" + clip,
+            "video": "Raw/" + video + "/" + clip + ".mp4",
+            "split": cells["mode"].str.lower().replace(MODES),
+            "text": cells["text"],
+            "dialogue": video,
+            "turn": pd.to_numeric(clip.where(clip.str.fullmatch(TURN))),
+        }
+    )
+    for column in labels:
+        table[column] = numbers(cells, column, path)
+    return Built(table, notes, file=path)

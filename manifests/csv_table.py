@@ -1,0 +1,100 @@
+"""A CSV file as its authors saved it: its encoding, its rows and, on a fault, the row's number."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from manifests.faults import raise_faults
+
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_csv(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, str]:
+    """All cells as text without outer blanks, and the encoding that the file turned out to have.
+
+    Nothing is taken for a null or a number: an utterance may be the word "NA". Rows are numbered as
+    a spreadsheet does (the header is row 1); empty ones are passed over. Column names are made
+    lower case.
+
+    Args:
+        path: a file of comma separated values with a header.
+        fallback: encoding of a file that is not UTF-8 (with or without a mark); None refuses it.
+
+    Raises:
+        ValueError: not in that encoding, no header, a column twice, or rows of another length.
+    """
+    text, encoding = _decode(path, fallback)
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}: not comma separated values: {error}") from error
+    header = [cell.strip().lower() for cell in records[0]] if records else []
+    if len(header) < 2:
+        raise ValueError(
+            f"{path}: its first line is {','.join(header)!r}: it must name the columns, separated "
+            "by commas (not semicolons or tabs)"
+        )
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: column {', '.join(twice)} is there twice: rename one")
+    rows = {
+        number: cells
+        for number, cells in enumerate(records[1:], start=2)
+        if any(cell.strip() for cell in cells)
+    }
+    raise_faults(
+        [
+            f"row {number}: {len(cells)} cells, the header has {len(header)}: put quotes around a "
+            "text with commas"
+            for number, cells in rows.items()
+            if len(cells) != len(header)
+        ],
+        path,
+    )
+    table = pd.DataFrame(list(rows.values()), columns=header, index=list(rows), dtype="object")
+    return table.map(str.strip), encoding
+
+
+def require(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    """ValueError that names the columns which `table`, read from `path`, lacks."""
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)}: add it; it has {', '.join(table.columns)}"
+        )
+
+
+def numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """One column as float64; an empty cell is NaN, anything else that is no number a ValueError."""
+    cells = table[column]
+    values = pd.to_numeric(cells.where(cells != ""), errors="coerce").astype(np.float64)
+    # pandas reads the words "nan" and "inf" as numbers, which nobody means here.
+    bad = (cells != "") & ~np.isfinite(values)
+    raise_faults(
+        [
+            f"row {row}: {column} {cell!r} is no number: write it like 0.4, with a point"
+            for row, cell in cells[bad].items()
+        ],
+        path,
+    )
+    return values
+
+
+def _decode(path: Path, fallback: str | None) -> tuple[str, str]:
+    content = path.read_bytes()
+    if content.startswith(UTF_16_MARKS):
+        return content.decode("utf-16"), "utf-16"
+    try:
+        return content.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        says = f"{path}: row {row}: byte 0x{content[error.start]:02x} is not UTF-8"
+    if fallback is None:
+        raise ValueError(f"{says}: save the file as CSV UTF-8")
+    try:
+        return content.decode(fallback), fallback
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{says}, nor is the file {fallback}: save it as CSV UTF-8") from error
