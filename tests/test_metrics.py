@@ -4,6 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn.metrics import classification_report
 
 from train.metrics import METRIC_SETS, compute
 
@@ -31,6 +35,26 @@ def test_mosi_by_hand():
 def test_mosi_rounds_half_to_even():
     figures = compute("mosi", array(0.5, 1.5, 2.5), array(0.0, 2.0, 2.0))
     assert figures["Acc7"] == 1.0
+    figures = compute("mosi", array(-0.5, -1.5, -2.5, 0.51), array(0.0, -2.0, -2.0, 1.0))
+    assert figures["Acc7"] == 1.0
+    # The truth is rounded too, and labels between whole numbers are common.
+    figures = compute("mosi", array(0.0, 2.0, 2.0), array(0.5, 1.5, 2.5))
+    assert figures["Acc7"] == figures["Acc5"] == 1.0
+
+
+def test_mosi_errors_are_measured_before_clipping():
+    figures = compute("mosi", array(5.0, -5.0), array(3.0, -3.0))
+    assert figures["MAE"] == 2.0
+    assert figures["Acc7"] == figures["Acc5"] == 1.0
+
+
+def test_mosi_drops_only_exact_zeros():
+    # A truth of 0: has0 counts it among the not negative, non0 leaves it out.
+    figures = compute("mosi", array(-1.0, 1.0, -1.0), array(0.0, 1.0, -0.2))
+    assert figures["Acc2_has0"] == pytest.approx(2 / 3)
+    assert figures["Acc2_non0"] == figures["F1_non0"] == 1.0
+    figures = compute("mosi", array(0.0, -1.0), array(-0.0, -1.0))
+    assert figures["Acc2_has0"] == 1.0
 
 
 def test_mosi_zero_is_a_guess_of_not_negative_only_with_has0():
@@ -52,6 +76,19 @@ def test_sims_by_hand():
     # Two, 0 negative: truth - - - - + + +, guess - - - + + + +.
     assert figures["Acc2"] == pytest.approx(6 / 7)
     assert figures["F1"] == pytest.approx(4 / 7 * (6 / 7) + 3 / 7 * (6 / 7))
+
+
+def test_sims_clips_before_everything():
+    figures = compute("sims", array(3.0, -3.0, 0.5), array(1.0, -1.0, 0.5))
+    assert figures["MAE"] == 0.0
+    assert figures["Corr"] == pytest.approx(1.0)
+    assert figures["Acc5"] == figures["Acc3"] == figures["Acc2"] == figures["F1"] == 1.0
+
+
+def test_sims_zero_is_negative():
+    figures = compute("sims", array(0.0, 0.0), array(-0.2, 0.2))
+    assert figures["Acc2"] == 0.5
+    assert figures["Acc3"] == 0.0
 
 
 def test_mosei_emotion_by_hand():
@@ -90,6 +127,30 @@ def test_iemocap_by_hand():
     assert (figures["wAcc"], figures["wF1"]) == pytest.approx((3 / 6, WEIGHTED))
 
 
+def test_iemocap_in_conversation():
+    figures = compute("iemocap_conversation", GUESS, TRUTH, CLASSES)
+    assert list(figures) == ["wAcc", "wF1", "F1_a", "F1_b", "F1_c"]
+    assert figures == compute("meld", GUESS, TRUTH, CLASSES)
+
+
+def test_a_class_absent_from_the_split():
+    truth = np.array([0, 0, 1])
+    # c is nowhere: its F1 is undefined and no average counts it.
+    figures = compute("iemocap", np.array([0, 1, 1]), truth, CLASSES)
+    assert math.isnan(figures["bF1_c"])
+    assert figures["bF1_average"] == pytest.approx(2 / 3)
+    assert (figures["sAcc_c"], figures["sAcc_average"]) == pytest.approx((1.0, 7 / 9))
+    assert figures["wF1"] == pytest.approx(2 / 3)
+    assert math.isnan(compute("meld", np.array([0, 1, 1]), truth, CLASSES)["F1_c"])
+    # c is guessed although nobody shows it: a wrong guess, F1 0.
+    figures = compute("iemocap", np.array([0, 2, 1]), truth, CLASSES)
+    assert figures["bF1_c"] == 0.0
+    assert figures["bF1_average"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    figures = compute("emotion", np.array([0, 2, 1]), truth, CLASSES)
+    assert figures["UAR"] == pytest.approx((1 / 2 + 1) / 2)  # recall of c is undefined
+    assert figures["macroF1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
 def test_emotion_by_hand():
     figures = compute("emotion", GUESS, TRUTH, CLASSES)
     assert figures["Acc"] == pytest.approx(3 / 6)
@@ -119,7 +180,34 @@ def test_constant_predictions_and_single_classes():
     none = np.zeros((3, 1), dtype=int)
     figures = compute("mosei_emotion", none, none, ("fear",))
     assert math.isnan(figures["nAcc_average"])
+    assert math.isnan(figures["bF1_average"])
     assert figures["wF1_average"] == 1.0
+    figures = compute("mosei_emotion", none + 1, none + 1, ("fear",))
+    assert math.isnan(figures["nAcc_average"])  # no true negative rate either
+    assert figures["bF1_average"] == figures["wF1_average"] == 1.0
+
+
+def test_always_one_class_of_two():
+    figures = compute("binary", np.ones(4, dtype=int), np.array([1, 1, 1, 0]), ("no", "yes"))
+    assert figures["wPrecision"] == pytest.approx(3 / 4 * 3 / 4)
+    assert figures["wRecall"] == figures["Acc"] == pytest.approx(3 / 4)
+    assert figures["wF1"] == pytest.approx(3 / 4 * 6 / 7)
+    assert compute("binary", np.zeros(1, dtype=int), np.zeros(1, dtype=int))["wF1"] == 1.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays.arrays(int, st.tuples(st.integers(1, 12), st.just(2)), elements=st.integers(0, 2)),
+)
+def test_one_class_agrees_with_the_report_of_scikit_learn(pairs):
+    truth, guess = pairs.T
+    figures = compute("meld", guess, truth, CLASSES)
+    report = classification_report(
+        truth, guess, labels=[0, 1, 2], target_names=CLASSES, output_dict=True, zero_division=0
+    )
+    assert figures["wF1"] == pytest.approx(report["weighted avg"]["f1-score"])
+    for name in CLASSES:
+        assert np.nan_to_num(figures[f"F1_{name}"]) == pytest.approx(report[name]["f1-score"])
 
 
 @pytest.mark.parametrize("name", sorted(METRIC_SETS))

@@ -2,8 +2,9 @@
 
 A set takes decisions and truth as `Task.decide` gives them: floats ``[N]`` for a score, class
 indices ``[N]`` for one class, 0/1 ``[N, C]`` for several. Figures are fractions, not percent. A
-figure that the data leave undefined (correlation with a constant, an emotion without a positive)
-is NaN, and an average leaves it out; NaN in the input is an error.
+figure that the data leave undefined is NaN, and an average leaves it out: correlation with a
+constant, n-Acc of an emotion that no utterance has, F1 of a class that is neither among the truth
+nor among the predictions. NaN in the input is an error.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ class MetricSet:
     """A set of figures.
 
     Attributes:
+        task: the kind of task it judges: regression, classification or multilabel.
         figures: decisions, truth and class names to figures.
         select: the figure of the validation split by which an epoch is chosen, highest best; ""
             chooses by the lowest loss.
     """
 
+    task: str
     figures: Callable[[np.ndarray, np.ndarray, Sequence[str]], Figures]
     select: str
 
@@ -95,34 +98,30 @@ def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str
     for c, name in enumerate(classes):
         guess, true = decided[:, c].astype(bool), truth[:, c].astype(bool)
         figures[f"nAcc_{name}"] = (_share(guess[true]) + _share(~guess[~true])) / 2
-        figures[f"bF1_{name}"] = _f1(true, guess, average="binary")
-        figures[f"wF1_{name}"] = _f1(true, guess, average="weighted")
+        no, yes = _f1_each(guess, true, 2)
+        figures[f"bF1_{name}"] = yes
+        figures[f"wF1_{name}"] = float(np.nansum([(~true).mean() * no, true.mean() * yes]))
     return _averages(figures, ("nAcc", "bF1", "wF1"))
 
 
 def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
-    """One of six emotions. Utterance setting: s-Acc and b-F1; conversation: F1 each, w-Acc, w-F1.
+    """One of six emotions: s-Acc and b-F1, each emotion against the rest, and the overall figures.
 
-    b-F1 of an emotion, one against the rest, is also its F1 in the conversation setting.
+    b-F1 of an emotion is what the conversation setting calls its F1.
     """
     figures: Figures = {}
+    f1 = _f1_each(decided, truth, len(classes))
     for c, name in enumerate(classes):
         figures[f"sAcc_{name}"] = float(accuracy_score(truth == c, decided == c))
-        figures[f"bF1_{name}"] = _f1(truth == c, decided == c, average="binary")
-    figures = _averages(figures, ("sAcc", "bF1"))
-    return figures | {
-        "wAcc": float(accuracy_score(truth, decided)),
-        "wF1": _f1(truth, decided, average="weighted"),
-    }
+        figures[f"bF1_{name}"] = f1[c]
+    return _averages(figures, ("sAcc", "bF1")) | _overall(decided, truth)
 
 
-def _meld(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
-    """One of seven emotions: accuracy (weighted by support), weighted F1, F1 each."""
-    figures = {
-        "wAcc": float(accuracy_score(truth, decided)),
-        "wF1": _f1(truth, decided, average="weighted"),
-    }
-    return figures | _f1_each(decided, truth, classes)
+def _one_class(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """One of several emotions: accuracy (weighted by support), weighted F1, F1 each."""
+    each = _f1_each(decided, truth, len(classes))
+    named = {f"F1_{name}": f1 for name, f1 in zip(classes, each, strict=True)}
+    return _overall(decided, truth) | named
 
 
 def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
@@ -149,17 +148,19 @@ def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
         "wF1": _f1(truth, decided, average="weighted"),
         "macroF1": _f1(truth, decided, average="macro"),
     }
-    return figures | _f1_each(decided, truth, classes)
+    each = _f1_each(decided, truth, len(classes))
+    return figures | {f"F1_{name}": f1 for name, f1 in zip(classes, each, strict=True)}
 
 
 METRIC_SETS = {
-    "mosi": MetricSet(_mosi, ""),
-    "sims": MetricSet(_sims, ""),
-    "mosei_emotion": MetricSet(_mosei_emotion, "wF1_average"),
-    "iemocap": MetricSet(_iemocap, "wF1"),
-    "meld": MetricSet(_meld, "wF1"),
-    "binary": MetricSet(_binary, "wF1"),
-    "emotion": MetricSet(_emotion, "wF1"),
+    "mosi": MetricSet("regression", _mosi, ""),
+    "sims": MetricSet("regression", _sims, ""),
+    "mosei_emotion": MetricSet("multilabel", _mosei_emotion, "wF1_average"),
+    "iemocap": MetricSet("classification", _iemocap, "wF1"),
+    "iemocap_conversation": MetricSet("classification", _one_class, "wF1"),
+    "meld": MetricSet("classification", _one_class, "wF1"),
+    "binary": MetricSet("classification", _binary, "wF1"),
+    "emotion": MetricSet("classification", _emotion, "wF1"),
 }
 # The figures that are no fractions and so are never shown in percent.
 UNSCALED = ("MAE", "Corr")
@@ -202,10 +203,18 @@ def _f1(truth: np.ndarray, decided: np.ndarray, average: str) -> float:
     return float(f1_score(truth, decided, average=average, zero_division=0.0))
 
 
-def _f1_each(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
-    labels = list(range(len(classes)))
-    each = f1_score(truth, decided, labels=labels, average=None, zero_division=0.0)
-    return {f"F1_{name}": float(value) for name, value in zip(classes, each, strict=True)}
+def _f1_each(decided: np.ndarray, truth: np.ndarray, classes: int) -> list[float]:
+    """F1 of each class against the rest; NaN for one among neither the truth nor the decisions."""
+    labels = list(range(classes))
+    each = f1_score(truth, decided, labels=labels, average=None, zero_division=np.nan)
+    return [float(value) for value in each]
+
+
+def _overall(decided: np.ndarray, truth: np.ndarray) -> Figures:
+    return {
+        "wAcc": float(accuracy_score(truth, decided)),
+        "wF1": _f1(truth, decided, average="weighted"),
+    }
 
 
 def _share(hits: np.ndarray) -> float:
