@@ -195,6 +195,18 @@ def test_always_one_class_of_two():
     assert compute("binary", np.zeros(1, dtype=int), np.zeros(1, dtype=int))["wF1"] == 1.0
 
 
+def test_a_score_on_any_scale():
+    figures = compute("score", np.array([10.0, 20, 60]), np.array([20.0, 20, 50]))
+    # errors 10, 0, 10; means 30 and 30; variances 1400/3 and 600/3; covariance 900/3
+    assert figures["MAE"] == pytest.approx(20 / 3)
+    assert figures["RMSE"] == pytest.approx((200 / 3) ** 0.5)
+    assert figures["CCC"] == pytest.approx(1800 / 2000)
+    assert figures["Corr"] == pytest.approx(900 / (1400 * 600) ** 0.5)
+    constant = compute("score", np.full(3, 2.0), np.full(3, 2.0))
+    assert constant["MAE"] == 0
+    assert np.isnan(constant["CCC"])
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     arrays.arrays(int, st.tuples(st.integers(1, 12), st.just(2)), elements=st.integers(0, 2)),

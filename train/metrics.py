@@ -21,6 +21,7 @@ from sklearn.metrics import (
     mean_absolute_error,
     precision_score,
     recall_score,
+    root_mean_squared_error,
 )
 
 Figures = dict[str, float]
@@ -92,6 +93,22 @@ def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Fig
     }
 
 
+def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+    """A score on any scale: mean absolute and root mean square error, correlation, CCC.
+
+    CCC is Lin's concordance, 2 cov(x, y) / (var x + var y + (mean x - mean y)^2); NaN where both
+    sides are one and the same constant.
+    """
+    spread = truth.var() + decided.var() + (truth.mean() - decided.mean()) ** 2
+    shared = ((truth - truth.mean()) * (decided - decided.mean())).mean()
+    return {
+        "MAE": float(mean_absolute_error(truth, decided)),
+        "RMSE": float(root_mean_squared_error(truth, decided)),
+        "Corr": _corr(decided, truth),
+        "CCC": float(2 * shared / spread) if spread else float("nan"),
+    }
+
+
 def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
     """Six emotions, any number at once: n-Acc = (TPR + TNR) / 2, binary and weighted F1 each."""
     figures: Figures = {}
@@ -155,6 +172,7 @@ def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
 METRIC_SETS = {
     "mosi": MetricSet("regression", _mosi, ""),
     "sims": MetricSet("regression", _sims, ""),
+    "score": MetricSet("regression", _score, ""),
     "mosei_emotion": MetricSet("multilabel", _mosei_emotion, "wF1_average"),
     "iemocap": MetricSet("classification", _iemocap, "wF1"),
     "iemocap_conversation": MetricSet("classification", _one_class, "wF1"),
@@ -163,7 +181,7 @@ METRIC_SETS = {
     "emotion": MetricSet("classification", _emotion, "wF1"),
 }
 # The figures that are no fractions and so are never shown in percent.
-UNSCALED = ("MAE", "Corr")
+UNSCALED = ("MAE", "RMSE", "Corr", "CCC")
 
 
 def _corr(decided: np.ndarray, truth: np.ndarray) -> float:

@@ -65,6 +65,8 @@ def build(
     if name in builtin_names():
         card, built = Card.builtin(name), _release(name, source, media, variant)
     elif own.is_there(source):
+        if variant is not None:
+            raise ValueError(f"{name} has no variant {variant!r}: its column `split` says the way")
         card, built = own.read(name, source)
     else:
         raise ValueError(
