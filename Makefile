@@ -4,6 +4,7 @@ PYTHON  ?= python3
 DATASET ?= demo
 DATA    ?=
 ARGS    ?=
+SEEDS   ?=
 BIN     := .venv/bin
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo manifest extract train test lint format clean
+.PHONY: help demo manifest extract train compare test lint format clean
 
 help:  ## this list
 	@echo "semanticmac: affect from human-spoken videos, in two stages"
@@ -21,11 +22,14 @@ help:  ## this list
 	@echo
 	@echo "  make extract DATASET=ravdess DATA=~/RAVDESS        a dataset of your own disk"
 	@echo "  make train DATASET=ravdess ARGS='train.epochs=5'   any key of the configuration"
+	@echo "  make train DATASET=ravdess SEEDS=1,2,3,4,5         mean and standard deviation"
 
 demo: $(BIN)/.ready  ## everything on a small synthetic dataset: write, extract, train, metrics
 	@$(MAKE) --no-print-directory DATASET=demo manifest
 	@$(BIN)/python -m extract demo
 	@$(BIN)/python -m train fit dataset=demo $(ARGS)
+	@echo && echo "beside each modality alone, and the mean:"
+	@$(BIN)/python -m train compare-methods dataset=demo methods=text,audio,vision,mean $(ARGS)
 
 manifest: $(BIN)/.ready  ## what is in DATASET: release folder DATA -> data/DATASET/manifest.parquet
 	@$(BIN)/python -m manifests build $(DATASET) $(if $(DATA),--source "$(DATA)")
@@ -33,8 +37,11 @@ manifest: $(BIN)/.ready  ## what is in DATASET: release folder DATA -> data/DATA
 extract: manifest  ## decode DATASET's videos below DATA once -> stores/DATASET/
 	@$(BIN)/python -m extract $(DATASET) $(if $(DATA),--data "$(DATA)") --allow-failures $(ARGS)
 
-train: $(BIN)/.ready  ## train on DATASET's store -> runs/DATASET/
-	@$(BIN)/python -m train fit dataset=$(DATASET) $(ARGS)
+train: $(BIN)/.ready  ## train on DATASET's store, once with each of SEEDS -> runs/DATASET/
+	@$(BIN)/python -m train fit dataset=$(DATASET) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
+
+compare: $(BIN)/.ready  ## every method on DATASET's store, with SEEDS -> one table
+	@$(BIN)/python -m train compare-methods dataset=$(DATASET) $(if $(SEEDS),seeds=$(SEEDS)) $(ARGS)
 
 test: $(BIN)/.test  ## all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)

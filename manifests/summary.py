@@ -63,7 +63,7 @@ def print_cards(cards: Sequence[Card], console: Console) -> None:
 def _target(card: Card) -> str:
     """What is predicted, in which language, from how many rows in train, valid and test."""
     told = [card.splits.get(split, {}) for split in SPLITS]
-    sizes = [counts.get("paper") or counts.get("release") for counts in told]
+    sizes = [counts.get("release") or counts.get("paper") for counts in told]
     rows = "/".join(map(str, sizes)) + " rows" if all(sizes) else "no published splits"
     return f"{card.target}\n{card.language}, {rows}"
 

@@ -77,7 +77,7 @@ def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
         low = -high
     else:
         low, high = float(math.floor(scores.min())), float(math.ceil(scores.max()))
-    metrics = {(-1, 1): "sims", (-3, 3): "mosi"}.get((low, high), "score")
+    metrics = {(-1.0, 1.0): "sims", (-3.0, 3.0): "mosi"}.get((low, high), "score")
     return Card(task="regression", range=[low, high], metrics=metrics, **fields)
 
 
