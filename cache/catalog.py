@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, stays_below
 from cache.location import Location, ShareError
-from cache.store import CHECKSUMS
 
 log = logging.getLogger(__name__)
 

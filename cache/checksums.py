@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from cache.assemble import CHECKSUMS
 from cache.disk import sha256_of
-from cache.store import CHECKSUMS
 
 
 class FileSum(NamedTuple):

@@ -58,8 +58,10 @@ class Features:
         ids: utterance ids, in the order asked for.
         values: per modality ``[rows, d]``; resident: exactly the utterances' rows, mapped: the
             store's.
-        starts: per modality ``[N]`` int64 on the CPU, first row of each utterance.
-        lengths: per modality ``[N]`` int64 on the CPU, rows of each utterance; 0 where absent.
+        starts: per modality ``[N]`` int64 on the CPU, first row of each utterance. Modalities whose
+            utterances lie alike, as audio and vision mostly do, share one tensor.
+        lengths: per modality ``[N]`` int64 on the CPU, rows of each utterance; 0 where absent;
+            shared where ``starts`` is.
         resident: whether the values lie in memory rather than in mapped files.
         again: selects the same from the store once more; None where they are a copy.
     """
@@ -78,36 +80,23 @@ class Features:
         """The utterances at ``indices`` ``[B]`` (int64, on the CPU): one gather per modality."""
         batch: dict[str, Packed] = {}
         places = indices.numpy()
-        rows: Tensor | None = None
-        for modality, values in self.values.items():
-            if rows is None or not self._aligned:
-                rows, lengths = self._rows(modality, places)
-            batch[modality] = Packed(values.index_select(0, rows.to(values.device)), lengths)
+        for starts, lengths, modalities in self._alike:
+            rows, lengths_B = _rows(starts, lengths, places)
+            rows = rows.to(self.values[modalities[0]].device)
+            for modality in modalities:
+                batch[modality] = Packed(self.values[modality].index_select(0, rows), lengths_B)
         return batch
 
-    def _rows(self, modality: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Which rows a batch needs, and how many of them belong to each utterance."""
-        starts, lengths = self._arrays[modality]
-        lengths_B = lengths.take(places)
-        ends_B = lengths_B.cumsum()
-        # Row r of the batch lies r - (rows before its utterance) after its utterance's start.
-        rows = (starts.take(places) + lengths_B - ends_B).repeat(lengths_B)
-        rows += np.arange(len(rows))  # for so few numbers NumPy is quicker than torch
-        return torch.from_numpy(rows), torch.from_numpy(lengths_B)
-
     @cached_property
-    def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return {m: (self.starts[m].numpy(), self.lengths[m].numpy()) for m in self.values}
-
-    @cached_property
-    def _aligned(self) -> bool:
-        """Whether every utterance has the same rows in all modalities, as most stores do."""
-        first = next(iter(self.values))
-        return all(
-            torch.equal(self.starts[m], self.starts[first])
-            and torch.equal(self.lengths[m], self.lengths[first])
-            for m in self.values
-        )
+    def _alike(self) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
+        """Each index, ``(starts, lengths)``, and the modalities that it is true of."""
+        modalities: dict[int, list[str]] = {}
+        for modality in self.values:
+            modalities.setdefault(id(self.starts[modality]), []).append(modality)
+        return [
+            (self.starts[first].numpy(), self.lengths[first].numpy(), [first, *others])
+            for first, *others in modalities.values()
+        ]
 
     def to(self, device: torch.device | str) -> Features:
         """The same with the values on another device: a GPU that holds them gathers fastest."""
@@ -119,3 +108,12 @@ class Features:
         if self.again is None:
             return Features, (self.ids, self.values, self.starts, self.lengths)
         return self.again.func, self.again.args
+
+
+def _rows(starts: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Which rows a batch needs, and how many of them belong to each utterance."""
+    lengths_B = lengths.take(places)
+    # Row r of the batch lies r - (rows before its utterance) after its utterance's start.
+    rows = (starts.take(places) + lengths_B - lengths_B.cumsum()).repeat(lengths_B)
+    rows += np.arange(len(rows))  # for so few numbers NumPy is quicker than torch
+    return torch.from_numpy(rows), torch.from_numpy(lengths_B)

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache import catalog
+from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.location import Location, ShareError
 from cache.reader import FeatureCache
 from cache.share import WORKERS, Progress, Shared, in_threads
-from cache.store import CHECKSUMS
 
 
 def push(

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
+from cache.assemble import CHECKSUMS
 from cache.chunks import ChunkedRows, read_column
 from cache.features import Features
+from cache.memory import free_memory
 from cache.recipe import FORMAT_VERSION
-from cache.store import is_published
+from cache.store import is_published, published_in
 
 log = logging.getLogger(__name__)
+
+
+class ReplacedError(ValueError):
+    """Another store stands where the one that was opened did."""
 
 
 class FeatureCache:
@@ -29,11 +35,18 @@ class FeatureCache:
 
     Any number of threads and processes may read a store, spawned or forked; a pickle carries its
     path. In a forked process call ``torch.set_num_threads(1)`` first, as all of PyTorch needs it.
+
+    A store is replaced in one case: when its failed utterances were extracted again. Features
+    selected before stay as they are, and what is selected afterwards comes from the new store: all
+    of it, for rows of the one never meet rows of the other. The other rows are the same in both.
     """
 
-    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.attributes = attributes
+        self._seal = _seal_of(path)
+        with self._as_opened():
+            root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        self.attributes: dict[str, Any] = root["attributes"]
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:
@@ -49,14 +62,17 @@ class FeatureCache:
         path = Path(path)
         if not is_published(path):
             raise ValueError(f"{path} is no published feature store")
-        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        version = attributes["format_version"]
+        try:
+            cache = cls(path)
+        except ReplacedError:  # at this very moment
+            return cls.open(path)
+        version = cache.attributes["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format version {version}, this release reads {FORMAT_VERSION}; "
                 "install a release that knows it, or extract again"
             )
-        return cls(path, attributes)
+        return cache
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -94,24 +110,90 @@ class FeatureCache:
         return dict(zip(self.ids, self.column("status"), strict=True))
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the ``utterances`` table, ``[N]``."""
-        return read_column(self.path / "utterances" / name)
+        """A column of the ``utterances`` table, ``[N]``.
+
+        Raises:
+            ReplacedError: it would not be that of the store that was opened.
+            ValueError: it is damaged.
+        """
+        with self._as_opened():
+            return read_column(self.path / "utterances" / name)
 
     def offsets(self, modality: str) -> np.ndarray:
-        """``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
-        return read_column(self.path / modality / "offsets")
+        """``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
 
-    def select(self, ids: Sequence[str], resident: bool | None = None) -> Features:
+        Raises:
+            ReplacedError: they would not be those of the store that was opened.
+            ValueError: they are damaged.
+        """
+        with self._as_opened():
+            return read_column(self.path / modality / "offsets")
+
+    def select(
+        self,
+        ids: Sequence[str],
+        resident: bool | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> Features:
         """The features of ``ids``, in that order.
 
         Args:
             ids: utterance ids.
             resident: True loads the rows into memory, False maps the store's files, None loads
                 what fits into half of the free memory. What was chosen is logged.
+            modalities: which ones are wanted; None takes all that the store has. Of the others
+                nothing is read.
 
         Raises:
-            ValueError: the store does not hold one of the ids, or is damaged.
+            ValueError: the store does not hold one of the ids or modalities, or is damaged.
         """
+        wanted = list(self.widths if modalities is None else modalities)
+        absent = [m for m in wanted if m not in self.widths]
+        if absent:
+            raise ValueError(f"{self.path} holds {', '.join(self.widths)}, but no {absent[0]}")
+        try:
+            with self._as_opened():
+                return self._select(list(ids), resident, wanted)
+        except ReplacedError:
+            log.warning("%s was replaced by another run meanwhile; reading the new one", self.path)
+            return FeatureCache.open(self.path).select(ids, resident, wanted)
+
+    def _select(self, ids: list[str], resident: bool | None, wanted: list[str]) -> Features:
+        rows = self._rows_of(ids)
+        arrays = {m: ChunkedRows.open(self.path / m / "values") for m in wanted}
+        offsets = {m: self.offsets(m) for m in wanted}
+        # Audio and vision mostly lie alike: one index then serves both.
+        like = {
+            m: next(o for o in wanted if np.array_equal(offsets[o], offsets[m])) for m in wanted
+        }
+        starts = {m: offsets[m][rows] for m in wanted if like[m] == m}
+        lengths = {m: offsets[m][rows + 1] - starts[m] for m in starts}
+        needed = sum(
+            int(lengths[like[m]].sum()) * array.shape[1] * array.dtype.itemsize
+            for m, array in arrays.items()
+        )
+        free = free_memory()
+        if resident is None:
+            resident = needed <= free // 2
+        values = None if resident else _mapped(arrays)
+        if values is None:
+            values = {m: arrays[m].read(starts[like[m]], lengths[like[m]]) for m in wanted}
+            starts = {m: np.cumsum(lengths[m]) - lengths[m] for m in starts}
+            resident = True
+        how = "loaded into memory" if resident else "mapped from the files"
+        log.info("%s: %.2f GB %s (%.1f GB free)", self.path.name, needed / 1e9, how, free / 1e9)
+        first, count = _tensors(starts), _tensors(lengths)
+        return Features(
+            ids,
+            _tensors(values),
+            {m: first[like[m]] for m in wanted},
+            {m: count[like[m]] for m in wanted},
+            resident,
+            partial(_open_and_select, self.path, ids, resident, wanted),
+        )
+
+    def _rows_of(self, ids: list[str]) -> np.ndarray:
+        """Where the utterances stand in the store, ``[N]`` int64."""
         position = {i: row for row, i in enumerate(self.ids)}
         unknown = [i for i in ids if i not in position]
         if unknown:
@@ -119,27 +201,23 @@ class FeatureCache:
                 f"{self.path} holds no features of {len(unknown)} utterances, the first is "
                 f"{unknown[0]!r}; it was extracted from another manifest: extract again"
             )
-        rows = np.array([position[i] for i in ids], dtype=np.int64)
-        arrays = {m: ChunkedRows.open(self.path / m / "values") for m in self.widths}
-        offsets = {m: self.offsets(m) for m in self.widths}
-        starts = {m: offsets[m][rows] for m in self.widths}
-        lengths = {m: np.diff(offsets[m])[rows] for m in self.widths}
-        needed = sum(
-            int(lengths[m].sum()) * arrays[m].shape[1] * arrays[m].dtype.itemsize for m in arrays
-        )
-        free = psutil.virtual_memory().available
-        if resident is None:
-            resident = needed <= free // 2
-        values = None if resident else _mapped(arrays)
-        if values is None:
-            values = {m: arrays[m].read(starts[m], lengths[m]) for m in arrays}
-            starts = {m: np.cumsum(lengths[m]) - lengths[m] for m in arrays}
-            resident = True
-        how = "loaded into memory" if resident else "mapped from the files"
-        log.info("%s: %.2f GB %s (%.1f GB free)", self.path.name, needed / 1e9, how, free / 1e9)
-        again = partial(_select, self.path, list(ids), resident)
-        tensors = _tensors(values), _tensors(starts), _tensors(lengths)
-        return Features(list(ids), *tensors, resident, again)
+        return np.fromiter((position[i] for i in ids), np.int64, len(ids))
+
+    @contextmanager
+    def _as_opened(self) -> Iterator[None]:
+        """What is read within comes from the store that was opened, or an error says otherwise."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self._refuse_another()  # it would look like damage
+            raise
+        self._refuse_another()
+
+    def _refuse_another(self) -> None:
+        if _seal_of(self.path) != self._seal:
+            raise ReplacedError(
+                f"{self.path} was replaced by another run while it was in use; open it again"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by path: another process opens the store itself."""
@@ -154,7 +232,7 @@ def find(dataset: str, root: str | Path = "stores", manifest_digest: str | None 
     Raises:
         ValueError: there is none, or the choice is not clear.
     """
-    stores = sorted(p for p in Path(root, dataset).glob("*.zarr") if is_published(p))
+    stores = published_in(Path(root, dataset))
     if not stores:
         raise ValueError(
             f"no published store of {dataset!r} in {Path(root, dataset)}; "
@@ -169,8 +247,17 @@ def find(dataset: str, root: str | Path = "stores", manifest_digest: str | None 
     return stores[0]
 
 
-def _select(path: Path, ids: list[str], resident: bool) -> Features:
-    return FeatureCache.open(path).select(ids, resident)
+def _seal_of(store: Path) -> tuple[int, ...] | None:
+    """What tells a store from one that takes its place: the last of its files to be written."""
+    try:
+        status = (store / CHECKSUMS).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _open_and_select(path: Path, ids: list[str], resident: bool, wanted: list[str]) -> Features:
+    return FeatureCache.open(path).select(ids, resident, wanted)
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from cache import catalog
+from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, FileSum, stays_below
 from cache.disk import locked, remove_tree, seal_tree, sync_folder, write_whole
 from cache.location import Location, ShareError
 from cache.recipe import Recipe
-from cache.store import CHECKSUMS, is_published
+from cache.store import is_published, replace
 
 log = logging.getLogger(__name__)
 
@@ -174,9 +175,7 @@ def _assemble(
             path.unlink()  # of an interrupted pull of something else
     write_whole(partial / CHECKSUMS, checksums.raw)
     seal_tree(partial)
-    if store.exists():
-        store.rename(store.with_name(f".{store.name}.gone-{uuid.uuid4().hex}"))
-    partial.rename(store)
+    replace(store, partial) if store.exists() else partial.rename(store)
     sync_folder(store.parent)
     for path in store.parent.iterdir():
         if path.name.startswith(f".{store.name}."):  # of killed pulls, or the store replaced

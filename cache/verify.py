@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.chunks import read_column
 from cache.disk import seal, write_whole
 from cache.location import Location, ShareError
 from cache.recipe import STORABLE
 from cache.share import Shared, fetch
-from cache.store import CHECKSUMS
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from cache import FeatureCache, Parts, Record, find, publish
 from cache.__main__ import main
+from cache.assemble import CHECKSUMS, chunk_rows
 from cache.parts import newest_per_id
 from cache.recipe import digest_of_utterances
-from cache.store import CHECKSUMS, chunk_rows, is_published
+from cache.store import is_published
 from cache.verify import verify
 from tests.stores import (
     LENGTHS,
@@ -160,7 +161,7 @@ def read_as_documented(store: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def test_the_documented_format_is_the_format(tmp_path, monkeypatch):
-    monkeypatch.setattr("cache.store.CHUNK_BYTES", 20)
+    monkeypatch.setattr("cache.assemble.CHUNK_BYTES", 20)
     store = build_store(tmp_path, LENGTHS)
     features = read_as_documented(store)
     assert list(features) == sorted(LENGTHS, key=str.encode)
@@ -276,7 +277,7 @@ def test_selection_crosses_chunks(tmp_path_factory, data):
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.store.CHUNK_BYTES", 40)  # small arrays shall have many chunks
+        patch.setattr("cache.assemble.CHUNK_BYTES", 40)  # small arrays shall have many chunks
         store = build_store(tmp_path_factory.mktemp("s"), lengths)
     cache = FeatureCache.open(store)
     ids = data.draw(st.lists(st.sampled_from(sorted(lengths)), unique=True))

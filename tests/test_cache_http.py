@@ -15,10 +15,10 @@ import pytest
 
 from cache import FeatureCache
 from cache.__main__ import main
+from cache.assemble import CHECKSUMS
 from cache.location import ShareError
 from cache.mirror import garbage, mirror, mirror_folder
 from cache.push import push
-from cache.store import CHECKSUMS
 from cache.verify import verify
 from extract import Settings, extract
 from extract.__main__ import main as extract_main

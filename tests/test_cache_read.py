@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureCache, Features, epoch_order
+from benchmarks.isolated import private_bytes
+from cache import FeatureCache, Features, Parts, epoch_order, publish
 from cache.chunks import ChunkedRows
-from tests.stores import build_store, features_of
+from tests.stores import RECIPE, WITH_TEXT, build_store, features_of, records_of
 
 LENGTHS = {f"u{i:03}": (i % 7, (3 * i) % 5) for i in range(120)}
 WIDTHS = {"audio": 1024, "vision": 1024}
@@ -24,7 +26,7 @@ WIDTHS = {"audio": 1024, "vision": 1024}
 def store(tmp_path_factory) -> Path:
     """A store whose arrays have many chunks of whole pages."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.store.CHUNK_BYTES", 32 * 2048)
+        patch.setattr("cache.assemble.CHUNK_BYTES", 32 * 2048)
         return build_store(tmp_path_factory.mktemp("store"), LENGTHS, WIDTHS)
 
 
@@ -88,11 +90,85 @@ def test_damaged_chunk_is_an_error_not_a_crash(tmp_path, harm, resident):
 
 def test_chunks_that_are_no_pages_are_read_instead(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.store.CHUNK_BYTES", 100)
+        patch.setattr("cache.assemble.CHUNK_BYTES", 100)
         path = build_store(tmp_path, LENGTHS, {"audio": 3, "vision": 5})
     assert ChunkedRows.open(path / "audio" / "values").map() is None
     cache = FeatureCache.open(path)
     assert cache.select(cache.ids, resident=False).resident
+
+
+def test_only_the_modalities_asked_for_are_read(tmp_path):
+    lengths = {"a": (2, 2, 5), "b": (3, 3, 0)}
+    store = build_store(tmp_path, lengths, WITH_TEXT)
+    (store / "text/values/c/0/0").unlink()
+    cache = FeatureCache.open(store)
+    features = cache.select(["b", "a"], modalities=["audio", "vision"])
+    assert list(features.values) == ["audio", "vision"]
+    assert features.starts["audio"] is features.starts["vision"]  # one index for both
+    features = pickle.loads(pickle.dumps(features))
+    batch = features.batch(torch.tensor([1]))
+    assert np.array_equal(batch["vision"].values.numpy(), features_of("a", "vision", 2, 5))
+    with pytest.raises(ValueError, match="cache verify"):
+        cache.select(["a"])
+    with pytest.raises(ValueError, match="holds audio, vision, text, but no smell"):
+        cache.select(["a"], modalities=["smell"])
+
+
+# --- a store ten times larger than memory ---------------------------------------------------------
+
+LARGE = {f"u{i:03}": (150, 150) for i in range(500)}
+"""150 frames of both modalities each: 307 MB."""
+
+
+def _build_large(root: Path) -> None:
+    records = records_of(LARGE)
+    store = root / "toy" / RECIPE.store_name
+    for start in range(0, len(records), 50):
+        block = records[start : start + 50]
+        # Row k of utterance i holds the number i everywhere: a store of known sums.
+        numbers = np.repeat(np.arange(start, start + 50, dtype=np.float32), 150)
+        rows = np.broadcast_to(numbers[:, None], (len(numbers), 1024))
+        Parts(store).write(block, dict.fromkeys(WIDTHS, rows), "float16")
+    publish(store, RECIPE, WIDTHS, {}, list(LARGE))
+
+
+def _read_epoch(store: Path, said) -> None:
+    """Every batch of an epoch, padded as training pads it; the most private memory it took."""
+    this = psutil.Process()
+    before, peak, total = private_bytes(this), 0, 0.0
+    torch.set_num_threads(1)
+    cache = FeatureCache.open(store)
+    features = cache.select(cache.ids)
+    for indices in epoch_order(features.lengths["audio"], 4, seed=0, epoch=1):
+        batch = features.batch(indices)
+        x_BTD, _ = batch["audio"].padded()
+        heard, seen = x_BTD[:, 0, 0], batch["vision"].values[::150, -1]
+        total += float(heard.double().sum() + seen.double().sum())
+        peak = max(peak, private_bytes(this) - before)
+    said.send((features.resident, total, peak))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="private memory is told apart on Linux only")
+def test_an_epoch_of_a_store_ten_times_larger_than_memory(tmp_path, monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    builder = fork.Process(target=_build_large, args=(tmp_path,))
+    builder.start()
+    builder.join()
+    store = tmp_path / "toy" / RECIPE.store_name
+
+    class Small:
+        available = 30 << 20
+
+    monkeypatch.setattr(psutil, "virtual_memory", Small)
+    here, there = fork.Pipe()
+    reader = fork.Process(target=_read_epoch, args=(store, there))
+    reader.start()
+    there.close()
+    resident, total, peak = here.recv()
+    reader.join()
+    assert not resident
+    assert total == 2 * sum(range(len(LARGE)))  # every utterance, of both modalities
+    assert peak < Small.available
 
 
 def test_opening_reads_metadata_only(store, monkeypatch):

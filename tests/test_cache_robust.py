@@ -15,7 +15,11 @@ import pytest
 from cache import Parts, publish
 from cache.store import is_published
 from cache.verify import verify
+from extract import Settings
+from extract.block import Utterance, extract_block
+from extract.engine import _job
 from tests.stores import RECIPE, WIDTHS, build_store, records_of, tree_of, write_part
+from tests.test_extract import write_clip
 
 fork = multiprocessing.get_context("fork")
 LENGTHS = {f"u{i}": (3, 2) for i in range(4)}
@@ -100,6 +104,53 @@ def test_two_writers_at_once(tmp_path, monkeypatch, locks):
             assert writer.exitcode == 0
         _is_like(root, tmp_path / "calm")
         assert verify(root / "toy" / calm.name) == []
+
+
+def _write_parts_until(root: Path, published, blocks: int) -> None:
+    """A worker of a slow run: it goes on for a while after another run has published."""
+    store, records = root / "toy" / RECIPE.store_name, records_of(LENGTHS)
+    late = 0
+    while late < 5:
+        for start in range(0, len(records), blocks):
+            write_part(store, records[start : start + blocks])
+        late += published.is_set()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_one_publishes_while_another_still_writes_parts(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr("cache.disk.fcntl", None)
+    calm = build_store(tmp_path / "calm", LENGTHS)
+    store = tmp_path / "raced" / "toy" / RECIPE.store_name
+    published = fork.Event()
+    writers = [
+        fork.Process(target=_write_parts_until, args=(tmp_path / "raced", published, blocks))
+        for blocks in (1, 3)
+    ]
+    for writer in writers:
+        writer.start()
+    try:
+        build_store(tmp_path / "raced", LENGTHS)
+        assert tree_of(store) == tree_of(calm)
+    finally:
+        published.set()
+        for writer in writers:
+            writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert verify(store) == []
+    build_store(tmp_path / "raced", LENGTHS)  # whoever comes next clears away what came late
+    _is_like(tmp_path / "raced", tmp_path / "calm")
+
+
+def test_a_block_that_is_done_too_late_leaves_nothing(tmp_path):
+    write_clip(tmp_path / "a.mp4", 0.5)
+    store = build_store(tmp_path / "stores")
+    before = tree_of(tmp_path / "stores")
+    job = _job(store, tmp_path, Settings("imagebind-tiny"))
+    (record,) = extract_block(job, [Utterance("a", "a.mp4")])
+    assert record.status == "ok"
+    assert tree_of(tmp_path / "stores") == before
+    assert list(store.parent.iterdir()) == [store]
 
 
 def _publish_limited(root: Path, limit: int, said) -> None:

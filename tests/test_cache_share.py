@@ -19,12 +19,13 @@ from moto.server import ThreadedMotoServer
 
 from cache import FeatureCache, Parts, Record, catalog, publish
 from cache.__main__ import main
+from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, stays_below
 from cache.diff import diff
 from cache.location import Location, ShareError, redacted
 from cache.push import push
 from cache.share import Shared, one_of, pull, pull_recipe, resolve
-from cache.store import CHECKSUMS, is_published
+from cache.store import is_published
 from cache.verify import repair, verify
 from tests.stores import LENGTHS, RECIPE, build_store, tree_of
 
@@ -64,7 +65,7 @@ def store(tmp_path) -> Path:
 @pytest.fixture
 def large(tmp_path, monkeypatch) -> Path:
     """A store of many files."""
-    monkeypatch.setattr("cache.store.CHUNK_BYTES", 40)
+    monkeypatch.setattr("cache.assemble.CHUNK_BYTES", 40)
     return build_store(tmp_path / "large", {f"u{i:02}": (4, 4) for i in range(16)})
 
 
