@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cache.recipe import DTYPES
 from cache.share import SHARES, configured_shares
-from extract.encoders import NAMES
+from extract.encoders import BACKENDS, NAMES, PRECISIONS
 from extract.engine import Settings, Summary, dry_run, extract
 from extract.plan import Estimate
 from extract.progress import View, by_reason, clock
@@ -41,10 +41,41 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--encoder", choices=NAMES, help="frozen encoder (default: the dataset's card)")
     p.add_argument("--checkpoint", type=Path, help="weights file of the encoder imagebind")
     p.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    p.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the encoder's matrix products; bf16 suits GPUs (fp32)",
+    )
+    p.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="transformers",
+        help="who computes imagebind; package: its authors' own modules (transformers)",
+    )
     p.add_argument("--fps", type=float, default=2.0, help="frames a second (2)")
     p.add_argument("--window", type=float, default=2.0, help="audio window in seconds (2)")
     p.add_argument(
         "--channel", choices=["mix", "first"], default="mix", help="audio channels (mix)"
+    )
+    p.add_argument(
+        "--vision",
+        choices=["image", "tubelet"],
+        default="image",
+        help="stills, or pairs of images 0.25 s apart (image)",
+    )
+    p.add_argument(
+        "--crops",
+        type=int,
+        choices=[1, 3],
+        default=1,
+        help="squares of a picture: its centre, or three along its longer side (1)",
+    )
+    p.add_argument(
+        "--crop-rows",
+        choices=["separate", "mean"],
+        default="separate",
+        help="of three crops, three rows a frame or their mean (separate)",
     )
     p.add_argument("--dtype", choices=DTYPES, default="float16", help="stored type (float16)")
     p.add_argument(
@@ -92,7 +123,16 @@ def main(arguments: list[str] | None = None) -> int:
             encoder=options.encoder or manifest.card.encoder,
             checkpoint=options.checkpoint,
             device=options.device,
-            sampling=Sampling(options.fps, options.window, options.channel),
+            precision=options.precision,
+            backend=options.backend,
+            sampling=Sampling(
+                options.fps,
+                options.window,
+                options.channel,
+                options.vision,
+                options.crops,
+                options.crop_rows,
+            ),
             dtype=options.dtype,
             workers=options.workers,
             memory_limit=options.memory_limit,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from cache import MODALITIES, Parts, Record
-from extract.decode import Clip, DecodeError, decode_spans
+from cache.store import is_published
+from extract.decode import Clip, DecodeError, StalledError, decode_spans
 from extract.encoders import Encoder, load
 from extract.sampling import Sampling
 
@@ -23,6 +25,9 @@ GAP_S = 30.0
 """Two utterances of a video that lie further apart are not worth decoding what is between them."""
 PASS_IMAGES = 256
 """Images of one pass (38 MB), unless a single utterance has more."""
+
+_encoding = threading.Lock()
+"""A worker takes two blocks at a time and has one encoder: the one decodes, the other encodes."""
 
 STREAMS = {"audio": "audio", "vision": "video"}
 """What a file calls the streams of our modalities."""
@@ -49,6 +54,8 @@ class Job:
         encoder: name of the encoder.
         checkpoint: its weights, where they are not packaged.
         device: where it runs.
+        precision: of its matrix products.
+        backend: who computes it.
         sampling: how frames are taken.
         dtype: stored type.
         timeout: seconds one file may take to decode.
@@ -59,6 +66,8 @@ class Job:
     encoder: str
     checkpoint: Path | None
     device: str
+    precision: str
+    backend: str
     sampling: Sampling
     dtype: str
     timeout: float
@@ -69,34 +78,54 @@ def extract_block(job: Job, block: Sequence[Utterance]) -> list[Record]:
     if job.device == "cpu":
         # One thread per worker: workers share the cores, and threads would wait for each other.
         torch.set_num_threads(1)
-    encoder = load(job.encoder, job.checkpoint, job.device)
+    with _encoding:
+        encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
     records: list[Record] = []
     batches = {m: _Batches(encoder, m, torch.device(job.device)) for m in MODALITIES}
     for utterance, outcome in _decoded(job, block):
         if isinstance(outcome, DecodeError):
             records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))
             continue
-        frames = dict.fromkeys(MODALITIES, 0)
-        if outcome.sound is not None:
-            for windows in outcome.window_batches(job.sampling):
-                frames["audio"] += batches["audio"].add(windows)
-        if outcome.picture is not None:
-            for images in outcome.image_batches():
-                frames["vision"] += batches["vision"].add(images)
-        absent = [modality for modality in MODALITIES if not frames[modality]]
+        with _encoding:
+            there = _encode(outcome, job.sampling, batches)
+        rows = {
+            modality: outcome.frames * job.sampling.rows_per_frame[modality] * there[modality]
+            for modality in MODALITIES
+        }
+        absent = [modality for modality in MODALITIES if not there[modality]]
         records.append(
             Record(
                 utterance.id,
                 f"no_{STREAMS[absent[0]]}" if absent else "ok",
                 f"the file has no {STREAMS[absent[0]]} stream" if absent else "",
                 round(outcome.duration, 6),
-                frames["audio"],
-                frames["vision"],
+                rows["audio"],
+                rows["vision"],
             )
         )
-    features = {modality: batches[modality].finish() for modality in MODALITIES}
+    with _encoding:
+        features = {modality: batches[modality].finish() for modality in MODALITIES}
+    if job.sampling.crops > job.sampling.rows_per_frame["vision"]:
+        of_crops = features["vision"].reshape(-1, job.sampling.crops, encoder.widths["vision"])
+        features["vision"] = of_crops.mean(axis=1)
     Parts(job.store).write(records, features, job.dtype)
+    if is_published(job.store):
+        Parts(job.store).remove()  # another run was quicker: nobody would come for this part
     return records
+
+
+def _encode(clip: Clip, sampling: Sampling, batches: Mapping[str, _Batches]) -> dict[str, bool]:
+    """Everything of an utterance into the batches; says which modalities there are."""
+    if clip.sound is not None:
+        for windows in clip.window_batches(sampling):
+            batches["audio"].add(windows)
+    if clip.picture is not None:
+        for images in clip.image_batches():
+            # crops are images like others, those of a frame next to one another
+            batches["vision"].add(
+                images if sampling.crops == 1 else images.reshape(-1, *images.shape[2:])
+            )
+    return {"audio": clip.sound is not None, "vision": clip.picture is not None}
 
 
 class _Batches:
@@ -112,29 +141,32 @@ class _Batches:
         self._width = encoder.widths[modality]
         self._device = device
         self._waiting: list[np.ndarray] = []
-        self._done: list[np.ndarray] = []
+        self._done = [torch.empty(0, self._width, device=device)]
 
-    def add(self, rows: np.ndarray) -> int:
-        """Take the rows of one utterance; returns how many there are."""
+    def add(self, rows: np.ndarray) -> None:
+        """Take rows, and encode whenever there are enough."""
         for row in rows:
             self._waiting.append(row)
             if len(self._waiting) == self._size:
                 self._flush()
-        return len(rows)
 
     def finish(self) -> np.ndarray:
         """All features so far, float32 ``[rows, d]``."""
         if self._waiting:
             self._flush()
-        return np.concatenate([np.empty((0, self._width), np.float32), *self._done])
+        return torch.cat(self._done).cpu().numpy()
 
     def _flush(self) -> None:
         count = len(self._waiting)
         batch = np.zeros((self._size, *self._waiting[0].shape), self._waiting[0].dtype)
         np.stack(self._waiting, out=batch[:count])
         self._waiting.clear()
-        features = self._encode(torch.from_numpy(batch).to(self._device))
-        self._done.append(features[:count].float().cpu().numpy())
+        inputs = torch.from_numpy(batch)
+        if self._device.type == "cuda":
+            inputs = inputs.pin_memory()  # is copied while the GPU works on the batch before
+        features = self._encode(inputs.to(self._device, non_blocking=True))
+        # They stay where they are to the end: fetching them would wait for them.
+        self._done.append(features[:count].float())
 
 
 def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -145,7 +177,8 @@ def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utteranc
         return u.video, u.crop
 
     def images(u: Utterance) -> int:
-        return sampling.frames((u.end or 0.0) - (u.start or 0.0))
+        seconds = (u.end or 0.0) - (u.start or 0.0)
+        return sampling.frames(seconds) * sampling.images_per_frame
 
     for _, group in groupby(block, cut):
         for utterance in sorted(group, key=lambda u: u.start or 0.0):
@@ -168,14 +201,21 @@ def _decoded(
     job: Job, block: Sequence[Utterance]
 ) -> Iterator[tuple[Utterance, Clip | DecodeError]]:
     """The block's clips, decoded a little ahead of whoever asks."""
+    stalled: dict[str, DecodeError] = {}
 
     def attempt(together: Sequence[Utterance]) -> Sequence[Clip | DecodeError]:
-        path = job.data / together[0].video
+        video = together[0].video
+        if video in stalled:  # once is long enough
+            return [stalled[video]] * len(together)
         spans = [(u.start or 0.0, u.end) for u in together]
         try:
-            return decode_spans(path, job.sampling, spans, together[0].crop, job.timeout)
+            outcomes = decode_spans(
+                job.data / video, job.sampling, spans, together[0].crop, job.timeout
+            )
         except OSError as error:  # no permission, a share that went away
             return [DecodeError(f"cannot be read: {error.strerror or error}")] * len(together)
+        stalled.update((video, o) for o in outcomes if isinstance(o, StalledError))
+        return outcomes
 
     ahead = passes(job.sampling, block)
     with ThreadPoolExecutor(DECODE_AHEAD) as pool:

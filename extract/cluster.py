@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import yaml
 from dask.distributed import Client, Future, KilledWorker, LocalCluster, Nanny, wait
 from dask.utils import parse_bytes
+from distributed.utils import get_mp_context
 
 from cache import Record
 from extract.block import Job, Utterance, extract_block
@@ -30,13 +32,18 @@ log = logging.getLogger(__name__)
 TRIES = 3
 """How often an utterance on its own may end its worker before it counts as the culprit."""
 
-DEATHS_IN_A_ROW = 12
-"""Dead workers without a finished block between them: more than one culprit can explain."""
+IN_FLIGHT = 2
+"""Blocks a local worker has at a time: one is decoded while the other is encoded."""
+
+LOST_IN_A_ROW = 12 * IN_FLIGHT
+"""Blocks lost with their workers and none finished between: more than one culprit can explain."""
 
 IDLE_DEATHS = 4
 """Workers ended over their memory without a block: the encoder alone is too large for them."""
 
 POLL_S = 0.5
+
+LINUX = sys.platform == "linux"
 
 REMEDY = " (use fewer --workers or a larger --memory-limit)"
 
@@ -49,7 +56,11 @@ _CONFIG = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    # Workers are forked from a process that has imported everything: one that replaces a dead one
+    # is there at once. macOS's libraries do not survive a fork.
+    "distributed.worker.multiprocessing-method": "forkserver" if LINUX else "spawn",
 }
+_IMPORTED = ["extract.cluster", "extract.encoders.embedded", "extract.encoders.imagebind"]
 
 
 @dataclass(frozen=True)
@@ -132,16 +143,18 @@ def connect(
     """A client of the workers, which are started and ended here unless a scheduler runs already."""
     count = max(1, min(machines.count(device), blocks))
     cluster: Any = None
-    with dask.config.set(_CONFIG):
+    with dask.config.set(_CONFIG):  # to the end: workers are replaced all the time
         if machines.scheduler is not None:
             target: Any = machines.scheduler
         elif machines.slurm is not None:
             target = cluster = slurm_cluster(machines.slurm)
             cluster.scale(jobs=count)
         else:
+            if LINUX:
+                get_mp_context().set_forkserver_preload(_IMPORTED)
             target = cluster = LocalCluster(
                 n_workers=count,
-                threads_per_worker=1,
+                threads_per_worker=IN_FLIGHT,
                 processes=True,
                 memory_limit=machines.memory_limit or "auto",
                 worker_class=GpuNanny if device.startswith("cuda") else Nanny,
@@ -152,23 +165,24 @@ def connect(
             client = Client(target)
         except OSError as error:
             raise ValueError(f"no Dask scheduler answers at {target}: {error}") from error
-    try:
-        if importlib.util.find_spec("bokeh") is not None:
-            say(f"dashboard: {client.dashboard_link}")
-        yield client
-    finally:
-        client.close()
-        if cluster is not None:
-            try:
-                cluster.close()
-            except Exception as error:  # Dask's nanny cannot end a worker that is just starting
-                log.warning("the workers did not end in order: %r", error)
+        try:
+            if importlib.util.find_spec("bokeh") is not None:
+                say(f"dashboard: {client.dashboard_link}")
+            yield client
+        finally:
+            client.close()
+            if cluster is not None:
+                try:
+                    cluster.close()
+                except Exception as error:  # Dask's nanny cannot end a worker that just starts
+                    log.warning("the workers did not end in order: %r", error)
 
 
 @dataclass(frozen=True)
 class _Task:
     block: Sequence[Utterance]
     deaths: int = 0  # of workers, when it ran on its own
+    ended_before: int = 0  # workers over their memory before it ran on its own
 
 
 def run(
@@ -189,19 +203,19 @@ def run(
     waiting = deque(_Task(block) for block in blocks)
     suspects: deque[_Task] = deque()
     running: dict[Future, _Task] = {}
-    deaths = in_a_row = 0
+    lost = in_a_row = 0
     try:
         while waiting or suspects or running:
-            # No more tasks than workers: whoever dies takes nothing with it but its own block.
+            # No more tasks than threads: whoever dies takes nothing with it but what it works on.
             free = max(1, sum(client.nthreads().values())) - len(running)
             for _ in range(min(free, len(waiting))):
                 task = waiting.popleft()
                 running[_submit(client, job, task)] = task
             if not running:  # one suspect at a time: nobody is blamed for a neighbour
-                task = suspects.popleft()
+                task = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
                 running[_submit(client, job, task)] = task
             finished = _first_done(list(running))
-            if _ended_by_memory(client) > deaths + IDLE_DEATHS:
+            if _ended_by_memory(client) > lost + IDLE_DEATHS:
                 raise ValueError(f"workers die before they can work: {_why(client)}")
             if not finished:
                 yield []
@@ -210,11 +224,11 @@ def run(
                 try:
                     records = future.result()
                 except KilledWorker:
-                    deaths, in_a_row = deaths + 1, in_a_row + 1
-                    if in_a_row >= DEATHS_IN_A_ROW:
+                    lost, in_a_row = lost + 1, in_a_row + 1
+                    if in_a_row >= LOST_IN_A_ROW:
                         raise ValueError(
-                            f"{in_a_row} workers died in a row: {_why(client)}; finished blocks are"
-                            " kept, run the command again"
+                            f"{in_a_row} blocks in a row were lost with their workers: "
+                            f"{_why(client)}; finished blocks are kept, run the command again"
                         ) from None
                     log.info("a worker died over %s", [u.id for u in task.block])
                     if len(task.block) > 1:
@@ -225,7 +239,8 @@ def run(
                     elif task.deaths + 1 < TRIES:
                         suspects.append(_Task(task.block, task.deaths + 1))
                     else:
-                        reason = f"ended its worker {TRIES} times: {_why(client)}"
+                        why = _why(client, task.ended_before)
+                        reason = f"ended its worker {TRIES} times: {why}"
                         yield [give_up(task.block[0], reason)]
                 else:
                     if isinstance(records, str):
@@ -268,7 +283,7 @@ def _ended_by_memory(client: Client) -> int:
     return len(client.get_events("worker-restart-memory"))
 
 
-def _why(client: Client) -> str:
-    if _ended_by_memory(client):
+def _why(client: Client, ended_before: int = 0) -> str:
+    if _ended_by_memory(client) > ended_before:
         return f"out of memory{REMEDY}"
     return f"it was killed, by the system perhaps for want of memory{REMEDY}"

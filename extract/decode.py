@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -13,9 +14,18 @@ import numpy as np
 from extract import graph
 from extract.graph import Crop, Span
 from extract.process import HangingError, ffmpeg_exe, ffmpeg_version, run
-from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, Sampling
+from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, TUBELET_S, Sampling
 
-__all__ = ["Clip", "DecodeError", "Rows", "decode", "decode_spans", "ffmpeg_exe", "ffmpeg_version"]
+__all__ = [
+    "Clip",
+    "DecodeError",
+    "Rows",
+    "StalledError",
+    "decode",
+    "decode_spans",
+    "ffmpeg_exe",
+    "ffmpeg_version",
+]
 
 CODEC_PADDING_S = 0.1
 """Sound that outlasts the picture by less is the audio codec's padding, not content."""
@@ -25,6 +35,10 @@ BATCH = 32
 
 class DecodeError(Exception):
     """A video that cannot be used; the message is the reason kept in the store."""
+
+
+class StalledError(DecodeError):
+    """A video that gave no result in its time: trying again would take as long again."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +74,22 @@ class Clip:
 
     Attributes:
         duration: seconds.
-        frames: ``T``, rows in each modality that is there.
-        picture: its images, uint8 ``[T or fewer, 224, 224, 3]``, or None without a video stream.
+        frames: ``T``, in each modality that is there.
+        picture: its images, uint8 ``[T or fewer, 224, 224, 3]``, or ``[..., 3, 224, 224, 3]`` with
+            three crops; None without a video stream.
+        later: the second images of its tubelets, likewise; None for stills.
         sound: its samples, or None without an audio stream.
     """
 
     duration: float
     frames: int
     picture: Rows | None
+    later: Rows | None
     sound: Rows | None
 
     @property
     def images(self) -> np.ndarray | None:
-        """All images at once, uint8 ``[T, 224, 224, 3]`` RGB."""
+        """All images at once, RGB, as :meth:`image_batches` gives them."""
         return None if self.picture is None else np.concatenate(list(self.image_batches()))
 
     @property
@@ -81,13 +98,25 @@ class Clip:
         return None if self.sound is None else self.sound.read(0, self.sound.count)
 
     def image_batches(self) -> Iterator[np.ndarray]:
-        """The images in order, a few at a time: memory does not grow with the video's length."""
+        """The images in order, a few at a time: memory does not grow with the video's length.
+
+        Yields:
+            uint8 ``[n, 224, 224, 3]`` RGB; with three crops ``[n, 3, 224, 224, 3]``; as tubelets
+            ``[n, 2, 224, 224, 3]`` or ``[n, 3, 2, 224, 224, 3]``.
+        """
         assert self.picture is not None
         for first in range(0, self.frames, BATCH):
             wanted = np.arange(first, min(first + BATCH, self.frames))
             # After the last frame its image stays on the screen.
             shown = np.minimum(wanted, self.picture.count - 1)
-            yield self.picture.read(shown[0], shown[-1] + 1)[shown - shown[0]]
+            images = self.picture.read(shown[0], shown[-1] + 1)[shown - shown[0]]
+            if self.later is None:
+                yield images
+                continue
+            second = images.copy()  # where the utterance ends first, a tubelet is a still
+            there = self.later.read(first, first + len(wanted))
+            second[: len(there)] = there
+            yield np.stack([images, second], axis=-4)
 
     def window_batches(self, sampling: Sampling) -> Iterator[np.ndarray]:
         """The audio windows in order, a few at a time: float32 ``[n, window_s * 16000]``."""
@@ -136,10 +165,12 @@ def decode_spans(
     """Decode several utterances of one video in one pass, from the first begin to the last end.
 
     Each clip has the bits that :func:`decode` gives. If the pass fails the utterances are decoded
-    one by one, so that a fault costs only those that it lies in.
+    one by one, so that a fault costs only those that it lies in; not after a time-out.
     """
     try:
         return _one_pass(path, sampling, spans, crop, timeout)
+    except StalledError as error:
+        return [error] * len(spans)
     except DecodeError as error:
         if len(spans) == 1 or not path.is_file():
             return [error] * len(spans)
@@ -150,19 +181,19 @@ def _one_pass(
     path: Path, sampling: Sampling, spans: Sequence[Span], crop: Crop | None, timeout: float
 ) -> list[Clip | DecodeError]:
     if not path.is_file():
-        raise DecodeError("file not found")
+        raise DecodeError("not a file" if path.exists() else "file not found")
     if path.stat().st_size == 0:
         raise DecodeError("file is empty (0 bytes)")
 
     def attempt(kinds: Sequence[str]) -> tuple[int, str, dict[graph.Output, IO[bytes]]]:
         try:
             return run(
-                graph.outputs(path, spans, kinds),
+                graph.outputs(path, sampling, spans, kinds),
                 lambda sinks: graph.command(path, sampling, spans, crop, sinks, ffmpeg_exe()),
                 timeout,
             )
         except HangingError as error:
-            raise DecodeError(str(error)) from None
+            raise StalledError(str(error)) from None
 
     status, log, streams = attempt(["vision", "audio"])
     if status and "matches no streams" in log:
@@ -178,20 +209,33 @@ def _one_pass(
     clips: list[Clip | DecodeError] = []
     for k, (begin, end) in enumerate(spans):
         origin = graph.sound_origin(begin, seekable)
-        picture = _picture(streams.get(("vision", k)))
+        picture = _picture(streams.get(("vision", k)), sampling)
+        later = _later(_picture(streams.get(("later", k)), sampling), sampling, begin, end)
         sound = _sound(streams.get(("audio", origin)), origin, begin, end)
         try:
-            clips.append(_align(picture, sound, sampling, begin, end, stated))
+            clips.append(_align(picture, later, sound, sampling, begin, end, stated))
         except DecodeError as error:
             clips.append(error)
     return clips
 
 
-def _picture(file: IO[bytes] | None) -> Rows | None:
+def _picture(file: IO[bytes] | None, sampling: Sampling) -> Rows | None:
     if file is None:
         return None
-    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    return Rows(file, np.uint8, shape, 0, file.seek(0, 2) // (IMAGE_SIZE * IMAGE_SIZE * 3))
+    square = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = square if sampling.crops == 1 else (sampling.crops, *square)
+    return Rows(file, np.uint8, shape, 0, file.seek(0, 2) // math.prod(shape))
+
+
+def _later(rows: Rows | None, sampling: Sampling, begin: float, end: float | None) -> Rows | None:
+    """The second images of tubelets, as far as the utterance goes."""
+    if rows is None:
+        return None
+    extra = graph.extra_images(sampling)
+    count = max(0, rows.count - extra)
+    if end is not None:
+        count = min(count, max(0, math.ceil(sampling.fps * (end - begin - TUBELET_S) - 1e-6)))
+    return replace(rows, begin=extra, count=count)
 
 
 def _sound(file: IO[bytes] | None, origin: int, begin: float, end: float | None) -> Rows | None:
@@ -206,6 +250,7 @@ def _sound(file: IO[bytes] | None, origin: int, begin: float, end: float | None)
 
 def _align(
     picture: Rows | None,
+    later: Rows | None,
     sound: Rows | None,
     sampling: Sampling,
     begin: float,
@@ -232,7 +277,7 @@ def _align(
         raise DecodeError("no image could be decoded")
     if sound is not None and not sound.count and not begin:
         raise DecodeError("no sound could be decoded")
-    return Clip(duration, sampling.frames(duration), picture, sound)
+    return Clip(duration, sampling.frames(duration), picture, later, sound)
 
 
 def _stated_duration(log: str) -> float | None:

@@ -21,8 +21,9 @@ import numpy as np
 
 from cache import FeatureCache, Parts, Recipe, Record, newest_per_id, publish
 from cache.recipe import digest_of_utterances
+from cache.republish import republish
 from cache.share import pull_recipe
-from cache.store import is_published, republish
+from cache.store import is_published
 from extract.block import Job, Utterance
 from extract.cluster import Machines, connect, run
 from extract.decode import ffmpeg_version
@@ -40,11 +41,17 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How to extract; only ``encoder``, ``sampling`` and ``dtype`` change what is stored."""
+    """How to extract.
+
+    What is stored depends on ``encoder`` and its checkpoint, ``precision``, ``sampling`` and
+    ``dtype`` alone.
+    """
 
     encoder: str
     checkpoint: Path | None = None
     device: str = "cpu"
+    precision: str = "fp32"
+    backend: str = "transformers"
     sampling: Sampling = field(default_factory=Sampling)
     dtype: str = "float16"
     workers: int | None = 1
@@ -54,6 +61,17 @@ class Settings:
     timeout: float = 600.0
     shares: tuple[str, ...] = ()
     retry_failed: bool = False
+
+    def load_encoder(self) -> Encoder:
+        """The encoder, in this process.
+
+        Raises:
+            ValueError: it cannot be loaded, or does not take what ``sampling`` gives.
+        """
+        encoder = load(self.encoder, self.checkpoint, self.device, self.precision, self.backend)
+        if self.sampling.vision == "tubelet" and not encoder.takes_pairs:
+            raise ValueError(f"the encoder {encoder.name} takes single images, not tubelets")
+        return encoder
 
     @cached_property
     def machines(self) -> Machines:
@@ -111,7 +129,7 @@ def extract(
         ValueError: unusable settings, or not one video of the manifest is below ``data``.
     """
     utterances = utterances_of(manifest)
-    encoder = load(settings.encoder, settings.checkpoint, settings.device)
+    encoder = settings.load_encoder()
     recipe = _recipe(manifest, utterances, encoder, settings)
     store = root / recipe.dataset / recipe.store_name
     shared = None if is_published(store) else pull_recipe(recipe, settings.shares, root)
@@ -138,10 +156,11 @@ def extract(
                 tally.add(records, sum(work.lengths[record.id] for record in records))
                 if on_block is not None:
                     on_block(tally)
+    about = _about(manifest, settings.sampling)
     if published:
-        republish(store, recipe, encoder.widths, _about(manifest), Parts(work.place))
+        republish(store, recipe, encoder.widths, about, Parts(work.place))
     else:
-        publish(store, recipe, encoder.widths, _about(manifest), [u.id for u in utterances])
+        publish(store, recipe, encoder.widths, about, [u.id for u in utterances])
     return _summary(store, resumed=resumed)
 
 
@@ -152,7 +171,7 @@ def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> E
         ValueError: as :func:`extract`.
     """
     utterances = utterances_of(manifest)
-    encoder = load(settings.encoder, settings.checkpoint, settings.device)
+    encoder = settings.load_encoder()
     recipe = _recipe(manifest, utterances, encoder, settings)
     store = root / recipe.dataset / recipe.store_name
     if is_published(store) and not (settings.retry_failed and _failed(store)):
@@ -233,6 +252,8 @@ def _job(place: Path, data: Path, settings: Settings) -> Job:
         encoder=settings.encoder,
         checkpoint=settings.checkpoint,
         device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
         sampling=settings.sampling,
         dtype=settings.dtype,
         timeout=settings.timeout,
@@ -261,9 +282,11 @@ def _refuse_wrong_folder(utterances: Sequence[Utterance], data: Path) -> None:
         )
 
 
-def _about(manifest: Manifest) -> dict[str, Any]:
+def _about(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
     """Root attributes beyond the recipe: where the store comes from and what one may do with it."""
+    several = {m: rows for m, rows in sampling.rows_per_frame.items() if rows > 1}
     return {
+        **({"rows_per_frame": several} if several else {}),
         "manifest_digest": manifest.digest,
         "licence": manifest.card.licence,
         "creator": getpass.getuser(),

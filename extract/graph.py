@@ -6,19 +6,21 @@ through any seek, so an utterance gets the same bits whatever is decoded with it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ffmpeg
 
-from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, Sampling
+from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, TUBELET_S, Sampling
 
 Span = tuple[float, float | None]
 """Begin and end of an utterance in seconds; an end of None is the file's end."""
 Crop = tuple[float, float, float, float]
 """Part of the picture as fractions ``(x, y, width, height)``."""
 Output = tuple[str, int]
-"""``("vision", k)``: the images of span k. ``("audio", s)``: the sound from second s on."""
+"""``("vision", k)``: the images of span k; ``("later", k)``: the second ones of its tubelets.
+``("audio", s)``: the sound from second s on."""
 
 PICTURE_LEAD_S = 1.0
 """Video is sought earlier by this, so that a deinterlacer has seen the frame before."""
@@ -44,13 +46,19 @@ _CENTRE = {
     side: f"if(mod({length},2),2*round(({length}-{IMAGE_SIZE})/4),({length}-{IMAGE_SIZE})/2)"
     for side, length in {"x": "iw", "y": "ih"}.items()  # half a pixel is rounded to even
 }
+_FIRST = {"x": "0", "y": "0"}
+_LAST = {"x": f"iw-{IMAGE_SIZE}", "y": f"ih-{IMAGE_SIZE}"}
 
 
-def outputs(path: Path, spans: Sequence[Span], kinds: Sequence[str]) -> list[Output]:
+def outputs(
+    path: Path, sampling: Sampling, spans: Sequence[Span], kinds: Sequence[str]
+) -> list[Output]:
     """The streams that one pass gives, for the kinds (``vision``, ``audio``) that are there."""
     wanted: list[Output] = []
     if "vision" in kinds:
         wanted += [("vision", k) for k in range(len(spans))]
+        if sampling.vision == "tubelet":
+            wanted += [("later", k) for k in range(len(spans))]
     if "audio" in kinds:
         seekable = seeks_to_keyframes(path)
         wanted += [("audio", s) for s in sorted({sound_origin(b, seekable) for b, _ in spans})]
@@ -67,21 +75,22 @@ def command(
 ) -> list[str]:
     """The command line that writes each output to its file descriptor.
 
-    Images are rgb24 of 224 x 224, sound is float32 at 16 kHz in one channel.
+    Images are rgb24 of 224 x 224, three crops follow one another; sound is float32 at 16 kHz in
+    one channel.
     """
     seekable = seeks_to_keyframes(path)
     made = []
-    pictures = [k for kind, k in sinks if kind == "vision"]
+    pictures = [output for output in sinks if output[0] != "audio"]
     if pictures:
         begin = min(begin for begin, _ in spans) - PICTURE_LEAD_S
         branches = _input(path, begin if seekable else 0)["v:0"]
         # only frames that are flagged as interlaced; one image a frame, at the frame's time
         branches = branches.filter("yadif", deint="interlaced").filter("settb", "AVTB")
         split = branches.filter_multi_output("split", len(pictures))
-        for k in pictures:
-            branch = split[k] if len(pictures) > 1 else branches
-            images = _picture(branch, sampling, spans[k], crop)
-            sink = f"pipe:{sinks['vision', k]}"
+        for place, (kind, k) in enumerate(pictures):
+            branch = split[place] if len(pictures) > 1 else branches
+            images = _picture(branch, sampling, spans[k], kind == "later", crop)
+            sink = f"pipe:{sinks[kind, k]}"
             # the images are chosen already: ffmpeg shall neither repeat nor drop one
             options = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
             made.append(ffmpeg.output(images, sink, **options))
@@ -116,27 +125,46 @@ def _input(path: Path, begin: float) -> ffmpeg.nodes.FilterableStream:
     return ffmpeg.input(f"file:{path}", **seek)  # file: keeps odd names from being protocols
 
 
+def extra_images(sampling: Sampling) -> int:
+    """How many images come before the second one of an utterance's first tubelet.
+
+    The first of them is from the utterance's begin or before it, where there is one for certain:
+    ffmpeg fails if an output gets none.
+    """
+    return math.ceil(TUBELET_S * sampling.fps)
+
+
 def _picture(
-    stream: ffmpeg.nodes.FilterableStream, sampling: Sampling, span: Span, crop: Crop | None
+    stream: ffmpeg.nodes.FilterableStream,
+    sampling: Sampling,
+    span: Span,
+    later: bool,
+    crop: Crop | None,
 ) -> ffmpeg.nodes.FilterableStream:
-    """The image shown at each t_i, short side to 224 (bicubic, antialiased), centre 224 x 224."""
+    """The image shown at each t_i or later, short side to 224 (bicubic, antialiased), cropped."""
     begin, end = span
-    stream = stream.filter("setpts", f"PTS-{round(begin * 1e6) + _ROUNDING_US}")
+    extra = extra_images(sampling) if later else 0
+    first = begin + TUBELET_S - extra / sampling.fps if later else begin
+    stream = stream.filter("setpts", f"PTS-{round(first * 1e6) + _ROUNDING_US}")
     # rounding up: output i is the last frame whose time is at most i / fps
     stream = stream.filter("fps", fps=f"{sampling.fps:.9g}", round="up", start_time=0)
     if end is not None:
-        stream = stream.filter("trim", end_frame=sampling.frames(end - begin))
+        stream = stream.filter("trim", end_frame=extra + sampling.frames(end - begin))
     if crop is not None:
         x, y, width, height = (f"{fraction:.6f}" for fraction in crop)
         stream = stream.filter("crop", f"iw*{width}", f"ih*{height}", f"iw*{x}", f"ih*{y}")
-    return (
-        stream.filter("scale", **_SCALE)
-        .filter(
-            "format", "rgb24"
-        )  # with chroma at half resolution, only even offsets were possible
-        .filter("crop", IMAGE_SIZE, IMAGE_SIZE, **_CENTRE)
-        .filter("setsar", 1)
-    )
+    # rgb24: with chroma at half resolution, only even offsets were possible
+    stream = stream.filter("scale", **_SCALE).filter("format", "rgb24")
+    if sampling.crops == 1:
+        stream = stream.filter("crop", IMAGE_SIZE, IMAGE_SIZE, **_CENTRE)
+    else:  # one above the other: in memory [3, 224, 224, 3]
+        split = stream.filter_multi_output("split", 3)
+        squares = [
+            split[i].filter("crop", IMAGE_SIZE, IMAGE_SIZE, **place)
+            for i, place in enumerate((_FIRST, _CENTRE, _LAST))
+        ]
+        stream = ffmpeg.filter(squares, "vstack", inputs=3)
+    return stream.filter("setsar", 1)
 
 
 def _sound(

@@ -1,8 +1,9 @@
 """When to look and when to listen: one grid of frame times for both modalities.
 
 Frame ``i`` of an utterance stands for the time ``t_i = i / fps``, ``i < T``,
-``T = max(1, ceil(fps * duration))``. Vision frame ``i`` is the image shown at ``t_i``; audio frame
-``i`` is the window of ``window_s`` seconds centred on ``t_i``.
+``T = max(1, ceil(fps * duration))``. Vision frame ``i`` is the image shown at ``t_i``, or that and
+the one shown ``TUBELET_S`` later; audio frame ``i`` is the window of ``window_s`` seconds centred
+on ``t_i``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 
 SAMPLE_RATE = 16_000
 IMAGE_SIZE = 224
+TUBELET_S = 0.25
+"""Seconds between the two images of a tubelet."""
 PREPROCESS_VERSION = 2
 """Raised whenever decoding or sampling gives other values: it is part of every store's digest."""
 
@@ -27,11 +30,19 @@ class Sampling:
         fps: frames per second (the paper samples two a second).
         window_s: length of an audio window in seconds.
         channel: ``mix`` mixes all channels to one; ``first`` takes the first one only.
+        vision: ``image`` is a still; ``tubelet`` is a pair, the second one ``TUBELET_S`` later.
+        crops: 1, the picture's centre, or 3 squares along its longer side (left, centre, right,
+            or top, centre, bottom).
+        crop_rows: of three crops, ``separate`` rows (3 a frame, side by side in the store) or
+            their ``mean``, one row a frame.
     """
 
     fps: float = 2.0
     window_s: float = 2.0
     channel: str = "mix"
+    vision: str = "image"
+    crops: int = 1
+    crop_rows: str = "separate"
 
     def __post_init__(self) -> None:
         if not 0 < self.fps <= 60:
@@ -40,10 +51,35 @@ class Sampling:
             raise ValueError(f"window_s is {self.window_s}; choose 0.1 to 30 seconds")
         if self.channel not in ("mix", "first"):
             raise ValueError(f"channel is {self.channel!r}; choose mix or first")
+        if self.vision not in ("image", "tubelet"):
+            raise ValueError(f"vision is {self.vision!r}; choose image or tubelet")
+        if self.crops not in (1, 3):
+            raise ValueError(f"crops is {self.crops}; choose 1 or 3")
+        if self.crop_rows not in ("separate", "mean"):
+            raise ValueError(f"crop_rows is {self.crop_rows!r}; choose separate or mean")
 
     def as_dict(self) -> dict[str, Any]:
-        """For the store's recipe."""
-        return asdict(self)
+        """For the store's recipe: ``vision`` and ``crops`` only where they change a value.
+
+        So stores made before there was a choice keep their digest.
+        """
+        plain = asdict(self)
+        if self.vision == "image":
+            del plain["vision"]
+        if self.crops == 1:
+            del plain["crops"], plain["crop_rows"]
+        return plain
+
+    @property
+    def rows_per_frame(self) -> dict[str, int]:
+        """How many rows of a store stand for one frame, by modality."""
+        separate = self.crop_rows == "separate"
+        return {"audio": 1, "vision": self.crops if separate else 1}
+
+    @property
+    def images_per_frame(self) -> int:
+        """How many images of 224 x 224 are decoded for one frame."""
+        return self.crops * (2 if self.vision == "tubelet" else 1)
 
     def frames(self, duration: float) -> int:
         """``T`` for an utterance of ``duration`` seconds."""

@@ -1,19 +1,22 @@
-"""Mutated files: a clip of consistent shapes or a reason, nothing else, and nothing left behind."""
+"""Mutated and stalling files: whole rows or a reason, nothing else, and nothing left behind."""
 
+import os
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from extract.decode import Clip, decode_spans
-from extract.sampling import Sampling
+from cache import Parts
+from extract import Sampling, Settings
+from extract.block import Utterance, extract_block
+from extract.decode import ffmpeg_exe
+from extract.engine import _job
 from tests.test_decode import clicks, ffmpeg
 
 TWO = Sampling(fps=2.0, window_s=0.5)
-SECONDS = 4.0  # for all mutants of one container
+SECONDS = 3.0  # for all mutants of one container
 
 
 def mutant(data: bytes, rng: np.random.Generator) -> bytes:
@@ -31,38 +34,71 @@ def mutant(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def check(clip: Clip) -> None:
-    assert clip.frames >= 1
-    assert clip.frames == TWO.frames(clip.duration)
-    if clip.picture is not None:
-        assert clip.images.shape == (clip.frames, 224, 224, 3)
-    if clip.sound is not None:
-        windows = list(clip.window_batches(TWO))
-        assert np.concatenate(windows).shape == (clip.frames, 8000)
-
-
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "wav"])
-def test_mutated_files_give_a_clip_or_a_reason(tmp_path, suffix):
+def test_mutated_files_give_whole_rows_or_a_reason(tmp_path, suffix):
     path = tmp_path / f"whole.{suffix}"
     sound = clicks(tmp_path / "sound.wav", 2.0, 0.5, 16000)
     picture = ["-f", "lavfi", "-i", "testsrc=r=10:s=64x48:d=2"] if suffix != "wav" else []
     video = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", 5]
     ffmpeg(*picture, "-i", sound, *(video if picture else ()), path)
+    job = _job(tmp_path / "s.zarr", tmp_path, Settings("imagebind-tiny", sampling=TWO, timeout=5.0))
+    extract_block(job, [Utterance("whole", path.name)])
     data, rng = path.read_bytes(), np.random.default_rng(7)
     me, threads = psutil.Process(), threading.active_count()
     descriptors, children = me.num_fds(), len(me.children())
-    spans = [(0.0, None), (0.25, 1.75)]
-    outcomes, began = [], time.monotonic()
-    broken = Path(tmp_path, f"broken.{suffix}")
-    while time.monotonic() - began < SECONDS and len(outcomes) < 60:
-        broken.write_bytes(mutant(data, rng))
-        outcomes += decode_spans(broken, TWO, spans[:: int(rng.choice([1, -1]))], timeout=5.0)
-    for outcome in outcomes:
-        if isinstance(outcome, Clip):
-            check(outcome)
-        else:
-            assert str(outcome)
-    assert len(outcomes) >= 4
+    seen, began = 1, time.monotonic()
+    while time.monotonic() - began < SECONDS and seen < 60:
+        block = []
+        for i in range(seen, seen + 3):
+            (tmp_path / f"{i}.{suffix}").write_bytes(mutant(data, rng))
+            block += [
+                Utterance(f"{i}", f"{i}.{suffix}"),
+                Utterance(f"{i} part", f"{i}.{suffix}", 0.25, 1.75),
+            ]
+        assert {r.id for r in extract_block(job, block)} == {u.id for u in block}
+        seen += len(block)
     assert threading.active_count() == threads
     assert len(me.children()) == children
     assert me.num_fds() <= descriptors
+
+    parts = Parts(job.store).read()
+    records = [record for part in parts for record in part.records]
+    assert len(records) == seen
+    for record in records:
+        frames = 0 if record.status == "failed" else TWO.frames(record.duration)
+        assert (record.status == "ok") == (record.error == "")
+        assert record.audio_frames == (0 if record.status == "no_audio" else frames)
+        assert record.vision_frames == (0 if record.status == "no_video" else frames)
+    for part in parts:
+        for modality in ("audio", "vision"):
+            rows = part.values(modality)
+            assert len(rows) == sum(record.frames(modality) for record in part.records)
+            assert np.isfinite(rows).all()
+
+
+def test_a_stalling_file_costs_its_time_once(tmp_path, monkeypatch):
+    """Not for each of its utterances again, and the next file is as ever."""
+    ffmpeg("-f", "lavfi", "-i", "testsrc=r=10:s=64x48:d=3", tmp_path / "good.mp4")
+    (tmp_path / "stalls.mp4").write_bytes((tmp_path / "good.mp4").read_bytes())
+    wrapper, calls = tmp_path / "wrapper", tmp_path / "calls"
+    wrapper.write_text(
+        f'#!/bin/sh\necho "$*" >> {calls}\n'
+        f'case "$*" in *stalls*) exec sleep 60;; esac\nexec {ffmpeg_exe()} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(wrapper))
+    settings = Settings("imagebind-tiny", sampling=TWO, timeout=3.0)
+    job = _job(tmp_path / "s.zarr", tmp_path, settings)
+    stalls = [Utterance(f"s{k}", "stalls.mp4", k, k + 1.0) for k in range(3)]
+    records = extract_block(job, [*stalls, Utterance("good", "good.mp4", 0.0, 2.0)])
+    assert [record.status for record in records] == ["failed"] * 3 + ["no_audio"]
+    assert {record.error for record in records[:3]} == {"ffmpeg gave no result within 3 s"}
+    assert calls.read_text().count("stalls.mp4") == 1
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    job = _job(tmp_path / "s.zarr", tmp_path, Settings("imagebind-tiny", timeout=60.0))
+    records = extract_block(job, [Utterance("p", "pipe.mp4"), Utterance("f", "folder.mp4")])
+    assert {record.error for record in records} == {"not a file"}

@@ -87,13 +87,18 @@ def test_resampling_is_scipys(tmp_path, rate):
     assert 20 * np.log10(expected[middle].std() / error.std()) >= 45
 
 
-def test_windows_in_batches_are_the_windows():
-    sampling = Sampling(fps=5.0, window_s=0.7)
+@pytest.mark.parametrize("fps", [1.0, 2.0, 5.0, 10.0])
+@pytest.mark.parametrize("window_s", [0.5, 0.7, 1.0])
+def test_a_window_is_centred_whatever_is_read_at_a_time(fps, window_s):
+    sampling, size = Sampling(fps=fps, window_s=window_s), round(window_s * SAMPLE_RATE)
     audio = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
-    whole = sampling.windows(audio, 20)
+    padded = np.pad(audio, (size // 2, 20 * SAMPLE_RATE))
+    begins = [round(i / fps * SAMPLE_RATE) for i in range(20)]
+    expected = np.stack([padded[begin : begin + size] for begin in begins])
+    assert np.array_equal(sampling.windows(audio, 20), expected)
     for first in range(0, 20, 6):
         count = min(6, 20 - first)
         begin, end = sampling.samples(first, count)
         begin = max(0, begin)
         piece = sampling.windows(audio[begin:end], count, first, begin)
-        assert np.array_equal(piece, whole[first : first + count])
+        assert np.array_equal(piece, expected[first : first + count])

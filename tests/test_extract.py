@@ -190,7 +190,7 @@ def break_file(kind: str, path: Path) -> None:
         ("text", "moov|Invalid data"),
         ("truncated", "moov|Invalid data"),
         ("missing", "file not found"),
-        ("folder", "file not found"),
+        ("folder", "not a file"),
     ],
 )
 def test_broken_file_has_a_reason(tmp_path, kind, reason):
@@ -279,9 +279,20 @@ def test_mel_filters_sum_to_equal_areas():
     assert (filters.argmax(1).diff() > 0).all()
 
 
-def test_unknown_encoder_is_a_clear_error():
-    with pytest.raises(ValueError, match="choose one of"):
-        load("resnet")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"encoder": "resnet"}, "choose one of embedded, imagebind"),
+        ({"precision": "fp8"}, "choose one of fp32, bf16, fp16"),
+        ({"precision": "bf16"}, "computes in fp32"),
+        ({"backend": "onnx"}, "choose one of transformers, package"),
+        ({"backend": "package"}, "only imagebind has"),
+        ({"sampling": Sampling(vision="tubelet")}, "single images, not tubelets"),
+    ],
+)
+def test_a_choice_the_encoder_does_not_have_is_a_clear_error(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**{"encoder": "embedded", **wrong}).load_encoder()
 
 
 # --- the whole way --------------------------------------------------------------------------------

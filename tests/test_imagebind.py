@@ -258,9 +258,10 @@ def test_where_the_checkpoint_is_looked_for(checkpoint, tmp_path, monkeypatch):
         load(tmp_path / "nowhere")
 
 
-def test_mixed_precision_is_near_and_says_so(checkpoint, encoder):
-    mixed = load(checkpoint, dtype=torch.bfloat16)
-    assert mixed.settings["precision"] == "bfloat16"
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_is_near_and_says_so(checkpoint, encoder, dtype):
+    mixed = load(checkpoint, dtype=dtype)
+    assert mixed.settings["precision"] == str(dtype).removeprefix("torch.")
     assert mixed.settings | {"precision": "float32"} == encoder.settings
     for half, full in (
         (mixed.audio(sounds(2)), encoder.audio(sounds(2))),

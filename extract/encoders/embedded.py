@@ -52,6 +52,7 @@ class Embedded:
     """Images to 1280 pooled EfficientNet-Lite0 channels, sound to a 256-d voice embedding."""
 
     name = "embedded"
+    takes_pairs = False
 
     def __init__(self, device: str = "cpu") -> None:
         try:

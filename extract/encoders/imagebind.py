@@ -13,7 +13,7 @@ Shapes: n inputs, d the embedding's width, D a trunk's width, L tokens.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +42,6 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 AUDIO_SCALE = 20.0  # the published temperature of audio
 
 VERSION = 1  # raised whenever the same input would give other numbers
-
-Backend = Literal["transformers", "package"]
 
 
 class AudioTrunk(nn.Module):
@@ -129,10 +127,12 @@ class ImageBind:
         weights_sha256: SHA-256 of the checkpoint file (of the tiny model: of its parameters).
         settings: all that decides the values besides weights and code, as plain JSON.
         version: of the code that prepares the inputs.
+        takes_pairs: a pair of successive frames is one input, too.
         batch_size: inputs a batch that suit the device, by modality.
     """
 
     version = VERSION
+    takes_pairs = True
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ def load(
     path: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    backend: Backend = "transformers",
+    backend: str = "transformers",
     config: ImageBindConfig = HUGE,
 ) -> ImageBind:
     """The encoder with the weights of a published checkpoint.
@@ -255,11 +255,13 @@ def load(
     return ImageBind(config, audio, vision, weights.sha256(file), device, dtype)
 
 
-def tiny(device: torch.device | str = "cpu", seed: int = 0) -> ImageBind:
+def tiny(
+    device: torch.device | str = "cpu", seed: int = 0, dtype: torch.dtype = torch.float32
+) -> ImageBind:
     """A small, untrained ImageBind: every step of the real one, none of its meaning."""
     state = weights.seeded(weights.layout(TINY), seed)
     audio, vision = _assemble(state, TINY)
-    return ImageBind(TINY, audio, vision, weights.sha256_of_state(state), device)
+    return ImageBind(TINY, audio, vision, weights.sha256_of_state(state), device, dtype)
 
 
 def _assemble(state: weights.State, config: ImageBindConfig) -> tuple[AudioTrunk, VisionTrunk]:

@@ -1,0 +1,229 @@
+"""How near extraction comes to what decoding or encoding alone would take.
+
+720p clips, and a long 720p video with many utterances, are generated and extracted: by ffmpeg
+alone, by the encoder alone, by us, and utterance by utterance as a first script would. Each runs
+in a fresh process, in turns. Ends with a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import save_file
+
+from benchmarks import isolated, report
+from benchmarks.passes import MEASURED, Measured, Task
+from extract.block import Job, Utterance
+from extract.decode import ffmpeg_exe
+from extract.encoders import NAMES, PRECISIONS
+from extract.encoders.imagebind_weights import HUGE, layout, seeded
+from extract.sampling import Sampling
+
+TITLES = {
+    "decode": "ffmpeg alone, to null",
+    "encode": "the encoder alone, on ready tensors",
+    "ours": "ours",
+    "naive": "utterance by utterance, batches of one",
+}
+WORK = ("benchmarks.passes", "extract.encoders.embedded", "extract.encoders.imagebind")
+# the modules of what runs in other processes
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is generated: ``clips`` files of ``seconds``, and one that is ``segments`` times it."""
+
+    picture: str
+    clips: int
+    seconds: float
+    segments: int
+
+
+SIZES = {
+    "tiny": Size("160x120", 2, 1.0, 2),
+    "small": Size("1280x720", 8, 8.0, 8),
+    "full": Size("1280x720", 32, 8.0, 40),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.extract", description=__doc__)
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="tiny: only to see it run; small: two minutes of video; full: ten",
+    )
+    parser.add_argument("--encoder", choices=NAMES, default="embedded", help="(embedded)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="of imagebind; without it, untrained weights of full size"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(fp32)")
+    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default 5)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
+    parser.add_argument("--scratch", type=Path, help="for videos and weights (default: /tmp)")
+    options = parser.parse_args(arguments)
+    isolated.prepare(WORK)
+    with tempfile.TemporaryDirectory(prefix="bench-extract-", dir=options.scratch) as scratch:
+        tasks = _tasks(Path(scratch), options)
+        rows, ratios = _measure(tasks, options.runs)
+    text = f"{_table(rows)}\n\n{_listed(ratios)}\n"
+    bars = [
+        (f"{row['material']}: {row['name']}", row["video_s_per_s"], row["name"] == "ours")
+        for row in rows
+    ]
+    title = f"Extraction with the encoder {options.encoder}"
+    svg = report.bars_svg(title, "seconds of video a second", bars)
+    report.write(options.out, "extract", ratios, rows, 1, text, svg)
+    print(text)
+    return 0
+
+
+def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
+    """The two materials: what is to be extracted, and where it lies."""
+    size = SIZES[options.size]
+    checkpoint = options.checkpoint
+    if options.encoder == "imagebind" and checkpoint is None:
+        checkpoint = scratch / "untrained.safetensors"
+        save_file(seeded(layout(HUGE), seed=0), checkpoint)
+    first = generate(scratch / "0.mp4", size.picture, size.seconds)
+    for i in range(1, size.clips):
+        (scratch / f"{i}.mp4").hardlink_to(first)
+    generate(scratch / "long.mp4", size.picture, size.seconds, times=size.segments)
+    job = Job(
+        data=scratch,
+        store=scratch / "store.zarr",
+        encoder=options.encoder,
+        checkpoint=checkpoint,
+        device=options.device,
+        precision=options.precision,
+        backend="transformers",
+        sampling=Sampling(),
+        dtype="float16",
+        timeout=600.0,
+    )
+    ends = [size.seconds * (i + 1) for i in range(size.segments)]
+    materials = {
+        "clips": [Utterance(f"{i}", f"{i}.mp4") for i in range(size.clips)],
+        "long": [Utterance(f"{end}", "long.mp4", end - size.seconds, end) for end in ends],
+    }
+    return {
+        name: Task(replace(job, store=scratch / f"{name}.zarr"), utterances, size.seconds)
+        for name, utterances in materials.items()
+    }
+
+
+def generate(path: Path, picture: str, seconds: float, times: int = 1) -> Path:
+    """A moving, noisy picture and noise for sound, H.264 and AAC; repeated without coding anew."""
+    once = path.with_suffix(".once.mp4")
+    inputs = [
+        *("-f", "lavfi", "-i", f"testsrc2=s={picture}:r=25:d={seconds},noise=alls=8:allf=t"),
+        *("-f", "lavfi", "-i", f"anoisesrc=r=44100:d={seconds}:seed=1:a=0.2"),
+    ]
+    codec = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "30", "-pix_fmt", "yuv420p"]
+    quiet = [ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error"]
+    subprocess.run([*quiet, *inputs, *codec, "-c:a", "aac", str(once)], check=True)
+    again = ["-stream_loop", str(times - 1), "-i", str(once), "-c", "copy", str(path)]
+    subprocess.run([*quiet, *again], check=True)
+    once.unlink()
+    return path
+
+
+def _measure(tasks: dict[str, Task], runs: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Medians per material and competitor, and of the ratios within each run."""
+    samples: dict[str, list[dict[str, Measured]]] = {m: [{} for _ in range(runs)] for m in tasks}
+    turns = [(run, *turn) for run in range(runs) for turn in _shuffled(tasks, run)]
+    for run, material, name in track(
+        turns, "extracting", console=console, disable=not console.is_terminal
+    ):
+        samples[material][run][name], _ = isolated.run_isolated(MEASURED[name], tasks[material])
+    rows = []
+    for material, task in tasks.items():
+        video = task.seconds * len(task.utterances)
+        for name in TITLES:
+            row = {
+                key: statistics.median(asdict(sample[name])[key] for sample in samples[material])
+                for key in ("seconds", "cpu_seconds", "frames", "memory")
+            }
+            speed = {
+                "video_s_per_s": video / row["seconds"],
+                "frames_per_s": row["frames"] / row["seconds"],
+            }
+            rows.append({"material": material, "name": name, "title": TITLES[name], **row, **speed})
+    return rows, _ratios(samples)
+
+
+def _ratios(samples: dict[str, list[dict[str, Measured]]]) -> dict[str, float]:
+    """Medians per material, and without a prefix those of the material that fares worse."""
+    by_material: dict[str, dict[str, float]] = {}
+    for material, runs in samples.items():
+        each = [_ratios_of(run) for run in runs]
+        by_material[material] = {
+            name: statistics.median(ratios[name] for ratios in each) for name in each[0]
+        }
+    found = list(by_material.values())
+    worse = {
+        name: (min if name.endswith("_ours") else max)(ratios[name] for ratios in found)
+        for name in found[0]
+    }
+    prefixed = {f"{m}_{name}": v for m, ratios in by_material.items() for name, v in ratios.items()}
+    return {**worse, **prefixed}
+
+
+def _ratios_of(run: dict[str, Measured]) -> dict[str, float]:
+    decode, encode, ours, naive = (run[name].seconds for name in TITLES)
+    work = run["decode"].cpu_seconds + run["encode"].cpu_seconds
+    return {
+        "vs_larger_floor": ours / max(decode, encode),
+        "vs_sum_of_floors": ours / (decode + encode),
+        "cpu_vs_sum_of_floors": run["ours"].cpu_seconds / work,
+        "naive_vs_ours": naive / ours,
+        "encode_vs_ours": encode / ours,
+    }
+
+
+def _shuffled(tasks: dict[str, Task], run: int) -> list[tuple[str, str]]:
+    """Another order in every run, so that nobody always follows the same neighbour."""
+    turns = [(material, name) for material in tasks for name in TITLES]
+    return random.Random(run).sample(turns, len(turns))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    headings = ["Material", "what", "video-s/s", "frames/s", "seconds", "CPU s", "memory MB"]
+    cells = [
+        [
+            row["material"],
+            row["title"],
+            *(
+                report.number(row[key])
+                for key in ("video_s_per_s", "frames_per_s", "seconds", "cpu_seconds")
+            ),
+            report.number(row["memory"] / 1e6),
+        ]
+        for row in rows
+    ]
+    return report.markdown(headings, cells)
+
+
+def _listed(ratios: dict[str, float]) -> str:
+    cells = [[f"`{name}`", report.number(value)] for name, value in ratios.items()]
+    return report.markdown(["Ratio", "measured"], cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

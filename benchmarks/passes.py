@@ -1,0 +1,198 @@
+"""What the extraction benchmark times, each in the process it is called in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from time import perf_counter
+from typing import Self
+
+import numpy as np
+import psutil
+import torch
+
+from cache import MODALITIES, Record
+from extract import graph
+from extract.block import Job, Utterance
+from extract.cluster import IN_FLIGHT, Machines, connect, run
+from extract.decode import decode, ffmpeg_exe
+from extract.encoders import Encoder, load
+from extract.plan import blocks
+from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
+
+BLOCK = 64
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Task:
+    """Utterances of ``seconds`` each, and the job they belong to."""
+
+    job: Job
+    utterances: Sequence[Utterance]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One competitor in one process.
+
+    Attributes:
+        seconds: it took, without starting processes and loading the encoder.
+        cpu_seconds: of the process that encodes and of its ffmpegs.
+        frames: it worked on.
+        memory: bytes held at the peak by the process that encodes and its ffmpegs, libraries
+            included.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    frames: int
+    memory: int
+
+
+def decode_alone(task: Task) -> Measured:
+    """The extraction's own ffmpeg commands, as many at once, what they give thrown away."""
+    videos = [list(group) for _, group in groupby(task.utterances, lambda u: u.video)]
+
+    def decode_video(utterances: Sequence[Utterance]) -> None:
+        path = task.job.data / utterances[0].video
+        spans = [(u.start or 0.0, u.end) for u in utterances]
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            wanted = graph.outputs(path, task.job.sampling, spans, MODALITIES)
+            sinks = dict.fromkeys(wanted, null)
+            line = graph.command(path, task.job.sampling, spans, None, sinks, ffmpeg_exe())
+            subprocess.run(line, check=True, capture_output=True, pass_fds=[null])
+        finally:
+            os.close(null)
+
+    with _Watch() as watch, ThreadPoolExecutor(IN_FLIGHT) as pool:
+        list(pool.map(decode_video, videos))
+    return watch.measured(task)
+
+
+def encode_alone(task: Task) -> Measured:
+    """The encoder on tensors that lie ready where it runs, in batches of the extraction's size."""
+    encoder, device = _encoder(task.job), task.job.device
+    size = encoder.batch_size
+    samples = round(task.job.sampling.window_s * SAMPLE_RATE)
+    shape = (size["vision"], IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    windows = 0.1 * torch.randn(size["audio"], samples, device=device)
+    frames = _frames(task)
+    with _Watch() as watch:
+        for _ in range(0, frames, size["audio"]):
+            features = encoder.audio(windows)
+        for _ in range(0, frames, size["vision"]):
+            features = encoder.vision(images)
+        features.cpu()  # waits until all of it is done
+    return watch.measured(task)
+
+
+def ours(task: Task) -> Measured:
+    """The extraction's blocks on one worker, which is there and has its encoder."""
+    lengths = {u.id: task.seconds for u in task.utterances}
+    planned = blocks(task.utterances, lengths, 1, BLOCK)
+    first = task.utterances[:1]
+    machines = Machines(workers=1)
+    with connect(machines, task.job.device, len(planned), print) as client:
+        warm = run(client, replace(task.job, store=task.job.store / "warm"), [first], _give_up)
+        assert list(warm)
+        worker = psutil.Process(next(iter(client.run(os.getpid).values())))
+        with _Watch(worker) as watch:
+            finished = list(run(client, task.job, planned, _give_up))
+    assert [record.status for records in finished for record in records] == ["ok"] * len(
+        task.utterances
+    )
+    return watch.measured(task)
+
+
+def _give_up(utterance: Utterance, reason: str) -> Record:
+    return Record(utterance.id, "failed", reason)
+
+
+def naive(task: Task) -> Measured:
+    """Decode an utterance, encode each frame by itself, save a file, take the next utterance."""
+    encoder = _encoder(task.job)
+    folder = task.job.store.with_suffix(".naive")
+    folder.mkdir(exist_ok=True)
+    with _Watch() as watch:
+        for u in task.utterances:
+            clip = decode(task.job.data / u.video, task.job.sampling, u.start, u.end)
+            assert clip.images is not None
+            windows = np.concatenate(list(clip.window_batches(task.job.sampling)))
+            for modality, inputs in (("audio", windows), ("vision", clip.images)):
+                encode = encoder.audio if modality == "audio" else encoder.vision
+                rows = torch.from_numpy(inputs.copy()).to(task.job.device).split(1)
+                features = torch.cat([encode(row) for row in rows])
+                np.save(folder / f"{u.id}.{modality}.npy", features.half().cpu().numpy())
+    return watch.measured(task)
+
+
+MEASURED: dict[str, Callable[[Task], Measured]] = {
+    "decode": decode_alone,
+    "encode": encode_alone,
+    "ours": ours,
+    "naive": naive,
+}
+
+
+def _encoder(job: Job) -> Encoder:
+    """Loaded and warm: one call a modality."""
+    if job.device == "cpu":
+        torch.set_num_threads(1)  # as in a worker
+    encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
+    size = (encoder.batch_size["vision"], IMAGE_SIZE, IMAGE_SIZE, 3)
+    encoder.vision(torch.zeros(size, dtype=torch.uint8))
+    samples = round(job.sampling.window_s * SAMPLE_RATE)
+    encoder.audio(torch.zeros(encoder.batch_size["audio"], samples)).cpu()
+    return encoder
+
+
+def _frames(task: Task) -> int:
+    return len(task.utterances) * task.job.sampling.frames(task.seconds)
+
+
+class _Watch:
+    """Time, work and the most memory of a process and its children within a ``with``."""
+
+    def __init__(self, process: psutil.Process | None = None) -> None:
+        self._process = process or psutil.Process()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.memory = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._worked = self._cpu_seconds()
+        self._began = perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = perf_counter() - self._began
+        self.cpu_seconds = self._cpu_seconds() - self._worked
+        self._over.set()
+        self._thread.join()
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return sum((times.user, times.system, times.children_user, times.children_system))
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_S):
+            held = 0
+            for process in (self._process, *self._process.children()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    held += process.memory_info().rss
+            self.memory = max(self.memory, held)
+
+    def measured(self, task: Task) -> Measured:
+        """What was seen of a task."""
+        return Measured(self.seconds, self.cpu_seconds, _frames(task), self.memory)
