@@ -53,6 +53,7 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
         ("sed=3", "unknown key 'sed'; a run has: dataset"),
         ("train.epochs=many", "key 'train.epochs'"),
         ("train.epochs=0", "must be above 0"),
+        ("train.patience=-1", "must be 0 or above"),
         ("sgfi.gate=both", "use one of query, output, none"),
         ("text.trainable=some", "use all, none or a number"),
         ("sccl.bins=[1,0]", "the borders must increase"),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -143,8 +144,11 @@ def test_a_run_learns_and_leaves_its_files(fit, capsys):
     assert said.count("epoch ") >= 5
     found = {path.name for path in folder.iterdir()}
     assert found == {
+        "card.yaml",
         "config.yaml",
+        "encoder.json",
         "environment.json",
+        "last.safetensors",
         "log",
         "metrics.json",
         "model.safetensors",
@@ -159,6 +163,12 @@ def test_a_run_learns_and_leaves_its_files(fit, capsys):
     assert metrics["trivial"]["Corr"] is None
     valid = [line["valid/loss"] for line in metrics["history"]]
     assert metrics["best_epoch"] == 1 + valid.index(min(valid))
+
+    assert Card.load(folder / "card.yaml") == CARDS["score"]
+    best, last = (load_file(folder / f"{name}.safetensors") for name in ("model", "last"))
+    assert best.keys() == last.keys()
+    same = all(torch.equal(best[name], last[name]) for name in best)
+    assert same == (metrics["best_epoch"] == 5)
 
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["cache_digest"] == FeatureCache.open(find("score")).digest
@@ -184,10 +194,10 @@ def test_a_run_learns_and_leaves_its_files(fit, capsys):
 
 
 def test_same_seed_same_result_other_seed_other_result(fit):
-    tables = [
-        pd.read_parquet(fit("score", "train.epochs=2", f"seed={seed}")[0] / "predictions.parquet")
-        for seed in (1, 1, 2)
-    ]
+    runs = [fit("score", "train.epochs=2", f"seed={seed}")[0] for seed in (1, 1, 2)]
+    weights = [(run / "model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1] != weights[2]
+    tables = [pd.read_parquet(run / "predictions.parquet") for run in runs]
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
     assert not np.allclose(tables[0]["M"], tables[2]["M"])
 
@@ -207,6 +217,21 @@ def test_classes(fit, dataset):
     else:
         assert set(table["prediction_loud"]) <= {0, 1}
         assert table["pseudo_a_loud"].dropna().between(0, 1).all()
+
+
+def test_patience_ends_a_run_that_gets_no_better(fit):
+    # A rate this high throws the weights about: the first epochs are soon not beaten any more.
+    keys = ("train.epochs=12", "train.patience=2", "optim.lr=0.5", "optim.lr_text=0.5")
+    metrics = json.loads((fit("score", *keys)[0] / "metrics.json").read_text())
+    epochs, best = len(metrics["history"]), metrics["best_epoch"]
+    assert epochs == best + 2 < 12
+
+
+def test_a_method_without_weights_sees_one_epoch(fit):
+    folder, _ = fit("score", "method=mean")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert len(metrics["history"]) == 1
+    assert metrics["test"]["MAE"] == pytest.approx(metrics["trivial"]["MAE"])
 
 
 def test_half_precision(fit):

@@ -1,19 +1,25 @@
-"""``python -m train``: train a model on a cached dataset, judge a finished run again."""
+"""``python -m train``: train on a cached dataset, judge and compare what came of it."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from train import ablations, compare_methods, compare_runs, labels, predict, search
+
 EPILOG = """\
 examples:
   python -m train fit dataset=demo
   python -m train fit dataset=demo seed=2 sclg.knn=5 text.trainable=none
+  python -m train fit dataset=demo seeds=1,2,3
   python -m train fit dataset=data/mosi preset=mosi text.model=models/bert-base-uncased
+  python -m train fit --resume runs/demo/semanticmac/20250101-120000-seed1
   python -m train evaluate runs/demo/semanticmac/20250101-120000-seed1 --split valid
+  python -m train compare runs/demo/semanticmac/20250101-120000-seed1 runs/demo/lmf/20250102-...
 
 A dataset is a folder with a manifest (a bare name means data/NAME); its features must have been
 extracted (make extract DATASET=NAME). Every key with its default and meaning: train/config.py.
@@ -21,7 +27,11 @@ extracted (make extract DATASET=NAME). Every key with its default and meaning: t
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0 good, 1 something the user can mend, 2 bad usage."""
+    """Run a command; the exit status.
+
+    0 good, 1 something that the user can mend, 2 bad usage, 3 some of several runs failed, 130
+    stopped by Ctrl-C.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and ("overrides" not in options or any(word.startswith("-") for word in rest)):
@@ -29,11 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
     if rest:  # keys that follow an option
         options.overrides += rest
     try:
-        options.run(options, Console())
+        return int(options.run(options, Console()) or 0)
+    except KeyboardInterrupt as stop:
+        _complain(str(stop) or "stopped")
+        return 130
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 1
-    return 0
+
+
+def _complain(line: str) -> None:
+    """One line on stderr; of several processes, which all come to the same, the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,52 +65,66 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="train a model and report it")
     fit.add_argument(
         "overrides",
-        nargs="+",
+        nargs="*",
         metavar="KEY=VALUE",
-        help="dataset=NAME, and any other key of the configuration",
+        help="dataset=NAME, any other key of the configuration, and seeds=COUNT or seeds=1,2,3 "
+        "for one run each and their mean",
     )
     fit.add_argument(
         "--cache",
         metavar="STORE",
         help="path or URL of the feature store, as cache=STORE; from a URL it is mirrored first",
     )
-    fit.set_defaults(run=_fit)
+    fit.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with the run in this folder where it was stopped or killed; takes no keys",
+    )
+    fit.set_defaults(run=_fit, refuse=fit.error)
     evaluate = commands.add_parser("evaluate", help="judge a finished run on a split")
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
     evaluate.add_argument(
         "--split", choices=("train", "valid", "test"), default="test", help="default: test"
     )
     evaluate.set_defaults(run=_evaluate)
+    for module in (ablations, compare_methods, compare_runs, labels, predict, search):
+        module.add_commands(commands)
     return parser
 
 
 # The imports below take seconds (PyTorch, transformers): `--help` and typos should not wait.
 
 
-def _fit(options: argparse.Namespace, console: Console) -> None:
+def _fit(options: argparse.Namespace, console: Console) -> int:
     from train.config import choose_config
-    from train.fit import train
+    from train.fit import resume, train
+    from train.report import hush_transformers
+    from train.study import Study, Variant, parse_seeds, run_study, take_key
 
-    cache = [f"cache={options.cache}"] if options.cache else []
-    config = choose_config([*options.overrides, *cache])
-    _hush(console)
-    train(config, console)
+    if bool(options.overrides or options.cache) == bool(options.resume):
+        options.refuse("say what to train (KEY=VALUE ...) or which run shall go on (--resume RUN)")
+    hush_transformers(console)
+    if options.resume:
+        resume(options.resume, console)
+        return 0
+    seeds, overrides = take_key(options.overrides, "seeds")
+    if options.cache:
+        overrides.append(f"cache={options.cache}")
+    config = choose_config(overrides)
+    if seeds is None:
+        train(config, console)
+        return 0
+    study = Study("seeds", tuple(overrides), (Variant(config.method),), parse_seeds(seeds))
+    return 3 if run_study(study, console, loud=True) else 0
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     from train.fit import evaluate_run
+    from train.report import hush_transformers
 
-    _hush(console)
+    hush_transformers(console)
     evaluate_run(options.folder, options.split, console)
-
-
-def _hush(console: Console) -> None:
-    """Keep transformers from talking between our lines."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    if not console.is_terminal:
-        logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

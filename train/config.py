@@ -5,6 +5,8 @@ A comment marked [R] stands at a choice that the paper leaves open; docs/method.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -29,6 +31,7 @@ class TextConfig:
     model: str | None = None  # hub name, folder or builtin:minilm; null: the card's
     trainable: Union[int, str] = "all"  # noqa: UP007  OmegaConf reads it; all | none | last n layers
     max_tokens: int = 128  # longer transcripts are cut at the end, and counted
+    context_turns: int = 0  # utterances before the target to read with it, as far as they fit
 
 
 @dataclass
@@ -41,6 +44,7 @@ class PerceiverConfig:
     ffn: int = 2  # hidden width of the feed forward network, in model widths
     max_frames: int = 128  # rows of the frame embedding
     long_video: str = "error"  # error | subsample: what to do with more frames than max_frames
+    frames: int | None = None  # so many of every video, evenly left out or repeated; null: all
     missing: str = "learned"  # [R] learned | zero: what the tokens of an absent modality attend to
     frame_embedding: bool = True
     layer_norm: bool = True
@@ -70,6 +74,7 @@ class SCLGConfig:
     sigma: float = 1.0  # [R] width of the Gaussian potential
     reduction: str = "mean"  # [R] mean | sum of the movements over the neighbours
     start_epoch: int = 2
+    index: str = "auto"  # auto | exact | faiss: how neighbours are found (auto: by faiss if many)
     momentum: bool = True  # false: a pseudo label is y + delta of the last epoch alone
 
 
@@ -77,6 +82,7 @@ class SCLGConfig:
 class SCCLConfig:
     """Semantic-centric Contrastive Learning, equations (16) to (19)."""
 
+    enabled: bool = True  # false: neither term
     alpha: float = 0.05  # weight of the intra-sample term; 0 leaves it out
     beta: float = 0.05  # weight of the inter-sample term; 0 leaves it out
     tau: float = 0.5
@@ -126,6 +132,10 @@ class TrainConfig:
     cpu: bool = False  # stay on the CPU although there is a GPU
     bucket: int = 100  # batches in a window within which utterances are sorted by length
     check_every: int = 50  # steps between two looks for a loss that is not finite
+    accumulate: int = 1  # pieces that a batch is computed in, one after another, to save memory
+    patience: int = 0  # end after so many epochs without a better one; 0: never
+    save_seconds: float = 60.0  # an epoch ends with a saved state if the last is as old as this
+    save_every: int = 0  # steps between two saved states beside those; 0: none
 
 
 @dataclass
@@ -160,6 +170,7 @@ CHOICES = {
     "perceiver.missing": ("learned", "zero"),
     "sgfi.gate": ("query", "output", "none"),
     "sclg.reduction": ("mean", "sum"),
+    "sclg.index": ("auto", "exact", "faiss"),
     "loss.regression": ("l1", "mse"),
     "optim.schedule": ("constant", "cosine"),
     "train.precision": ("no", "bf16", "fp16"),
@@ -183,7 +194,9 @@ POSITIVE = (
     "train.batch_size",
     "train.bucket",
     "train.check_every",
+    "train.accumulate",
 )
+NOT_NEGATIVE = ("train.patience", "train.save_every", "train.save_seconds")
 
 
 def preset_names() -> list[str]:
@@ -232,6 +245,16 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
 
 
+def config_digest(config: Config) -> str:
+    """SHA-256 of every key that decides what a run gives: runs of one digest asked for the same."""
+    keys: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    for key in ("name", "runs"):
+        del keys[key]
+    for key in ("save_seconds", "save_every", "check_every"):
+        del keys["train"][key]
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
 def read_overrides(overrides: Sequence[str]) -> Any:
     """``key=value`` strings as an (unchecked) OmegaConf mapping; ValueError on other strings."""
     for override in overrides:
@@ -247,7 +270,8 @@ def read_options(kind: type[Options], config: Config) -> Options:
     """A method's own options: the defaults of its dataclass, then ``config.options``.
 
     Raises:
-        ValueError: an option that the method does not have, or a value that it cannot take.
+        ValueError: an option that the method does not have, or a value that it cannot take; a
+            whole number may not be less than 1, or than its default where that is less.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), config.options)
@@ -258,7 +282,13 @@ def read_options(kind: type[Options], config: Config) -> Options:
                 f"unknown key 'options.{error.full_key}'; method={config.method} has: {known}"
             ) from error
         raise ValueError(f"key 'options.{error.full_key}': {_first_line(error)}") from error
-    return cast(Options, OmegaConf.to_object(merged))
+    options = cast(Options, OmegaConf.to_object(merged))
+    for name, default in vars(kind()).items():
+        value = getattr(options, name)
+        if type(default) is int and value < min(1, default):
+            least = min(1, default)
+            raise ValueError(f"key 'options.{name}' is {value}: it must be at least {least}")
+    return options
 
 
 def _merge(layers: list[Any]) -> Config:
@@ -290,12 +320,26 @@ def _check(config: Config) -> None:
         value = OmegaConf.select(tree, key)
         if value <= 0:
             raise ValueError(f"key {key!r} is {value}: it must be above 0")
+    for key in NOT_NEGATIVE:
+        value = OmegaConf.select(tree, key)
+        if value < 0:
+            raise ValueError(f"key {key!r} is {value}: it must be 0 or above")
     for part in ("perceiver", "sgfi"):
         heads = OmegaConf.select(tree, f"{part}.heads")
         if config.width % heads:
             raise ValueError(f"width={config.width} cannot be cut into {part}.heads={heads} heads")
+    frames, most = config.perceiver.frames, config.perceiver.max_frames
+    if frames is not None and not 0 < frames <= most:
+        raise ValueError(
+            f"key 'perceiver.frames' is {frames}: it must be between 1 and "
+            f"perceiver.max_frames={most}"
+        )
     if config.sccl.bins != sorted(set(config.sccl.bins)):
         raise ValueError(f"key 'sccl.bins' is {config.sccl.bins}: the borders must increase")
+    if config.text.context_turns < 0:
+        raise ValueError(f"key 'text.context_turns' is {config.text.context_turns}: 0 is the least")
+    if config.text.context_turns and config.text.source == "features":
+        raise ValueError("text.context_turns is read by a language model: set text.source=model")
     if isinstance(config.text.trainable, str) and config.text.trainable not in ("all", "none"):
         raise ValueError(
             f"key 'text.trainable' is {config.text.trainable!r}: use all, none or a number"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from cache import MODALITIES, FeatureCache, Features, Packed
 from manifests import Manifest
-from train.config import Config
+from train.config import Config, PerceiverConfig
+from train.context import has_context, preceding
 from train.task import Task
 from train.text import TokenizedTexts, Tokens, tokenize
 
@@ -53,31 +56,46 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """The utterances of one split, resident in memory, in the order of their ids.
+    """The utterances of one split, in the order of their ids.
+
+    Features and labels are read when they are first asked for, and then stay in memory: those of
+    the test split not before the model is chosen.
 
     Attributes:
         name: train, valid or test.
         rows: their manifest rows.
         tokens: their texts; None with ``text.source=features``.
-        features: what the frozen encoder saw and heard.
-        labels: ``[N, C]`` float32 targets.
+        cache: holds their features.
+        task: encodes their labels.
         dropped: utterances of the split whose extraction failed; they are not here.
     """
 
     name: str
     rows: pd.DataFrame
     tokens: TokenizedTexts | None
-    features: Features
-    labels: Tensor
+    cache: FeatureCache
+    task: Task
     dropped: list[str]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.rows)
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """Utterance ids; a batch's `index` points into this list."""
-        return self.features.ids
+        return [str(i) for i in self.rows["id"]]
+
+    @cached_property
+    def features(self) -> Features:
+        """What the frozen encoder saw and heard."""
+        unread = () if self.tokens is None else ("text",)
+        modalities = [m for m in self.cache.widths if m not in unread]
+        return self.cache.select(self.ids, modalities=modalities)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """``[N, C]`` float32 targets."""
+        return self.task.encode(self.rows)
 
     @property
     def text_lengths(self) -> Tensor:
@@ -100,7 +118,7 @@ class Split:
 def load_splits(
     manifest: Manifest, cache: FeatureCache, task: Task, tokenizer: Any, config: Config
 ) -> dict[str, Split]:
-    """All three splits.
+    """All three splits; what is wrong with any of them comes out here, not after training.
 
     Args:
         manifest: ids, splits, transcripts and labels.
@@ -110,8 +128,9 @@ def load_splits(
         config: limits.
 
     Raises:
-        ValueError: the cache lacks an utterance or belongs to another dataset, a label cannot be
-            read, a video has more frames than ``perceiver.max_frames``, or a split is empty.
+        ValueError: two splits share an id, the cache lacks an utterance or belongs to another
+            dataset, a label cannot be read, a video has more frames than ``perceiver.max_frames``,
+            a split is empty, or there is no context although ``text.context_turns`` asks for some.
     """
     if cache.dataset != manifest.card.name:
         raise ValueError(
@@ -122,6 +141,13 @@ def load_splits(
             f"{cache.path} holds no text features, which text.source=features asks for: name a "
             "store that was imported with some (cache=<path>), or set text.source=model"
         )
+    if config.text.context_turns and not has_context(manifest.table):
+        raise ValueError(
+            f"text.context_turns={config.text.context_turns}: the manifest of "
+            f"{manifest.card.name!r} tells of no context, neither in a column `context` nor by "
+            "dialogue and turn; set text.context_turns=0"
+        )
+    refuse_leak(manifest.table)
     return {name: _load_split(name, manifest, cache, task, tokenizer, config) for name in SPLITS}
 
 
@@ -134,28 +160,60 @@ def _load_split(
     config: Config,
 ) -> Split:
     rows = manifest.split(name)
-    failed = rows["id"].map(cache.status) == "failed"
-    dropped = [str(i) for i in rows.loc[failed, "id"]]
-    rows = rows[~failed].reset_index(drop=True)
-    if rows.empty:
+    status = rows["id"].map(cache.status)
+    if status.isna().any():
+        raise ValueError(
+            f"{cache.path} holds no features of {int(status.isna().sum())} utterances of the split "
+            f"{name!r}, the first is {str(rows.loc[status.isna(), 'id'].iloc[0])!r}; it was "
+            "extracted from another manifest: extract again"
+        )
+    failed = status == "failed"
+    if failed.all():
         raise ValueError(f"the split {name!r} of {manifest.card.name!r} has no usable utterance")
-    features = cache.select([str(i) for i in rows["id"]])
-    if config.perceiver.long_video == "error":
-        _check_frames(features, config.perceiver.max_frames)
+    kept = rows[~failed].reset_index(drop=True)
     tokens = None
     if tokenizer is not None:
-        texts = [str(text) for text in rows["text"].fillna("")]
-        tokens = tokenize(tokenizer, texts, config.text.max_tokens)
-    return Split(name, rows, tokens, features, task.encode(rows), dropped)
+        texts = [str(text) for text in kept["text"].fillna("")]
+        contexts = None
+        if config.text.context_turns:
+            before = preceding(rows, config.text.context_turns)
+            contexts = [said for said, gone in zip(before, failed, strict=True) if not gone]
+        tokens = tokenize(tokenizer, texts, config.text.max_tokens, contexts)
+    dropped = [str(i) for i in rows.loc[failed, "id"]]
+    split = Split(name, kept, tokens, cache, task, dropped)
+    _check_frames(split, frame_limit(config.perceiver))
+    task.encode(kept)  # for its errors only: the labels themselves wait until they are needed
+    return split
 
 
-def _check_frames(features: Features, max_frames: int) -> None:
+def refuse_leak(table: pd.DataFrame) -> None:
+    """What is learnt from may not be judged: raise a ValueError if an id stands in two splits."""
+    splits = table.groupby("id")["split"].agg(lambda names: sorted(set(names)))
+    shared = splits[splits.map(len) > 1]
+    if len(shared):
+        raise ValueError(
+            f"{len(shared)} ids stand in several splits, the first is {str(shared.index[0])!r} in "
+            f"{' and '.join(shared.iloc[0])}: give every utterance an id and a split of its own"
+        )
+
+
+def frame_limit(config: PerceiverConfig) -> int | None:
+    """Most frames that an utterance may have; None where longer ones are thinned out."""
+    thinned = config.frames is not None or config.long_video == "subsample"
+    return None if thinned else config.max_frames
+
+
+def _check_frames(split: Split, limit: int | None) -> None:
+    if limit is None:
+        return
+    position = {i: row for row, i in enumerate(split.cache.ids)}
+    rows = [position[i] for i in split.ids]
     for modality in MODALITIES:
-        lengths = features.lengths[modality]
+        lengths = np.diff(split.cache.offsets(modality))[rows]
         longest = int(lengths.argmax())
-        if lengths[longest] > max_frames:
+        if lengths[longest] > limit:
             raise ValueError(
-                f"utterance {features.ids[longest]!r} has {int(lengths[longest])} {modality} "
-                f"frames, the frame embedding has {max_frames} rows: raise perceiver.max_frames, "
+                f"utterance {split.ids[longest]!r} has {lengths[longest]} {modality} "
+                f"frames, the frame embedding has {limit} rows: raise perceiver.max_frames, "
                 "or set perceiver.long_video=subsample"
             )

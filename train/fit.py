@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32, set_seed
 from rich.console import Console
 from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 import cache
 from cache import FeatureCache, epoch_order
+from cache.disk import remove_tree, write_whole
 from manifests import Manifest
-from train import metrics, record
-from train.config import Config, load_config, save_config
+from train import metrics, processes, record
+from train.config import Config, config_digest
 from train.data import Split, load_splits
 from train.method import Method
 from train.methods import build_method
 from train.metrics import Figures
-from train.optimiser import parameter_groups, rate_factor
-from train.report import figures_table, headline, progress, say, some
+from train.optimiser import Learner, rate_factor
+from train.report import figures_table, headline, progress, say, show_run, some
+from train.state import Interrupt, Progress, RunState
 from train.task import Task
 from train.text import load_tokenizer
 from train.watch import LossWatch
@@ -46,41 +46,50 @@ class Setup:
     splits: dict[str, Split]
     method: Method
 
-
-@dataclass
-class Fitted:
-    """What training leaves.
-
-    Attributes:
-        epoch: the epoch that the validation split chose, from 1.
-        score: its score there, highest best.
-        weights: its weights, on the CPU.
-        history: per epoch the seconds, the mean of each loss term, the validation figures.
-    """
-
-    epoch: int = 0
-    score: float = -math.inf
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the run is made from and on."""
+        digests = {"manifest_digest": self.manifest.digest, "cache_digest": self.cache.digest}
+        return {"device": str(self.accelerator.device)} | digests
 
 
-def train(config: Config, console: Console) -> Path:
+def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     """Train one model, judge it, and return the run's folder.
+
+    Args:
+        config: the run.
+        console: where to report.
+        folder: a run that was begun; it goes on from its last state. None: a new one.
 
     Raises:
         ValueError: inputs that do not fit together, or a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C; the state is saved, the message says how to go on.
     """
-    started = time.perf_counter()
+    digest = config_digest(config)  # before keys are filled in
     made = setup(config, console)
     made.method.begin(made.splits["train"].labels)
-    folder = record.new_folder(config, made.manifest.card.name)
-    save_config(config, folder / "config.yaml")
-    record.write_json(folder / "environment.json", environment(made))
+    if folder is None:
+        origin = made.origin | {"config_digest": digest}
+        folder = record.begin(config, made.manifest.card, made.cache, origin)
+    elif changed := record.changed(folder, made.origin):
+        raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
     fitted = fit(made, folder, console)
-    figures = evaluate(made, fitted, folder, started)
-    say(console, f"\n{made.manifest.card.title}: test split, weights of epoch {fitted.epoch}")
-    console.print(figures_table(figures))
-    say(console, f"run: {folder}")
+    evaluate(made, fitted, folder)
+    show_run(folder, made.manifest, console)
+    return folder
+
+
+def resume(folder: Path, console: Console) -> Path:
+    """Go on with a run where its last state was saved; one that has finished is shown again.
+
+    Raises:
+        ValueError: no run is there, or its manifest or store is another than when it began.
+    """
+    config = record.saved_config(folder)
+    if not (folder / "metrics.json").is_file():
+        return train(config, console, folder)
+    say(console, "this run has finished")
+    show_run(folder, Manifest.load(config.dataset), console)
     return folder
 
 
@@ -88,8 +97,17 @@ def setup(config: Config, console: Console) -> Setup:
     """Load the data and build a seeded, untrained model.
 
     Fills in what the configuration leaves to the dataset: ``text.model`` and ``cache``. With
-    ``text.source=features`` no language model is looked for.
+    ``text.source=features`` no language model is looked for. Of several processes only the first
+    goes on to speak.
     """
+    accelerator = Accelerator(
+        cpu=config.train.cpu,
+        mixed_precision=config.train.precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        ],
+    )
+    console.quiet = console.quiet or not accelerator.is_main_process
     manifest = Manifest.load(config.dataset)
     card = manifest.card
     tokenizer = None
@@ -100,9 +118,10 @@ def setup(config: Config, console: Console) -> Setup:
     features = FeatureCache.open(config.cache)
     task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     splits = load_splits(manifest, features, task, tokenizer, config)
-    accelerator = Accelerator(cpu=config.train.cpu, mixed_precision=config.train.precision)
-    if accelerator.num_processes > 1:
-        raise ValueError("training runs in one process: start it without `accelerate launch`")
+    smallest = min(config.train.batch_size, len(splits["train"]))
+    if accelerator.num_processes > smallest:
+        many = f"{accelerator.num_processes} processes"
+        raise ValueError(f"{many} cannot share a batch of {smallest} utterances: start fewer")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
     say(console, f"{card.name}: {sizes} utterances; {features.path.name}; {accelerator.device}")
     for name, split in splits.items():
@@ -114,61 +133,80 @@ def setup(config: Config, console: Console) -> Setup:
             say(console, f"{name}: {split.tokens.cut} texts cut at {limit}")
     set_seed(config.seed)
     method = build_method(config, task, features.widths).to(accelerator.device)
+    if accelerator.process_index:
+        set_seed(config.seed, device_specific=True)  # dropout of its own, the same weights
     return Setup(config, accelerator, manifest, features, task, splits, method)
 
 
-def fit(made: Setup, folder: Path, console: Console) -> Fitted:
+def fit(made: Setup, folder: Path, console: Console) -> Progress:
     """Train for all epochs; the validation split chooses the one to keep.
+
+    The run's state is saved in ``folder`` (``train.save_seconds``, ``train.save_every``), and
+    restored from there first. A method without weights to train sees one epoch.
 
     Raises:
         ValueError: a term of the loss is not finite; names it and the batch's utterances.
+        KeyboardInterrupt: Ctrl-C; the state is saved.
     """
-    config, split = made.config, made.splits["train"]
-    accelerator = _with_log(made.accelerator, folder)
-    steps = -(-len(split) // config.train.batch_size)
-    method, optimiser = accelerator.prepare(
-        made.method, AdamW(parameter_groups(made.method, config.optim))
-    )
-    rate = LambdaLR(optimiser, lambda step: rate_factor(step, steps, config))
-    watch, fitted = LossWatch(split.ids, config.train.check_every), Fitted()
-    with progress(console, config.train.epochs * steps) as advance:
-        for epoch in range(1, config.train.epochs + 1):
-            started = time.perf_counter()
+    config, split, method = made.config, made.splits["train"], made.method
+    learner = Learner(method, config, made.accelerator)
+    watch = LossWatch(split.ids, config.train.check_every * config.train.accumulate)
+    state = RunState(folder, method, learner, watch)
+    at = state.restore() or Progress()
+    if at != Progress():
+        say(console, f"{folder} goes on in epoch {at.epoch} after {at.step} steps")
+    steps = len(_order(made, 1))
+    epochs = config.train.epochs if learner.optimiser else 1
+    done = (at.epoch - 1) * steps + at.step
+    with (
+        record.tensorboard(made.accelerator, folder) as log,
+        progress(console, epochs * steps, done) as advance,
+        Interrupt(config.train.check_every) as interrupt,
+    ):
+        while not at.ends(epochs, config.train.patience):
+            started = time.perf_counter() - at.elapsed
             method.train()
-            for index_B in _order(made, epoch):
-                batch = split.batch(index_B).to(accelerator.device)
-                terms = method.loss(method(batch), batch)
-                watch.see(index_B, terms)
-                accelerator.backward(terms["total"])
-                if config.optim.clip:
-                    accelerator.clip_grad_norm_(method.parameters(), config.optim.clip)
-                optimiser.step()
-                rate.step()
-                optimiser.zero_grad()
+            for index_B in _order(made, at.epoch)[at.step :]:
+                pieces = processes.share(index_B, config.train.accumulate)
+                parts = [split.batch(index_P) for index_P in pieces]
+                terms = learner.step(parts, len(index_B), rate_factor(done, steps, config))
+                for part, said in zip(parts, terms, strict=True):
+                    watch.see(part.index, said)
+                at.step, done = at.step + 1, done + 1
+                at.elapsed = time.perf_counter() - started
                 advance()
+                stopped = interrupt.after(done)
+                if stopped or (config.train.save_every and not done % config.train.save_every):
+                    state.save(at)
+                if stopped:
+                    raise KeyboardInterrupt(f"stopped; python -m train fit --resume {folder}")
             terms_mean = watch.end_epoch()
-            method.end_epoch(epoch)
+            method.end_epoch(at.epoch)
             seconds = time.perf_counter() - started
 
             valid = predict(made, "valid")
             figures = judge(made, "valid", valid.outputs["M"])
             score = _score(made.task, valid.loss, figures)
-            if not fitted.weights or score > fitted.score:
-                fitted.epoch, fitted.score = epoch, score
-                fitted.weights = record.predicting_state(made.method)
+            best = not at.best_epoch or score > at.best_score
+            if best:
+                at.best_epoch, at.best_score = at.epoch, score
+                state.keep_best()
             line = {f"train/{name}": value for name, value in terms_mean.items()}
             line |= {"valid/loss": valid.loss}
             line |= {f"valid/{name}": value for name, value in figures.items()}
-            fitted.history.append({"epoch": epoch, "seconds": round(seconds, 3), **line})
-            accelerator.log({**line, "rate": rate.get_last_lr()[-1]}, step=epoch)
+            at.history.append({"epoch": at.epoch, "seconds": round(seconds, 3), **line})
+            log({**line, "rate": rate_factor(done - 1, steps, config)}, at.epoch)
             say(
                 console,
-                f"epoch {epoch:3d}/{config.train.epochs}  train {terms_mean['total']:.4f}  "
+                f"epoch {at.epoch:3d}/{epochs}  train {terms_mean['total']:.4f}  "
                 f"valid {valid.loss:.4f}  {headline(figures)}  {seconds:.1f} s"
-                + ("  best" if fitted.epoch == epoch else ""),
+                + ("  best" if best else ""),
             )
-    accelerator.end_training()
-    return fitted
+            at.epoch, at.step, at.elapsed = at.epoch + 1, 0, 0.0
+            state.save_if_due(at, config.train.save_seconds)
+    state.save(at)
+    state.publish()
+    return at
 
 
 class Predicted(NamedTuple):
@@ -187,27 +225,29 @@ class Predicted(NamedTuple):
 
 @torch.inference_mode()
 def predict(made: Setup, split_name: str) -> Predicted:
-    """Run the method over a split."""
+    """Run the method over a split; several processes share it, and all get the whole."""
     split, method, device = made.splits[split_name], made.method, made.accelerator.device
     method.eval()
-    outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
-    reported: defaultdict[str, list[Tensor]] = defaultdict(list)
-    places, losses = [], []
-    for batch in split.in_order(made.config.train.batch_size):
+    mine: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    batches = split.in_order(made.config.train.batch_size)
+    for batch in islice(batches, processes.rank(), None, processes.count()):
         batch = batch.to(device)
         with made.accelerator.autocast():
             out = method(batch)
-        losses.append(method.loss(out, batch)["total"] * len(batch))
-        places.append(batch.index)
+        out = convert_to_fp32(out)
+        mine["", "index"].append(batch.index)
+        mine["", "loss"].append(method.loss(out, batch)["total"].expand(len(batch)))
         for name, output_BC in out.predictions.items():
-            outputs[name].append(output_BC.float())
+            mine["outputs", name].append(output_BC)
         for name, value_B in out.reported.items():
-            reported[name].append(value_B.float())
-    back_N = torch.cat(places).argsort().cpu()
+            mine["reported", name].append(value_B)
+    shares = processes.all_of({key: torch.cat(rows).cpu() for key, rows in mine.items()})
+    found = {key: torch.cat([share[key] for share in shares if share]) for key in shares[0]}
+    back_N = found["", "index"].argsort()
     return Predicted(
-        {name: torch.cat(parts).cpu()[back_N] for name, parts in outputs.items()},
-        {name: torch.cat(parts).cpu()[back_N] for name, parts in reported.items()},
-        float(torch.stack(losses).sum()) / len(split),
+        {name: rows[back_N] for (kind, name), rows in found.items() if kind == "outputs"},
+        {name: rows[back_N] for (kind, name), rows in found.items() if kind == "reported"},
+        float(found["", "loss"][back_N].double().mean()),
     )
 
 
@@ -223,41 +263,48 @@ def judge_trivial(made: Setup, split_name: str) -> Figures:
     return _figures(made, split_name, torch.from_numpy(scores))
 
 
-def evaluate(made: Setup, fitted: Fitted, folder: Path, started: float) -> dict[str, Figures]:
-    """Judge the chosen weights on every split and write the run's files.
+def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
+    """Judge the chosen weights on every split and write the run's files; its state goes.
 
-    The test split is read here and nowhere before. Returns its figures, beside those of the
-    trivial predictor (the mean score or the majority class of the training split).
+    The test split is read here and nowhere before. Its figures stand beside those of the trivial
+    predictor, which knows the mean score or the majority class of the training split.
     """
     exported = made.method.exports()
-    record.save_weights(fitted.weights, folder)
-    made.method.load_state_dict(fitted.weights, strict=False)
-    figures, tables = {}, []
-    for name, split in made.splits.items():
-        said = predict(made, name)
-        figures[name] = judge(made, name, said.outputs["M"])
-        pseudo = exported if name == "train" else {}
-        tables.append(
-            record.prediction_table(
-                name, split.ids, made.task, split.labels, said.outputs, pseudo, said.reported
-            )
+    record.load_weights(made.method, folder)
+    said = {name: predict(made, name) for name in made.splits}
+    figures = {name: judge(made, name, each.outputs["M"]) for name, each in said.items()}
+    tables = [
+        record.prediction_table(
+            name,
+            made.splits[name].ids,
+            made.task,
+            made.splits[name].labels,
+            each.outputs,
+            exported if name == "train" else {},
+            each.reported,
         )
+        for name, each in said.items()
+    ]
     trivial = judge_trivial(made, "test")
-    table = pd.concat(tables, ignore_index=True)
-    table.to_parquet(folder / "predictions.parquet", index=False)
-    record.write_json(
-        folder / "metrics.json",
-        {
-            **figures,
-            "trivial": trivial,
-            "best_epoch": fitted.epoch,
-            "utterances": {name: len(split) for name, split in made.splits.items()},
-            "dropped": {name: split.dropped for name, split in made.splits.items()},
-            "seconds": round(time.perf_counter() - started, 1),
-            "history": fitted.history,
-        },
-    )
-    return {"model": figures["test"], "trivial": trivial}
+    if made.accelerator.is_main_process:
+        table = pd.concat(tables, ignore_index=True)
+        write_whole(folder / "predictions.parquet", table.to_parquet(index=False))
+        record.write_json(
+            folder / "metrics.json",
+            {
+                **figures,
+                "trivial": trivial,
+                "reported": {x: float(x_N.mean()) for x, x_N in said["test"].reported.items()},
+                "best_epoch": fitted.best_epoch,
+                "best_score": fitted.best_score,
+                "utterances": {name: len(split) for name, split in made.splits.items()},
+                "dropped": {name: split.dropped for name, split in made.splits.items()},
+                "seconds": round(sum(line["seconds"] for line in fitted.history), 1),
+                "history": fitted.history,
+            },
+        )
+        remove_tree(folder / "state")
+    processes.wait()
 
 
 def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, Figures]:
@@ -266,14 +313,10 @@ def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, F
     Raises:
         ValueError: no finished run stands in ``folder``.
     """
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder}: no run is there (it would hold a config.yaml)")
-    made = setup(load_config(folder / "config.yaml"), console)
+    made = setup(record.saved_config(folder), console)
     record.load_weights(made.method, folder)
-    for what, then in record.read_json(folder / "environment.json").items():
-        now = environment(made).get(what)
-        if what.endswith("_digest") and now != then:
-            say(console, f"note: {what} is {now}, the run was trained with {then}")
+    for change in record.changed(folder, made.origin):
+        say(console, f"note: {change}")
     figures = {
         "model": judge(made, split_name, predict(made, split_name).outputs["M"]),
         "trivial": judge_trivial(made, split_name),
@@ -281,12 +324,6 @@ def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, F
     say(console, f"\n{made.manifest.card.title}: {split_name} split, run {folder}")
     console.print(figures_table(figures))
     return figures
-
-
-def environment(made: Setup) -> dict[str, Any]:
-    """What a run was made with and from."""
-    digests = {"manifest_digest": made.manifest.digest, "cache_digest": made.cache.digest}
-    return record.environment(str(made.accelerator.device)) | digests
 
 
 def _figures(made: Setup, split_name: str, scores_NC: Tensor) -> Figures:
@@ -302,13 +339,9 @@ def _score(task: Task, loss: float, figures: Figures) -> float:
 
 
 def _order(made: Setup, epoch: int) -> list[Tensor]:
+    """The batches of an epoch. One too small for all processes to share joins another."""
     train, lengths_N = made.config.train, made.splits["train"].text_lengths
-    return epoch_order(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
-
-
-def _with_log(accelerator: Accelerator, folder: Path) -> Accelerator:
-    """Send what is logged to TensorBoard files in ``<folder>/log``."""
-    accelerator.project_configuration = ProjectConfiguration(str(folder), str(folder))
-    accelerator.log_with = ["tensorboard"]
-    accelerator.init_trackers("log")
-    return accelerator
+    order = epoch_order(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
+    few = [index_B for index_B in order if len(index_B) < processes.count()]
+    whole = [index_B for index_B in order if len(index_B) >= processes.count()]
+    return [torch.cat([whole[0], *few]), *whole[1:]]

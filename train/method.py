@@ -38,7 +38,7 @@ class Outputs(NamedTuple):
 
 
 class Method(nn.Module):
-    """A model with its loss. A sub-class writes `forward` and `loss`; the hooks are optional.
+    """A model with its loss. A sub-class writes `forward`; more loss and hooks are optional.
 
     Args:
         config: sizes and switches.
@@ -64,12 +64,14 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Scalar terms by name and their weighted sum "total".
+        """Scalar terms by name and their weighted sum "total": here l of the answer M alone.
 
-        In evaluation mode only what the labels of the batch alone decide: the split may be one
-        that the method holds no training state for.
+        Each is a mean over the utterances: the loop weighs the shares of several processes so.
+        A method adds its own terms in training mode only: in evaluation mode the split may be one
+        that it holds no training state for, and all methods are judged by the same loss.
         """
-        raise NotImplementedError
+        term = self.task.loss(outputs.predictions["M"], batch.labels).mean()
+        return {"task_M": term, "total": term}
 
     def begin(self, labels_NC: Tensor) -> None:
         """Before the first epoch: the targets of the training split, in its order."""

@@ -1,13 +1,21 @@
-"""Which weights decay, and how fast each group learns at each step."""
+"""Which weights decay, how fast each group learns at each step, and the step itself."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from train.config import Config, OptimConfig
+from train.data import Batch
 from train.method import Method
 
 
@@ -50,3 +58,98 @@ def rate_factor(step: int, steps_per_epoch: int, config: Config) -> float:
         return 1.0
     rest = max(1, config.train.epochs * steps_per_epoch - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
+
+
+class Learner:
+    """A method under AdamW; `step` learns from one batch, however many share and split it.
+
+    A method without a weight to train only computes its loss.
+
+    Args:
+        method: on the accelerator's device.
+        config: rates, clipping.
+        accelerator: precision, and the processes whose gradients are averaged.
+    """
+
+    def __init__(self, method: Method, config: Config, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.module: nn.Module = _Loss(method)
+        self.optimiser: Any = None
+        groups = parameter_groups(method, config.optim)
+        if groups:
+            self._rates = [group["lr"] for group in groups]
+            with warnings.catch_warnings():  # of a new name that earlier versions do not know
+                warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+                self.module, self.optimiser = accelerator.prepare(
+                    self.module, AdamW(groups, fused=True)
+                )
+
+    def step(self, parts: Sequence[Batch], size: int, factor: float) -> list[dict[str, Tensor]]:
+        """One step on the mean loss of a batch.
+
+        Args:
+            parts: what this process takes of the batch, in pieces computed one after another.
+            size: utterances of the batch, over all pieces of all processes.
+            factor: what the learning rates are multiplied with.
+
+        Returns:
+            The terms of each piece, without gradient.
+        """
+        said = []
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.module):
+                terms = self.module(part.to(self.accelerator.device))
+                if self.optimiser is not None:
+                    # Gradients add up over pieces and are averaged over processes.
+                    share = len(part) * self.accelerator.num_processes / size
+                    self.accelerator.backward(terms["total"] * share)
+            said.append({name: term.detach() for name, term in terms.items()})
+        if self.optimiser is not None:
+            self._update(factor)
+        return said
+
+    def _update(self, factor: float) -> None:
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        if self.config.optim.clip:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.optim.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """AdamW's moments, on the CPU: ``<number of the weight>.<what>``."""
+        if self.optimiser is None:
+            return {}
+        state = self.optimiser.state_dict()["state"]
+        return {f"{i}.{key}": x.cpu() for i, kept in state.items() for key, x in kept.items()}
+
+    def load_state_dict(self, moments: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave; rates need no restoring, each step sets them."""
+        if self.optimiser is None:
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, x in moments.items():
+            i, _, key = name.partition(".")
+            state.setdefault(int(i), {})[key] = x
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+class _Loss(nn.Module):
+    """Forward pass and loss as one module.
+
+    DistributedDataParallel waits for the gradient of every weight that its module's output depends
+    on: the output must be the loss alone, for a prediction may be left out of it.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        outputs = convert_to_fp32(self.method(batch))
+        with torch.autocast(batch.index.device.type, enabled=False):
+            terms = self.method.loss(outputs, batch)
+        total = terms["total"]
+        return {name: total if name == "total" else x.detach() for name, x in terms.items()}

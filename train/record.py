@@ -1,17 +1,20 @@
 """A run's folder: what is written there, and how it is found again.
 
-``runs/<dataset>/<method>/<time>-<name>/`` holds ``config.yaml``, ``metrics.json``,
-``predictions.parquet``, ``model.safetensors``, ``environment.json`` and ``log/`` (TensorBoard).
+``runs/<dataset>/<method>/<time>-<name>/`` holds ``config.yaml``, ``card.yaml`` (the dataset's),
+``encoder.json`` (what made the features), ``environment.json`` and ``log/`` (TensorBoard); while it
+is under way ``state/`` (train/state.py); when it has finished ``model.safetensors`` (the best
+epoch), ``last.safetensors`` (the last one), ``predictions.parquet`` and, written last,
+``metrics.json``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,18 +23,62 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from safetensors.torch import load_file
 from torch import Tensor
 
-from train.config import Config
+from cache import FeatureCache
+from cache.disk import write_whole
+from manifests import Card
+from train import processes
+from train.config import Config, load_config, save_config
 from train.method import Method
 from train.task import Task
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "zarr", "scikit-learn")
 
 
-def new_folder(config: Config, dataset: str) -> Path:
-    """Create the folder of a run that starts now."""
+def begin(config: Config, card: Card, features: FeatureCache, origin: Mapping[str, str]) -> Path:
+    """Make the folder of a run that starts now and write down what it is made from.
+
+    Of several processes the first does so, and the others learn its place.
+    """
+    folder = None
+    if processes.rank() == 0:
+        folder = _new_folder(config, card.name)
+        write_json(folder / "environment.json", environment(origin))
+        card.save(folder / "card.yaml")
+        made_by = {"recipe": features.recipe, "widths": features.widths}
+        write_json(folder / "encoder.json", made_by)  # all that new clips need of the store
+        save_config(config, folder / "config.yaml")
+    (folder, *_) = processes.all_of(folder)
+    assert folder is not None
+    return folder
+
+
+def saved_config(folder: Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        ValueError: no run is there.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder}: no run is there (it would hold a config.yaml)")
+    return load_config(folder / "config.yaml")
+
+
+def changed(folder: Path, origin: Mapping[str, str]) -> list[str]:
+    """What of the manifest and the store is another than when the run began, in words."""
+    then = read_json(folder / "environment.json")
+    return [
+        f"{what} is {now}, the run was trained with {then[what]}"
+        for what, now in origin.items()
+        if what.endswith("_digest") and now != then[what]
+    ]
+
+
+def _new_folder(config: Config, dataset: str) -> Path:
     name = config.name or f"seed{config.seed}"
     parent = Path(config.runs) / dataset / config.method
     parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +93,25 @@ def new_folder(config: Config, dataset: str) -> Path:
     raise ValueError(f"{parent / stem}: a thousand runs started in one second")
 
 
+@contextmanager
+def tensorboard(
+    accelerator: Accelerator, folder: Path
+) -> Iterator[Callable[[dict[str, float], int], None]]:
+    """TensorBoard files in ``<folder>/log``; yields what takes figures and their epoch."""
+    accelerator.project_configuration = ProjectConfiguration(str(folder), str(folder))
+    accelerator.log_with = ["tensorboard"]
+    accelerator.init_trackers("log")
+    try:
+        yield lambda figures, epoch: accelerator.log(figures, step=epoch)
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all; NaN becomes null."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
@@ -59,13 +119,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def environment(device: str) -> dict[str, Any]:
-    """With what a run is made: versions of packages, device, git revision of this code."""
+def environment(origin: Mapping[str, str]) -> dict[str, Any]:
+    """With what a run is made: ``origin``, versions of packages, git revision of this code."""
     return {
+        **origin,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device,
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "versions": {package: _version(package) for package in PACKAGES},
         "git": _git_revision(),
     }
@@ -73,21 +134,20 @@ def environment(device: str) -> dict[str, Any]:
 
 def predicting_state(method: Method) -> dict[str, Tensor]:
     """A copy of all weights and buffers that predicting needs, on the CPU."""
-    skipped = tuple(f"{name}." for name in method.training_state)
-    return {
-        name: tensor.detach().cpu().clone()
-        for name, tensor in method.state_dict().items()
-        if not name.startswith(skipped)
-    }
+    kept = _training_state(method)
+    state = method.state_dict()
+    return {name: x.cpu().clone() for name, x in state.items() if not name.startswith(kept)}
 
 
-def save_weights(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write ``model.safetensors``."""
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights_path(folder))
+def training_state(method: Method) -> dict[str, Tensor]:
+    """A copy of the buffers that only training needs, on the CPU."""
+    kept = _training_state(method)
+    state = method.state_dict()
+    return {name: x.cpu().clone() for name, x in state.items() if name.startswith(kept)}
 
 
 def load_weights(method: Method, folder: Path) -> None:
-    """Fill a method with the weights of a run.
+    """Fill a method with the best weights of a run.
 
     Raises:
         ValueError: the run has no weights, or they belong to another model.
@@ -95,10 +155,18 @@ def load_weights(method: Method, folder: Path) -> None:
     path = weights_path(folder)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; the run did not finish")
+    weights, kept = load_file(path), _training_state(method)
+    foreign = ValueError(f"{path} does not fit the model that config.yaml describes")
     try:
-        method.load_state_dict(load_file(path))
+        missing, unknown = method.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model that config.yaml describes") from error
+        raise foreign from error
+    if unknown or not all(name.startswith(kept) for name in missing):
+        raise foreign
+
+
+def _training_state(method: Method) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in method.training_state)
 
 
 def weights_path(folder: Path) -> Path:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from manifests import Manifest
+from train import record
+from train.labels import label_worth, worth_table
 from train.metrics import UNSCALED, Figures
 
 
@@ -19,12 +24,12 @@ def say(console: Console, line: str) -> None:
 
 
 @contextmanager
-def progress(console: Console, steps: int) -> Iterator[Callable[[], None]]:
+def progress(console: Console, steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
     """A bar on a terminal, nothing elsewhere; yields what to call after each step."""
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task("", total=steps)
+        task = bar.add_task("", total=steps, completed=done)
         yield lambda: bar.advance(task)
 
 
@@ -39,14 +44,28 @@ def figures_table(predictors: Mapping[str, Figures]) -> Table:
     return table
 
 
+def show_run(folder: Path, manifest: Manifest, console: Console) -> None:
+    """Print what came of a finished run."""
+    kept = record.read_json(folder / "metrics.json")
+    say(console, f"\n{manifest.card.title}: test split, weights of epoch {kept['best_epoch']}")
+    console.print(figures_table({"model": kept["test"], "trivial": kept["trivial"]}))
+    if kept["reported"]:
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in kept["reported"].items())
+        say(console, f"mean over the test split: {means}; per utterance in predictions.parquet")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    if manifest.card.unimodal and "pseudo_t" in predictions:
+        console.print(worth_table(label_worth(manifest.table, predictions)))
+    say(console, f"run: {folder}")
+
+
 def headline(figures: Figures) -> str:
     """The first two figures of a set, for the line of an epoch."""
     return "  ".join(f"{name} {shown(name, figures[name])}" for name in list(figures)[:2])
 
 
-def shown(name: str, value: float) -> str:
+def shown(name: str, value: float | None) -> str:
     """A figure as a reader meets it in a paper: percent with one place, errors with three."""
-    if math.isnan(value):
+    if value is None or math.isnan(value):  # a file's null stands for NaN
         return "undefined"
     return f"{value:.3f}" if name in UNSCALED else f"{100 * value:.1f}"
 
@@ -54,3 +73,12 @@ def shown(name: str, value: float) -> str:
 def some(ids: list[str], count: int = 5) -> str:
     """The first few of a list."""
     return ", ".join(ids[:count]) + (", ..." if len(ids) > count else "")
+
+
+def hush_transformers(console: Console) -> None:
+    """Keep transformers from talking between our lines."""
+    from transformers.utils import logging  # takes seconds: `--help` should not wait for it
+
+    logging.set_verbosity_error()
+    if not console.is_terminal:
+        logging.disable_progress_bar()

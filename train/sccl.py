@@ -17,36 +17,41 @@ def intra_sample(specific_BMD: Tensor, shared_BMD: Tensor, tau: float) -> Tensor
     each other and repel the shared vector of their own modality. Pairs are ordered: 6 positive,
     6 + 3 negative.
     """
-    m = shared_BMD.shape[1]
-    z_BED = F.normalize(torch.cat([shared_BMD, specific_BMD], dim=1), dim=-1)  # E = 2M
-    similarity_BEE = z_BED @ z_BED.transpose(1, 2) / tau
-    other = ~torch.eye(m, dtype=torch.bool, device=z_BED.device)
-    none = torch.zeros_like(other)
-    positive_EE = torch.cat([torch.cat([other, none], 1), torch.cat([none, none], 1)])
-    negative_EE = torch.cat([torch.cat([none, ~other], 1), torch.cat([none, other], 1)])
-    positive_B = _logsumexp(similarity_BEE, positive_EE)
-    return (_logsumexp(similarity_BEE, positive_EE | negative_EE) - positive_B).mean()
+    s_BMD, p_BMD = F.normalize(shared_BMD, dim=-1), F.normalize(specific_BMD, dim=-1)
+    own_MM = torch.eye(s_BMD.shape[1], dtype=torch.bool, device=s_BMD.device)
+    attract_BE = _pairs(s_BMD, own_MM) / tau
+    repel_BE = torch.cat([_pairs(p_BMD, own_MM), (s_BMD * p_BMD).sum(-1)], dim=1) / tau
+    # -log(P / (P + N)) = log(1 + N / P)
+    return F.softplus(repel_BE.logsumexp(1) - attract_BE.logsumexp(1)).mean()
 
 
-def _logsumexp(similarity_BEE: Tensor, chosen_EE: Tensor) -> Tensor:
-    return similarity_BEE.masked_fill(~chosen_EE, -torch.inf).flatten(1).logsumexp(1)
+def _pairs(z_BMD: Tensor, own_MM: Tensor) -> Tensor:
+    """z_m . z_n of all ordered pairs, ``[B, M M]``; -inf where m = n, so that e to it adds 0."""
+    return (z_BMD @ z_BMD.transpose(1, 2)).masked_fill(own_MM, -torch.inf).flatten(1)
 
 
-def inter_sample(features_BD: Tensor, alike_BB: Tensor, tau: float) -> Tensor:
+def inter_sample(
+    features_BD: Tensor, alike_BB: Tensor, tau: float, real_B: Tensor | None = None
+) -> Tensor:
     """L_inter, equation (18): supervised contrast among the multimodal vectors, a scalar.
 
     Args:
         features_BD: F_M.
         alike_BB: True where two utterances are of one class; the diagonal is ignored.
         tau: temperature tau'.
+        real_B: False on rows that only fill up; None: there are none.
 
     An utterance with nothing alike in the batch adds 0, and still counts in the mean.
     """
     z_BD = F.normalize(features_BD, dim=-1)
-    own_BB = torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
+    none_BB = torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
+    if real_B is not None:
+        none_BB = none_BB | ~(real_B[:, None] & real_B[None, :])
+    similarity_BB = z_BD @ z_BD.T / tau
     # Finite, so that a batch of one utterance gives 0 and no NaN.
-    similarity_BB = (z_BD @ z_BD.T / tau).masked_fill(own_BB, torch.finfo(z_BD.dtype).min)
-    log_share_BB = similarity_BB.log_softmax(1)
-    positive_BB = alike_BB & ~own_BB
+    lowest = torch.finfo(similarity_BB.dtype).min
+    log_share_BB = similarity_BB.masked_fill(none_BB, lowest).log_softmax(1)
+    positive_BB = alike_BB & ~none_BB
     count_B = positive_BB.sum(1).clamp(min=1)
-    return -(log_share_BB.where(positive_BB, 0.0).sum(1) / count_B).mean()
+    loss_B = -(log_share_BB.where(positive_BB, 0.0).sum(1) / count_B)
+    return loss_B.mean() if real_B is None else loss_B.sum() / real_B.sum()

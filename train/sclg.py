@@ -1,6 +1,7 @@
 """Semantic-centric Label Generation (SCLG): pseudo labels for the sub-tasks, (13) to (15).
 
-Letters: N training utterances, D feature width, C outputs, K neighbours.
+Letters: N training utterances, R rows that one process works out, D feature width, C outputs,
+K neighbours (in features_KBD: sub-tasks).
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from train import neighbours, processes
 from train.config import SCLGConfig
 
 log = logging.getLogger(__name__)
-
-# Distances held at once while searching neighbours: 64 MiB of float32, whatever N is.
-CELLS = 1 << 24
 
 
 class PseudoLabels(nn.Module):
     """The pseudo labels of all training utterances, moved once per epoch.
 
-    They are state, not parameters: buffers, so that a checkpoint carries them.
+    They are state, not parameters: buffers, so that a checkpoint carries them. Several processes
+    hold the same labels; each gathers the features of its own utterances and searches neighbours
+    for its share of the rows.
 
     Args:
         truth_NC: y, the multimodal ground truth of the training split.
@@ -32,7 +33,8 @@ class PseudoLabels(nn.Module):
         config: neighbours, sigma, momentum.
 
     Raises:
-        ValueError: there is no neighbour: only one training utterance.
+        ValueError: there is no neighbour (only one training utterance), or ``sclg.index=faiss``
+            without FAISS.
     """
 
     truth: Tensor
@@ -54,6 +56,8 @@ class PseudoLabels(nn.Module):
             if not self.knn:
                 raise ValueError("pseudo labels need at least 2 training utterances, there is 1")
             log.warning("sclg.knn=%d is more than there are; using %d", config.knn, self.knn)
+        if config.enabled:
+            neighbours.check(config.index)
         self.subtasks = tuple(subtasks)
         self.clamp, self.config = clamp, config
         count = len(self.subtasks)
@@ -61,70 +65,64 @@ class PseudoLabels(nn.Module):
         self.register_buffer("labels", truth_NC.expand(count, -1, -1).clone())
         self.register_buffer("features", truth_NC.new_zeros(count, len(truth_NC), width))
 
-    def of(self, subtask: str, index_B: Tensor) -> Tensor:
-        """The present pseudo labels of some utterances, ``[B, C]``."""
-        return self.labels[self.subtasks.index(subtask)].index_select(0, index_B)
+    def of(self, index_B: Tensor) -> Tensor:
+        """The present pseudo labels of some utterances, ``[sub-tasks, B, C]``."""
+        return self.labels.index_select(1, index_B)
 
     @torch.no_grad()
-    def gather(self, subtask: str, index_B: Tensor, feature_BD: Tensor) -> None:
-        """Keep this epoch's features of some utterances for the coming move."""
-        kept_ND = self.features[self.subtasks.index(subtask)]
-        kept_ND.index_copy_(0, index_B, feature_BD.detach().to(kept_ND.dtype))
+    def gather(self, index_B: Tensor, features_KBD: Tensor) -> None:
+        """Keep this epoch's features of some utterances for the coming move.
+
+        In an epoch each utterance comes once, to one of the processes.
+        """
+        self.features.index_copy_(1, index_B, features_KBD.detach().to(self.features.dtype))
 
     @torch.no_grad()
     def move(self, epoch: int) -> None:
         """Equation (15) after epoch ``epoch`` (from 1), once every utterance was gathered."""
-        if not self.config.enabled or epoch < self.config.start_epoch:
-            return
-        for k in range(len(self.subtasks)):
-            distance_NK, neighbour_NK = nearest(self.features[k], self.knn)
-            delta_NC = movement(
-                self.truth, distance_NK, neighbour_NK, self.config.sigma, self.config.reduction
-            )
-            moved_NC = self.truth + delta_NC
-            if self.config.momentum:
-                old = (epoch - 1) / (epoch + 1)
-                moved_NC = old * self.labels[k] + 2 / (epoch + 1) * moved_NC
-            self.labels[k] = self.clamp(moved_NC)
+        if self.config.enabled and epoch >= self.config.start_epoch:
+            processes.add_up(self.features)
+            for k in range(len(self.subtasks)):
+                moved_NC = self.truth + self._delta(self.features[k])
+                if self.config.momentum:
+                    old = (epoch - 1) / (epoch + 1)
+                    moved_NC = old * self.labels[k] + 2 / (epoch + 1) * moved_NC
+                self.labels[k] = self.clamp(moved_NC)
+        self.features.zero_()  # what another process gathers next must not be added to this
 
-
-def nearest(features_ND: Tensor, knn: int) -> tuple[Tensor, Tensor]:
-    """The nearest other rows of each row, exactly; equation (13).
-
-    Returns:
-        ``D_ij = ||F_i - F_j||_2 / sqrt(D)`` and ``j``, both ``[N, knn]``, nearest first. Rows are
-        searched in chunks, so memory grows with N, not with its square.
-    """
-    n, width = features_ND.shape
-    # Distances do not change under a shift, and small numbers lose less when squared.
-    x_ND = features_ND.float() - features_ND.float().mean(0)
-    squared_N = x_ND.square().sum(1)
-    rows = max(1, CELLS // n)
-    neighbours = []
-    for start in range(0, n, rows):
-        chunk_RD = x_ND[start : start + rows]
-        # ||x_i||^2 is the same for all j and does not change the order.
-        order_RN = torch.addmm(squared_N, chunk_RD, x_ND.T, alpha=-2.0)
-        own_R1 = torch.arange(start, start + len(chunk_RD), device=x_ND.device)[:, None]
-        order_RN.scatter_(1, own_R1, torch.inf)
-        neighbours.append(order_RN.topk(knn, dim=1, largest=False).indices)
-    neighbour_NK = torch.cat(neighbours)
-    # The product above ranks well but is inexact for near rows; the distance itself is not.
-    rows = max(1, CELLS // (knn * width))
-    distances = [
-        (x_RD[:, None] - x_ND[neighbour_RK]).norm(dim=2)
-        for x_RD, neighbour_RK in zip(x_ND.split(rows), neighbour_NK.split(rows), strict=True)
-    ]
-    distance_NK = torch.cat(distances) / width**0.5
-    distance_NK, order_NK = distance_NK.sort(dim=1, stable=True)
-    return distance_NK, neighbour_NK.gather(1, order_NK)
+    def _delta(self, features_ND: Tensor) -> Tensor:
+        """Equation (14), ``[N, C]``: every process works out its rows, and all get all of them."""
+        n, config = len(features_ND), self.config
+        rows_R = torch.arange(n, device=features_ND.device)
+        rows_R = rows_R.tensor_split(processes.count())[processes.rank()]
+        distance_RK, neighbour_RK = neighbours.nearest(features_ND, self.knn, rows_R, config.index)
+        delta_NC = torch.zeros_like(self.truth)
+        delta_NC[rows_R] = movement(
+            self.truth, rows_R, distance_RK, neighbour_RK, config.sigma, config.reduction
+        )
+        processes.add_up(delta_NC)
+        return delta_NC
 
 
 def movement(
-    truth_NC: Tensor, distance_NK: Tensor, neighbour_NK: Tensor, sigma: float, reduction: str
+    truth_NC: Tensor,
+    rows_R: Tensor,
+    distance_RK: Tensor,
+    neighbour_RK: Tensor,
+    sigma: float,
+    reduction: str,
 ) -> Tensor:
-    """Delta ``[N, C]``: each label's movement towards its neighbours'; equation (14)."""
-    scale_NK = torch.exp(-distance_NK.square() / (2 * sigma**2))
-    shift_NKC = truth_NC[neighbour_NK] - truth_NC[:, None]
-    delta_NC = (scale_NK[..., None] * shift_NKC).sum(1)
-    return delta_NC / neighbour_NK.shape[1] if reduction == "mean" else delta_NC
+    """Delta ``[R, C]``: how far labels move towards their neighbours'; equation (14).
+
+    Args:
+        truth_NC: y of all utterances.
+        rows_R: those that are asked for.
+        distance_RK: D_ij of each to its neighbours.
+        neighbour_RK: j.
+        sigma: width of the Gaussian potential.
+        reduction: "mean" or "sum" over the neighbours.
+    """
+    scale_RK = torch.exp(-distance_RK.square() / (2 * sigma**2))
+    shift_RKC = truth_NC[neighbour_RK] - truth_NC[rows_R, None]
+    delta_RC = (scale_RK[..., None] * shift_RKC).sum(1)
+    return delta_RC / neighbour_RK.shape[1] if reduction == "mean" else delta_RC

@@ -1,10 +1,16 @@
 """Semantic-centric Gated Feature Interaction (SGFI), equations (5) to (11).
 
-Letters: B batch, L query positions, S key positions, K bridge tokens, D model width, H heads,
-d = D / H.
+The modalities of an utterance lie one after the other in one sequence and share their weights, so
+every layer is computed once for all of them; `Sight` says who looks at whom.
+
+Letters: B batch, L query positions, S key positions, M modalities of the query, K bridge tokens of
+all of them, D model width, H heads, d = D / H.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +18,53 @@ from torch import Tensor, nn
 
 from train.config import SGFIConfig
 from train.perceiver import feed_forward
+
+
+class Sight(NamedTuple):
+    """Who looks at whom.
+
+    Attributes:
+        pool: ``[B, K, L]`` weights that pool each modality's query to its bridge tokens, equation
+            (7); None without bridge tokens.
+        bridge: ``[L, K]``, True on the bridge tokens of a query's own modality; None without bridge
+            tokens, or where there is but one modality.
+        key: ``[B, 1, K, S]``, True on the keys that each bridge token looks at, for all heads;
+            without bridge tokens ``[B, 1, L, S]``, those that each query looks at.
+    """
+
+    pool: Tensor | None
+    bridge: Tensor | None
+    key: Tensor
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], mask_BL: Tensor, key_BMS: Tensor, bridge_tokens: int
+    ) -> Sight:
+        """Work it out for one stack.
+
+        Args:
+            lengths: positions of each modality of the query, padding included.
+            mask_BL: True on the real ones of them; at least one of each modality.
+            key_BMS: True on the keys that each modality looks at; at least one of each.
+            bridge_tokens: of each modality; 0: none.
+        """
+        part_ML = parts(lengths, mask_BL.device)
+        if not bridge_tokens:
+            return cls(None, None, key_BMS.index_select(1, part_ML.int().argmax(0))[:, None])
+        own_BML = mask_BL[:, None] & part_ML
+        pool_BKL = pooling_weights(own_BML.flatten(0, 1), bridge_tokens)
+        bridge_LK = part_ML.T.repeat_interleave(bridge_tokens, 1) if len(lengths) > 1 else None
+        return cls(
+            pool_BKL.view(len(mask_BL), -1, mask_BL.shape[1]),
+            bridge_LK,
+            key_BMS.repeat_interleave(bridge_tokens, 1)[:, None],
+        )
+
+
+def parts(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """``[M, L]``, True on the positions of each of the sequences that lie one after the other."""
+    ones = (torch.ones(1, n, dtype=torch.bool, device=device) for n in lengths)
+    return torch.block_diag(*ones)
 
 
 class GatedInteraction(nn.Module):
@@ -22,16 +75,14 @@ class GatedInteraction(nn.Module):
 
     def __init__(self, width: int, dropout: float, config: SGFIConfig) -> None:
         super().__init__()
-        self.bridge_tokens = config.bridge_tokens
         self.layers = nn.ModuleList(
             GatedBridgeAttention(width, dropout, config) for _ in range(config.layers)
         )
 
-    def forward(self, x_BLD: Tensor, mask_BL: Tensor, kv_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, kv_BSD: Tensor, sight: Sight) -> Tensor:
         """The query after all layers, ``[B, L, D]``; padded positions hold no meaning."""
-        pool_BKL = pooling_weights(mask_BL, self.bridge_tokens) if self.bridge_tokens else None
         for layer in self.layers:
-            x_BLD = layer(x_BLD, kv_BSD, mask_BS, pool_BKL)
+            x_BLD = layer(x_BLD, kv_BSD, sight)
         return x_BLD
 
 
@@ -44,7 +95,7 @@ class GatedBridgeAttention(nn.Module):
 
     def __init__(self, width: int, dropout: float, config: SGFIConfig) -> None:
         super().__init__()
-        self.heads, self.p, self.gated = config.heads, dropout, config.gate
+        self.heads, self.gated = config.heads, config.gate
         shared = width // config.heads if config.multi_query else width
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * shared, bias=False)
@@ -54,35 +105,21 @@ class GatedBridgeAttention(nn.Module):
         if config.gate == "query":
             self.norm_gate = nn.LayerNorm(width)
         self.norm_ffn = nn.LayerNorm(width)
-        self.ffn = feed_forward(width, config.ffn, dropout)
+        self.ffn = feed_forward(width, config.ffn)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x_BLD: Tensor, kv_BSD: Tensor, mask_BS: Tensor, pool_BKL: Tensor | None
-    ) -> Tensor:
-        """The query after this layer, ``[B, L, D]``.
-
-        Args:
-            x_BLD: the query modality.
-            kv_BSD: what it looks at.
-            mask_BS: True on real positions of it.
-            pool_BKL: weights that pool the query to bridge tokens, or None for plain attention.
-        """
+    def forward(self, x_BLD: Tensor, kv_BSD: Tensor, sight: Sight) -> Tensor:
+        """The query after this layer, ``[B, L, D]``."""
         q_BLD = self.query(x_BLD)  # (6): all heads of Q_h side by side
-        k_BhSd, v_BhSd = (_cut(x, q_BLD, self.heads) for x in self.key_value(kv_BSD).chunk(2, -1))
-        q_BHLd = q_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        if pool_BKL is None:
-            o_BHLd = self._attend(q_BHLd, k_BhSd, v_BhSd, mask_BS)
+        k_BSe, v_BSe = self.key_value(kv_BSD).chunk(2, -1)  # e = d where shared, else D
+        if sight.pool is None:
+            o_BLD = self._attend(q_BLD, k_BSe, v_BSe, sight.key)
         else:
-            bridge_BKD = pool_BKL.to(q_BLD.dtype) @ q_BLD  # (7)
-            bridge_BHKd = bridge_BKD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            bridge_BKD = sight.pool.to(q_BLD.dtype) @ q_BLD  # (7)
             # (8), from the right: the bridge gathers from the keys, the query from the bridge.
-            gathered_BHKd = self._attend(bridge_BHKd, k_BhSd, v_BhSd, mask_BS)
-            o_BHLd = F.scaled_dot_product_attention(
-                q_BHLd, bridge_BHKd, gathered_BHKd, dropout_p=self.p if self.training else 0.0
-            )
-        o_BLD = self.out(o_BHLd.transpose(1, 2).flatten(2))
-        x_BLD = x_BLD + self.dropout(self._gate(x_BLD, o_BLD))  # (9)
+            gathered_BKD = self._attend(bridge_BKD, k_BSe, v_BSe, sight.key)
+            o_BLD = self._attend(q_BLD, bridge_BKD, gathered_BKD, sight.bridge)
+        x_BLD = x_BLD + self.dropout(self._gate(x_BLD, self.out(o_BLD)))  # (9)
         return x_BLD + self.dropout(self.ffn(self.norm_ffn(x_BLD)))
 
     def _gate(self, x_BLD: Tensor, o_BLD: Tensor) -> Tensor:
@@ -90,33 +127,24 @@ class GatedBridgeAttention(nn.Module):
             return F.relu(self.gate(self.norm_gate(x_BLD))) * o_BLD
         return F.relu(self.gate(o_BLD)) if self.gated == "output" else o_BLD
 
-    def _attend(self, q_BHLd: Tensor, k_BhSd: Tensor, v_BhSd: Tensor, mask_BS: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(d)) v over the real keys, ``[B, H, L, d]``."""
-        heads, length = q_BHLd.shape[1:3]
-        if k_BhSd.shape[1] == 1:
-            # Under one shared key the heads are just more queries: no copy of the key per head.
-            q_BHLd = q_BHLd.flatten(1, 2)[:, None]
-        o = F.scaled_dot_product_attention(
-            q_BHLd,
-            k_BhSd,
-            v_BhSd,
-            attn_mask=mask_BS[:, None, None, :],
-            dropout_p=self.p if self.training else 0.0,
+    def _attend(self, q_BLD: Tensor, k_BSe: Tensor, v_BSe: Tensor, mask: Tensor | None) -> Tensor:
+        """concat_h(softmax(q_h k_h^T / sqrt(d)) v_h), ``[B, L, D]``."""
+        o_BHLd = F.scaled_dot_product_attention(
+            self._heads(q_BLD), self._heads(k_BSe), self._heads(v_BSe), attn_mask=mask
         )
-        return o.reshape(len(o), heads, length, -1)
+        return o_BHLd.transpose(1, 2).flatten(2)
 
-
-def _cut(x_BSE: Tensor, q_BLD: Tensor, heads: int) -> Tensor:
-    """Key or value as heads: ``[B, 1, S, d]`` where it is shared, else ``[B, H, S, d]``."""
-    count = x_BSE.shape[-1] * heads // q_BLD.shape[-1]
-    return x_BSE.unflatten(-1, (count, -1)).transpose(1, 2)
+    def _heads(self, x_BLe: Tensor) -> Tensor:
+        """``[B, H, L, d]``; what the heads share is expanded, not copied."""
+        d = self.query.in_features // self.heads
+        return x_BLe.unflatten(-1, (-1, d)).transpose(1, 2).expand(-1, self.heads, -1, -1)
 
 
 def pooling_weights(mask_BL: Tensor, bridge_tokens: int) -> Tensor:
     """Adaptive average pooling over the real positions, as weights ``[B, K, L]``; equation (7).
 
     Of n real positions, bridge token k averages those from floor(k n / K) to ceil((k+1) n / K).
-    Padding on either side takes no part. Every sample needs at least one real position.
+    Padding on either side takes no part. Every row needs at least one real position.
     """
     n_B11 = mask_BL.sum(1)[:, None, None]
     rank_B1L = (mask_BL.cumsum(1) - 1)[:, None, :]
@@ -129,5 +157,10 @@ def pooling_weights(mask_BL: Tensor, bridge_tokens: int) -> Tensor:
 
 def masked_mean(x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """The mean over the real positions, ``[B, D]``."""
-    weight_BL = mask_BL / mask_BL.sum(1, keepdim=True)
-    return (weight_BL.to(x_BLD.dtype)[:, None, :] @ x_BLD)[:, 0]
+    return masked_means(x_BLD, mask_BL[:, None])[:, 0]
+
+
+def masked_means(x_BLD: Tensor, mask_BML: Tensor) -> Tensor:
+    """One mean per mask, ``[B, M, D]``: over the positions where it is True, at least one each."""
+    weight_BML = mask_BML / mask_BML.sum(2, keepdim=True)
+    return weight_BML.to(x_BLD.dtype) @ x_BLD

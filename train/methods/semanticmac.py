@@ -15,9 +15,11 @@ from train.config import Config
 from train.data import Batch
 from train.method import Method, Outputs
 from train.perceiver import AffectivePerceiver
+from train.predictor import predictor
+from train.processes import gather_batch
 from train.sccl import inter_sample, intra_sample
 from train.sclg import PseudoLabels
-from train.sgfi import GatedInteraction, masked_mean
+from train.sgfi import GatedInteraction, Sight, masked_means, parts
 from train.task import Task
 from train.text_features import text_source
 
@@ -54,27 +56,24 @@ class SemanticMAC(Method):
         self.fuse_all = nn.Linear(6 * width, width)
         self.fuse_shared = nn.Linear(3 * width, width)
         self.predictors = nn.ModuleDict(
-            {k: _predictor(width, task.outputs, dropout) for k in SUBTASKS}
+            {k: predictor(width, task.outputs, dropout) for k in SUBTASKS}
         )
 
     def forward(self, batch: Batch) -> Outputs:
         """All five predictions of a batch, with the features they are made from."""
         x, mask = self._unimodal(batch)
-        specific, shared = [], []
-        for m in range(len(MODALITIES)):
-            own = 0 if self.config.sgfi.share else m
-            others = [n for n in range(len(MODALITIES)) if n != m]
-            kv_BSD = torch.cat([x[n] for n in others], dim=1)
-            mask_BS = torch.cat([mask[n] for n in others], dim=1)
-            p_BLD = self.specific[own](x[m], mask[m], x[m], mask[m])  # (10)
-            s_BLD = self.shared[own](x[m], mask[m], kv_BSD, mask_BS)  # (11)
-            specific.append(masked_mean(p_BLD, mask[m]))
-            shared.append(masked_mean(s_BLD, mask[m]))
-        features = dict(zip(MODALITIES, specific, strict=True))
-        features["M"] = self.fuse_all(torch.cat(specific + shared, dim=1))  # (12)
-        features["S"] = self.fuse_shared(torch.cat(shared, dim=1))
+        lengths = [x_m.shape[1] for x_m in x]
+        x_BLD, mask_BL = torch.cat(x, dim=1), torch.cat(mask, dim=1)
+        part_ML = parts(lengths, mask_BL.device)
+        own_BML, others_BML = mask_BL[:, None] & part_ML, mask_BL[:, None] & ~part_ML
+        p_BLD = self._interact(self.specific, lengths, x_BLD, mask_BL, own_BML)  # (10)
+        s_BLD = self._interact(self.shared, lengths, x_BLD, mask_BL, others_BML)  # (11)
+        p_BMD, s_BMD = masked_means(p_BLD, own_BML), masked_means(s_BLD, own_BML)
+        features = dict(zip(MODALITIES, p_BMD.unbind(1), strict=True))
+        features["M"] = self.fuse_all(torch.cat([p_BMD, s_BMD], dim=1).flatten(1))  # (12)
+        features["S"] = self.fuse_shared(s_BMD.flatten(1))
         predictions = {k: self.predictors[k](features[k]) for k in SUBTASKS}  # (20)
-        return Outputs(predictions, features, torch.stack(specific, 1), torch.stack(shared, 1))
+        return Outputs(predictions, features, p_BMD, s_BMD)
 
     def _unimodal(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """X_t, X_a, X_v of equations (1), (4) and (5), ``[B, *, D]``, with their masks."""
@@ -84,6 +83,40 @@ class SemanticMAC(Method):
         if self.modality is not None:
             x = [x_m + embedding for x_m, embedding in zip(x, self.modality, strict=True)]
         return x, mask
+
+    def _interact(
+        self,
+        stacks: nn.ModuleList,
+        lengths: list[int],
+        x_BLD: Tensor,
+        mask_BL: Tensor,
+        key_BML: Tensor,
+    ) -> Tensor:
+        """SGFI(X_m, ...) of every modality, ``[B, L, D]``; one stack for all, or one for each.
+
+        Args:
+            stacks: one or M.
+            lengths: positions of each modality.
+            x_BLD: the modalities, one after the other.
+            mask_BL: True on real positions.
+            key_BML: True on the positions that each modality looks at.
+        """
+        groups = [lengths] if len(stacks) == 1 else [[n] for n in lengths]
+        cut = [sum(group) for group in groups]
+        queries = zip(
+            stacks,
+            groups,
+            x_BLD.split(cut, 1),
+            mask_BL.split(cut, 1),
+            key_BML.split([len(group) for group in groups], 1),
+            strict=True,
+        )
+        bridge_tokens = self.config.sgfi.bridge_tokens
+        moved = [
+            stack(x, x_BLD, Sight.of(group, mask, key, bridge_tokens))
+            for stack, group, x, mask, key in queries
+        ]
+        return torch.cat(moved, dim=1)
 
     def begin(self, labels_NC: Tensor) -> None:
         """Pseudo labels start as the ground truth."""
@@ -102,30 +135,33 @@ class SemanticMAC(Method):
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The terms of equations (19), (21) and (22); in evaluation mode sub-task M alone."""
-        terms = {"task_M": self.task.loss(outputs.predictions["M"], batch.labels).mean()}
+        terms = super().loss(outputs, batch)
         if not self.training:
-            return {**terms, "total": terms["task_M"]}
+            return terms
         weights, sccl = self.config.loss.weights, self.config.sccl
         total = weights.M * terms["task_M"]
-        for k in PSEUDO:
-            self.pseudo.gather(k, batch.index, outputs.features[k])
-            if self.config.loss.multi_task:
-                target_BC = self.pseudo.of(k, batch.index)
-                terms[f"task_{k}"] = self.task.loss(outputs.predictions[k], target_BC).mean()
-                total = total + getattr(weights, k) * terms[f"task_{k}"]
-        if sccl.alpha:
+        self.pseudo.gather(batch.index, torch.stack([outputs.features[k] for k in PSEUDO]))
+        if self.config.loss.multi_task:
+            for k, term in zip(PSEUDO, self._pseudo_losses(outputs, batch), strict=True):
+                terms[f"task_{k}"] = term
+                total = total + getattr(weights, k) * term
+        if sccl.enabled and sccl.alpha:
             assert outputs.specific is not None
             assert outputs.shared is not None
             terms["intra"] = intra_sample(outputs.specific, outputs.shared, sccl.tau)
             total = total + sccl.alpha * terms["intra"]
-        if sccl.beta:
-            alike_BB = self.task.alike(batch.labels)
-            terms["inter"] = inter_sample(outputs.features["M"], alike_BB, sccl.tau_inter)
+        if sccl.enabled and sccl.beta:
+            features_BD, labels_BC, real_B = gather_batch(
+                outputs.features["M"], batch.labels, self.config.train.batch_size
+            )
+            alike_BB = self.task.alike(labels_BC)
+            terms["inter"] = inter_sample(features_BD, alike_BB, sccl.tau_inter, real_B)
             total = total + sccl.beta * terms["inter"]
         return {**terms, "total": total}
 
-
-def _predictor(width: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs)
-    )
+    def _pseudo_losses(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The terms of equation (21) of those sub-tasks that learn pseudo labels, ``[4]``."""
+        output_KBC = torch.stack([outputs.predictions[k] for k in PSEUDO])
+        target_KBC = self.pseudo.of(batch.index)
+        loss_KB = self.task.loss(output_KBC.flatten(0, 1), target_KBC.flatten(0, 1))
+        return loss_KB.view(len(PSEUDO), -1).mean(1)

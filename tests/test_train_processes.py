@@ -1,0 +1,152 @@
+"""Several processes, or a batch in several pieces, train as one process does."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.datasets import FAST, write_scores
+from tests.forks import Forks
+from train import processes
+
+# 48 utterances in batches of 9: shares of two processes differ, the last batch has 3.
+RUN = ["fit", "dataset=scores", *FAST, "train.batch_size=9", "dropout=0", "optim.lr=2e-3"]
+# Sums in another order: what float32 loses by that in 12 steps, with room.
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("place")
+    write_scores(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def forks(place):
+    program = Forks(place)
+    yield program
+    program.close()
+
+
+def fit(place, forks, *overrides, ranks=1, stop=None, status=0):
+    """Train in so many processes; the run's folder and what each printed."""
+    before = set(place.glob("runs/*/*/*"))
+    answers = forks(*[[*RUN, *overrides]] * ranks, stop=stop)
+    assert [code for code, _ in answers] == [status] * ranks, answers
+    (folder,) = set(place.glob("runs/*/*/*")) - before
+    return folder, [said for _, said in answers]
+
+
+def curve(folder):
+    history = json.loads((folder / "metrics.json").read_text())["history"]
+    keys = [key for key in history[0] if key.endswith(("/total", "/inter", "/task_a", "/loss"))]
+    return np.array([[line[key] for key in keys] for line in history])
+
+
+@pytest.fixture(scope="module")
+def alone(place, forks):
+    return fit(place, forks)[0]
+
+
+@pytest.fixture(scope="module")
+def pair(place, forks):
+    return fit(place, forks, "name=pair", ranks=2)
+
+
+def test_two_processes_train_as_one(alone, pair):
+    folder, _ = pair
+    np.testing.assert_allclose(curve(folder), curve(alone), **TOLERANCE)
+    ours, theirs = (load_file(run / "last.safetensors") for run in (folder, alone))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-3
+
+
+def test_the_first_process_alone_speaks_and_writes(pair):
+    folder, (first, second) = pair
+    assert "epoch   1/2" in first
+    assert second == ""
+    assert len(list(folder.glob("log/**/events.*"))) == 1
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+
+
+def test_two_processes_judge_a_run_as_one_does(forks, pair):
+    command = ["evaluate", str(pair[0]), "--split", "valid"]
+    (alone,), (first, second) = forks(command), forks(command, command)
+    assert alone[0] == first[0] == 0, first
+    assert second == (0, "")
+    assert first[1].splitlines()[1:] == alone[1].splitlines()[1:]  # the first line names the device
+
+
+def test_pseudo_labels_know_the_features_of_all(alone, pair):
+    # Each has seen half of the utterances in an epoch: with these alone labels would go astray.
+    found = [pd.read_parquet(run / "predictions.parquet") for run in (alone, pair[0])]
+    for k in ("pseudo_S", "pseudo_t", "pseudo_a", "pseudo_v"):
+        np.testing.assert_allclose(found[0][k], found[1][k], atol=2e-3)
+
+
+def test_another_method_that_generates_labels(place, forks):
+    one, _ = fit(place, forks, "method=self_mm", "train.epochs=3")
+    two, _ = fit(place, forks, "method=self_mm", "train.epochs=3", ranks=2)
+    np.testing.assert_allclose(curve(two), curve(one), **TOLERANCE)
+
+
+def test_pieces_of_a_batch_add_up_to_it(place, forks):
+    without = ["sccl.beta=0", "name=pieces"]  # the term among a batch's utterances sees a piece
+    whole, pieces = (fit(place, forks, *without, f"train.accumulate={n}")[0] for n in (1, 4))
+    np.testing.assert_allclose(curve(pieces), curve(whole), **TOLERANCE)
+    both, _ = fit(place, forks, *without, "train.accumulate=4", ranks=2)
+    np.testing.assert_allclose(curve(both), curve(whole), **TOLERANCE)
+
+
+def test_weights_that_a_loss_leaves_out_do_not_hang_two_processes(place, forks):
+    switches = ["loss.multi_task=false", "sccl.alpha=0", "sccl.beta=0"]
+    one, _ = fit(place, forks, *switches)
+    two, _ = fit(place, forks, *switches, "name=unused", ranks=2)
+    np.testing.assert_allclose(curve(two), curve(one), **TOLERANCE)
+
+
+def test_a_remainder_smaller_than_the_processes_joins_another_batch(place, forks):
+    # 48 = 47 + 1: one utterance is nothing to share.
+    folder, _ = fit(place, forks, "train.batch_size=47", "name=remainder", ranks=2)
+    total = json.loads((folder / "metrics.json").read_text())["history"][0]["train/total"]
+    assert np.isfinite(total)
+
+
+def test_two_processes_killed_go_on_as_two(place, forks):
+    keys = ["train.save_every=4", "train.save_seconds=0", "dropout=0.2"]
+    whole, _ = fit(place, forks, *keys, "name=whole", ranks=2)
+    folder, _ = fit(
+        place, forks, *keys, "name=killed", ranks=2, stop=("AdamW.step", 9, 9), status=-9
+    )
+    assert (folder / "state" / "00002-00000002").is_dir()
+    ((code, said),) = forks(["fit", "--resume", str(folder)])
+    assert code == 1
+    assert "was saved by 2 processes, not 1" in said
+    answers = forks(*[["fit", "--resume", str(folder)]] * 2)
+    assert [code for code, _ in answers] == [0, 0], answers
+    for name in ("model.safetensors", "last.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_all_learn_what_is_not_finite(place, forks):
+    _, (first, second) = fit(place, forks, "optim.lr=1e30", "name=nan", ranks=2, status=1)
+    assert "is not finite in the batch: u0" in first
+    assert second == ""
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_are_disjoint_and_complete(count, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: count)
+    for size in range(count, 12):
+        for pieces in (1, 2, 5):
+            found = []
+            for rank in range(count):
+                monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+                found.append(processes.share(torch.arange(size), pieces))
+            assert len({len(parts) for parts in found}) == 1
+            parts = [part for parts in found for part in parts]
+            assert all(len(part) for part in parts)
+            assert sorted(torch.cat(parts).tolist()) == list(range(size))

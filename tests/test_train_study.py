@@ -1,0 +1,176 @@
+"""Several runs in one table: seeds, ablations, methods, a search; and what labels are worth."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from tests.datasets import FAST, write_scores
+from train.__main__ import main
+from train.ablations import ABLATIONS
+from train.config import config_digest, make_config
+from train.labels import label_worth
+from train.study import chosen, parse_seeds, shown_cells, summary
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    write_scores(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def runs(method: str = "semanticmac") -> list[Path]:
+    return sorted(Path(f"runs/scores/{method}").glob("*"))
+
+
+def test_seeds_are_averaged_and_every_run_is_kept(place, capsys):
+    assert main(["fit", "dataset=scores", *FAST, "seeds=2"]) == 0
+    figures = [json.loads((run / "metrics.json").read_text())["test"]["MAE"] for run in runs()]
+    table = pd.read_csv("runs/scores/studies/seeds/table.csv", index_col="variant")
+    assert len(figures) == 2
+    assert figures[0] != figures[1]
+    assert table.loc["semanticmac", "MAE"] == pytest.approx(np.mean(figures))
+    assert table.loc["semanticmac", "MAE_std"] == pytest.approx(abs(np.diff(figures)[0]) / 2**0.5)
+    assert "±" in Path("runs/scores/studies/seeds/table.md").read_text(encoding="utf-8")
+    assert "±" in capsys.readouterr().out
+
+
+def test_what_is_trained_is_not_trained_again(place, capsys):
+    assert main(["fit", "dataset=scores", *FAST, "name=alone"]) == 0
+    only = [*FAST, "ablations=no-gate"]
+    assert main(["ablations", "dataset=scores", *only]) == 0
+    assert "full, seed 1" in (said := capsys.readouterr().out)
+    assert said.count("(trained before)") == 1  # the full model, by the plain run before
+    before = runs()
+    assert len(before) == 2
+    assert main(["ablations", "dataset=scores", *only]) == 0
+    assert runs() == before
+    assert main(["ablations", "dataset=scores", *only, "optim.lr=1e-3"]) == 0
+    assert len(runs()) == 4
+
+
+def test_a_variant_that_cannot_be_trained_does_not_end_the_others(place, capsys):
+    keys = ["dataset=scores", *FAST, "methods=mean,lmf", "options.rank=4"]  # only lmf has a rank
+    assert main(["compare-methods", *keys]) == 3
+    said = capsys.readouterr().out
+    assert "failed: mean: method=mean has no options, given: options.rank" in said
+    table = pd.read_csv("runs/scores/studies/compare-methods/table.csv", index_col="variant")
+    assert list(table.index) == ["lmf"]
+
+
+def test_methods_side_by_side(place):
+    keys = ["dataset=scores", *FAST, "methods=mean,text", "seeds=2"]
+    assert main(["compare-methods", *keys]) == 0
+    folder = Path("runs/scores/studies/compare-methods")
+    table = pd.read_csv(folder / "table.csv", index_col="variant")
+    assert set(table.index) == {"semanticmac", "mean", "text"}
+    assert table["MAE"].idxmax() == "mean"
+    assert table["parameters"].idxmax() == "semanticmac"
+    assert np.isnan(table.loc["semanticmac", "p"])
+    assert table.loc["mean", "p"] < 0.05
+    lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "\\pm" in (folder / "table.tex").read_text(encoding="utf-8")
+
+
+def test_every_ablation_is_one_key_that_changes_the_configuration(capsys):
+    assert main(["ablations", "--list"]) == 0
+    listing = capsys.readouterr().out
+    digests = set()
+    for name, (key, _) in ABLATIONS.items():
+        assert name in listing
+        assert key in listing
+        assert key.count("=") == (name != "full")
+        digests.add(config_digest(make_config(None, [key] if key else [])))
+    assert len(digests) == len(ABLATIONS)
+
+
+def test_a_search_ranks_by_validation_and_goes_on(place, capsys):
+    keys = ["dataset=scores", *FAST]
+    assert main(["search", *keys, "trials=2"]) == 0
+    first = pd.read_csv("runs/scores/studies/search/trials.csv")
+    assert len(first) == 2
+    assert (first["value"].diff().dropna() <= 0).all()
+    assert "width" not in first, "a key that is given is not drawn"
+    defaults = first[first["number"] == 0].iloc[0]
+    assert (defaults["sgfi.heads"], defaults["sccl.tau"]) == (4, 0.5)
+    assert main(["search", *keys, "trials=4"]) == 0
+    second = pd.read_csv("runs/scores/studies/search/trials.csv").drop(columns="value")
+    assert len(second.drop(columns="number").drop_duplicates()) == 4
+    assert not list(place.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", (1, 2, 3)), ("7,2", (7, 2)), ("1", (1,))])
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1,1", "many", "", "1,"])
+def test_wrong_seeds(text):
+    with pytest.raises(ValueError, match=f"seeds={text}: use a count or a list"):
+        parse_seeds(text)
+
+
+def test_choosing():
+    assert chosen(None, ["a", "b"], "method", "a") == ["a", "b"]
+    assert chosen("c", ["a", "b", "c"], "method", "a") == ["a", "c"]
+    with pytest.raises(ValueError, match="no method is called 'd'; there are: all, a, b"):
+        chosen("d", ["a", "b"], "method", "a")
+
+
+def test_labels_that_follow_their_modality_are_worth_more(place):
+    rows = pd.DataFrame(
+        {
+            "id": list("abcdef"),
+            "label": [1.0, 2, 3, -1, -2, 0.5],
+            "label_t": [1.0, 2, 3, 1, 2, -3],
+            "label_a": [1.0, 2, 3, -1, -2, 3],
+            "label_v": [1.0, 2, 3, -1, -2, 3],
+        }
+    )
+    said = pd.DataFrame({"id": list("abcdefg"), "split": ["train"] * 6 + ["test"]})
+    for m in "tav":
+        said[f"pseudo_{m}"] = [*rows[f"label_{m}"], 9.0]
+    worth = label_worth(rows, said).set_index(["clips", "modality"])
+    assert list(worth.index[[0, 3]]) == [("all (6)", "text"), ("mismatched (3)", "text")]
+    assert worth["pseudo"].to_numpy() == pytest.approx(1)
+    # label (-1, -2, 0.5) against text (1, 2, -3): covariance -3.25 over sqrt(14 * 3.1666...)
+    expected = np.corrcoef([-1, -2, 0.5], [1, 2, -3])[0, 1]
+    assert worth.loc[("mismatched (3)", "text"), "label"] == pytest.approx(expected)
+
+
+def test_the_labels_command(place, capsys):
+    assert main(["fit", "dataset=scores", *FAST, "train.epochs=6"]) == 0
+    assert "correlation with the human unimodal labels" in capsys.readouterr().out
+    assert main(["labels", str(runs()[0])]) == 0
+    assert "mismatched" in capsys.readouterr().out
+    assert main(["labels", "nowhere"]) == 1
+
+
+def test_summary_of_one_seed_has_no_spread(place):
+    assert main(["fit", "dataset=scores", *FAST]) == 0
+    cells = shown_cells(summary({"a": runs(), "b": runs()}, "a"), seeds=1)
+    assert "±" not in cells.to_string()
+    assert list(cells["p"]) == ["", "1.000"]
+
+
+def test_a_linear_probe_reads_frames_and_tokens(place, capsys):
+    assert main(["fit", "dataset=scores", *FAST]) == 0
+    probe = ["fit", "dataset=scores", *FAST, "method=probe", "train.epochs=20", "optim.lr=0.05"]
+    assert main([*probe, "options.modality=vision"]) == 0
+    assert main([*probe, "options.modality=audio", f"options.run={runs()[0]}"]) == 0
+    weights = [load_file(run / "model.safetensors") for run in runs("probe")]
+    assert list(weights[0]) == ["predict.bias", "predict.weight"]
+    trained = load_file(runs()[0] / "model.safetensors")
+    assert weights[1]["predict.weight"].shape == (1, 16)
+    for key in (key for key in trained if key.startswith("audio.")):
+        assert trained[key].equal(weights[1][f"perceiver.{key.removeprefix('audio.')}"])
+    metrics = json.loads((runs("probe")[0] / "metrics.json").read_text())
+    assert metrics["test"]["MAE"] < 0.9 * metrics["trivial"]["MAE"]
+    assert main([*probe, "options.run=nowhere"]) == 1
+    assert main([*probe, "options.modality=smell"]) == 1
+    assert "no finished run is there" in capsys.readouterr().err

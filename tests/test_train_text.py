@@ -1,0 +1,148 @@
+"""Language models of several architectures, as folders: tokens in, one vector per token out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.language_models import CHINESE, LAYERS, NAMES, save_language_model
+from train.sgfi import masked_mean
+from train.text import LanguageModel, Tokens, load_tokenizer, tokenize
+
+TEXTS = ["good film", "the film was so so bad", "it was a good good film", ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a small model of an architecture lies; each is made once."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = save_language_model(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return of
+
+
+def texts_of(name):
+    return ["我很喜欢", "我不喜欢这部电影", ""] if name == "chinese-bert" else TEXTS
+
+
+def whole_batch(name, folder, **more):
+    tokenized = tokenize(load_tokenizer(folder(name)), texts_of(name), 32, **more)
+    return tokenized.batch(torch.arange(len(tokenized.lengths)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_one_vector_per_token_whatever_the_padding(name, folder):
+    model = LanguageModel(folder(name)).eval()
+    tokenized = tokenize(load_tokenizer(folder(name)), texts_of(name), 32)
+    tokens = tokenized.batch(torch.arange(len(texts_of(name))))
+    hidden_BLd, mask_BL = model(tokens)
+    assert hidden_BLd.shape == (*tokens.ids.shape, model.width)
+    assert mask_BL.sum(1).tolist() == tokenized.lengths.tolist()
+    assert tokenized.lengths.min() >= 1  # of the empty text
+    assert hidden_BLd.isfinite().all()
+    for row in range(len(tokens.ids)):
+        alone_1Ld, alone_mask_1L = model(tokenized.batch(torch.tensor([row])))
+        assert alone_mask_1L.all()
+        torch.testing.assert_close(hidden_BLd[row][mask_BL[row]], alone_1Ld[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            masked_mean(hidden_BLd, mask_BL)[row], alone_1Ld[0].mean(0), atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_what_the_models_own_tokenizer_gives(name, folder):
+    tokenizer = load_tokenizer(folder(name))
+    texts = [text for text in texts_of(name) if text]
+    theirs = tokenizer(texts, padding=True, return_tensors="pt")
+    ours = tokenize(tokenizer, texts, 32).batch(torch.arange(len(texts)))
+    assert torch.equal(ours.ids, theirs["input_ids"])
+    assert torch.equal(ours.mask, theirs["attention_mask"].bool())
+    if "token_type_ids" in theirs:
+        assert ours.types is not None
+        assert torch.equal(ours.types, theirs["token_type_ids"])
+
+
+def test_xlnet_pads_in_front_and_has_its_segments(folder):
+    tokens = whole_batch("xlnet", folder)
+    tokenizer = load_tokenizer(folder("xlnet"))
+    assert tokens.mask[0].tolist() == [False] * (tokens.mask.shape[1] - 4) + [True] * 4
+    assert tokens.types[0, -4:].tolist() == [0, 0, 0, 2]  # two words, separator, class
+    assert (tokens.types[~tokens.mask] == 3).all()
+    assert (tokens.ids[:, -1] == tokenizer.cls_token_id).all()
+
+
+def test_segments_reach_only_models_that_have_them(folder):
+    for name, has in {"bert": True, "xlnet": True, "deberta": False, "gpt2": False}.items():
+        model = LanguageModel(folder(name)).eval()
+        tokens = whole_batch(name, folder)
+        one_segment = torch.zeros_like(tokens.ids)
+        two_segments = one_segment.index_fill(1, torch.tensor([3, 4]), 1)
+        with torch.no_grad():
+            one, two = (
+                model(Tokens(tokens.ids, tokens.mask, types))[0][1]
+                for types in (one_segment, two_segments)
+            )
+        same = torch.allclose(one, two)
+        assert same != has, name
+
+
+def test_every_chinese_character_is_a_token(folder):
+    tokenizer = load_tokenizer(folder("chinese-bert"))
+    tokenized = tokenize(tokenizer, ["我不喜欢这部电影"], 32)
+    said = tokenizer.convert_ids_to_tokens(tokenized.ids.tolist())
+    assert said == ["[CLS]", *"我不喜欢这部电影", "[SEP]"]
+    assert set("我不喜欢这部电影") <= set(CHINESE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("trainable", ["none", "all", 1])
+def test_only_what_is_trainable_gets_a_gradient(name, trainable, folder):
+    model = LanguageModel(folder(name), trainable).train()
+    assert model.encoder.training == (trainable != "none")
+    hidden_BLd, mask_BL = model(whole_batch(name, folder))
+    if trainable == "none":
+        assert not hidden_BLd.requires_grad
+        assert not any(p.requires_grad for p in model.parameters())
+        return
+    hidden_BLd[mask_BL].square().sum().backward()
+    learns = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert learns == {n for n, p in model.named_parameters() if p.requires_grad}
+    last = f".{LAYERS - 1}."  # layers count from 0
+    if trainable == 1:
+        assert learns
+        assert all(last in n for n in learns)
+    else:
+        assert any("embedding" in n or "wte" in n or "shared" in n or "embed" in n for n in learns)
+        assert any(".0." in n for n in learns)
+        assert any(last in n for n in learns)
+
+
+def test_more_layers_than_there_are(folder):
+    with pytest.raises(ValueError, match=f"the language model has {LAYERS} layers"):
+        LanguageModel(folder("xlnet"), LAYERS + 1)
+
+
+def test_more_tokens_than_the_model_takes(folder):
+    tokenizer = load_tokenizer(folder("roberta"))
+    tokenizer.model_max_length = 64
+    with pytest.raises(ValueError, match=r"text.max_tokens=65: the language model takes 64"):
+        tokenize(tokenizer, TEXTS, 65)
+
+
+def test_a_folder_without_a_model_is_one_clear_error(tmp_path):
+    for load in (load_tokenizer, LanguageModel):
+        with pytest.raises(ValueError, match="cannot load the language model"):
+            load(str(tmp_path))
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_error(folder, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(folder("bert"), name), tmp_path)
+    with pytest.raises(ValueError, match="has no vocabulary: copy its tokenizer's files"):
+        load_tokenizer(str(tmp_path))

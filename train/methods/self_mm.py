@@ -1,0 +1,182 @@
+"""Self-MM: self-supervised multi-task learning of each modality.
+
+Yu, Xu, Yuan and Wu, "Learning Modality-Specific Representations with Self-Supervised Multi-Task
+Learning for Multimodal Sentiment Analysis" (AAAI 2021). Letters: B batch, N training utterances, D
+model width, C outputs; sub-tasks M (all modalities) and s in {t, a, v}.
+
+    F_t: mean of the tokens, F_a, F_v: an LSTM's last state
+    F_M* = ReLU(W [F_t, F_a, F_v]),   F_s* = ReLU(W_s F_s),   y_k = MLP_k(F_k*)
+    L = 1/B sum_i ( l(y_M, y) + sum_s w_s l(y_s, y_s^(e)) ),   w_s = tanh |y_s^(e) - y|
+
+Labels of the modalities are generated. C_k^+ and C_k^- are the mean F_k* of the training utterances
+with a positive and with a negative label, and D_k^+, D_k^- an utterance's distances to them:
+
+    D = ||F_k* - C_k||_2^2 / sqrt(D),   alpha_k = (D_k^- - D_k^+) / (D_k^+ + eps)
+    delta = (alpha_s - alpha_M) / 2 * (y + alpha_M) / alpha_M
+    y_s^(1) = y,   y_s^(e+1) = (e-1)/(e+1) y_s^(e) + 2/(e+1) (y + delta)   after epoch e >= 2
+
+and clamped to the label's range. The paper's labels are scores around 0. Generalised: a label
+counts from the middle of its range, and each output is one score. So for classes (a range of 0 to
+1) the utterances of a class are the positive ones and all others the negative ones, every class has
+its centres and its alpha, and w_s is the mean over the classes. Where either kind does not occur in
+the training split the label stays the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from train import processes
+from train.config import Config, read_options
+from train.data import Batch
+from train.method import Method, Outputs
+from train.predictor import predictor
+from train.sequences import Frames, LastState
+from train.sgfi import masked_mean
+from train.task import Task
+from train.text_features import text_source
+
+MODALITIES = ("t", "a", "v")
+SUBTASKS = ("M", *MODALITIES)
+
+
+@dataclass
+class Options:
+    """Self-MM's own keys: the widths of the LSTMs."""
+
+    audio: int = 16
+    vision: int = 32
+
+
+class SelfMM(Method):
+    """Four tasks, three of them with generated labels."""
+
+    training_state = ("generated",)
+    generated: UnimodalLabels
+
+    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
+        super().__init__(config, task, widths)
+        options, width = read_options(Options, config), config.width
+        self.text = text_source(config.text, widths)
+        self.audio = Frames(widths["audio"], config)
+        self.vision = Frames(widths["vision"], config)
+        self.audio_lstm = LastState(widths["audio"], options.audio)
+        self.vision_lstm = LastState(widths["vision"], options.vision)
+        sizes = {"t": self.text.width, "a": options.audio, "v": options.vision}
+        sizes["M"] = sum(sizes.values())
+        self.project = nn.ModuleDict(
+            {
+                k: nn.Sequential(nn.Dropout(config.dropout), nn.Linear(sizes[k], width), nn.ReLU())
+                for k in SUBTASKS
+            }
+        )
+        self.predictors = nn.ModuleDict(
+            {k: predictor(width, task.outputs, config.dropout) for k in SUBTASKS}
+        )
+
+    def forward(self, batch: Batch) -> Outputs:
+        """All four predictions, with the F* they are made from."""
+        read = {
+            "t": masked_mean(*self.text(batch.text)),
+            "a": self.audio_lstm(*self.audio(batch.audio)),
+            "v": self.vision_lstm(*self.vision(batch.vision)),
+        }
+        read["M"] = torch.cat(list(read.values()), 1)
+        features = {k: self.project[k](read[k]) for k in SUBTASKS}
+        return Outputs({k: self.predictors[k](features[k]) for k in SUBTASKS}, features)
+
+    def begin(self, labels_NC: Tensor) -> None:
+        """The modalities' labels start as the ground truth."""
+        device = next(self.parameters()).device
+        self.generated = UnimodalLabels(labels_NC.to(device), self.config.width, self.task)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Move the modalities' labels."""
+        self.generated.move(epoch)
+
+    def exports(self) -> dict[str, Tensor]:
+        """The final labels of the modalities."""
+        return dict(zip(MODALITIES, self.generated.labels, strict=True))
+
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of all tasks; in evaluation mode of sub-task M alone."""
+        terms = super().loss(outputs, batch)
+        if not self.training:
+            return terms
+        total = terms["task_M"]
+        self.generated.gather(batch.index, outputs.features)
+        for s, labels_NC in zip(MODALITIES, self.generated.labels, strict=True):
+            label_BC = labels_NC[batch.index]
+            weight_B = (label_BC - batch.labels).abs().tanh().mean(1)
+            terms[f"task_{s}"] = (
+                weight_B * self.task.loss(outputs.predictions[s], label_BC)
+            ).mean()
+            total = total + terms[f"task_{s}"]
+        return {**terms, "total": total}
+
+
+class UnimodalLabels(nn.Module):
+    """The generated labels of the training split: state, not parameters, so buffers.
+
+    Args:
+        truth_NC: y.
+        width: D.
+        task: gives the range of a label.
+    """
+
+    truth: Tensor
+    labels: Tensor
+    features: Tensor
+
+    def __init__(self, truth_NC: Tensor, width: int, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self.register_buffer("truth", truth_NC.clone())
+        self.register_buffer("labels", truth_NC.expand(len(MODALITIES), -1, -1).clone())
+        self.register_buffer("features", truth_NC.new_zeros(len(SUBTASKS), len(truth_NC), width))
+
+    @torch.no_grad()
+    def gather(self, index_B: Tensor, features: Mapping[str, Tensor]) -> None:
+        """Keep this epoch's F* of some utterances for the coming move."""
+        for k, kept_ND in zip(SUBTASKS, self.features, strict=True):
+            kept_ND[index_B] = features[k].detach().to(kept_ND.dtype)
+
+    @torch.no_grad()
+    def move(self, epoch: int) -> None:
+        """y_s^(e+1) after epoch e (from 1), once every utterance was gathered."""
+        if epoch >= 2:
+            processes.add_up(self.features)  # each has gathered the utterances of its shares
+            middle = (self.task.low + self.task.high) / 2
+            signed_NC = self.truth - middle
+            alpha_M, *alphas = (relative_distance(kept_ND, signed_NC) for kept_ND in self.features)
+            old = (epoch - 1) / (epoch + 1)
+            for s, alpha_s in enumerate(alphas):
+                moved_NC = self.task.clamp(self.truth + shift(signed_NC, alpha_s, alpha_M))
+                self.labels[s] = old * self.labels[s] + 2 / (epoch + 1) * moved_NC
+        self.features.zero_()  # what another process gathers next must not be added to this
+
+
+def relative_distance(features_ND: Tensor, signed_NC: Tensor) -> Tensor:
+    """Alpha of every utterance and output, ``[N, C]``: above 0 nearer to the positive centre.
+
+    0 throughout an output without a positive or without a negative utterance.
+    """
+    positive_NC, negative_NC = (signed_NC > 0).float(), (signed_NC < 0).float()
+    distances = []
+    for member_NC in (positive_NC, negative_NC):
+        centre_CD = member_NC.T @ features_ND / member_NC.sum(0).clamp(min=1)[:, None]
+        squared_NC = (features_ND[:, None] - centre_CD).square().sum(2)
+        distances.append(squared_NC / features_ND.shape[1] ** 0.5)
+    to_positive_NC, to_negative_NC = distances
+    both_C = positive_NC.any(0) & negative_NC.any(0)
+    return ((to_negative_NC - to_positive_NC) / (to_positive_NC + 1e-8)).where(both_C, 0.0)
+
+
+def shift(signed_NC: Tensor, alpha_s: Tensor, alpha_m: Tensor) -> Tensor:
+    """Delta, ``[N, C]``: half the difference, half the ratio of the relative distances."""
+    away_NC = torch.where(alpha_m < 0, alpha_m - 1e-8, alpha_m + 1e-8)  # never divides by 0
+    return (alpha_s - alpha_m) / 2 * (signed_NC + alpha_m) / away_NC

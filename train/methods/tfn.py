@@ -1,0 +1,101 @@
+"""TFN: Tensor Fusion Network.
+
+Zadeh, Chen, Poria, Cambria and Morency, "Tensor Fusion Network for Multimodal Sentiment Analysis"
+(EMNLP 2017). Letters: B batch, H_m width of a modality's embedding, D model width.
+
+    z_t = ReLU(W LSTM(x_t)),   z_a, z_v = three ReLU layers on the mean over the frames
+    Z = [z_t; 1] (x) [z_a; 1] (x) [z_v; 1]        all uni-, bi- and trimodal products
+    F_M = ReLU(W vec(Z) + b),   y = MLP(F_M)
+
+The paper's inference network has two hidden layers of 128: F_M and the one that all methods share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.config import Config, read_options
+from train.data import Batch
+from train.method import Method, Outputs
+from train.methods.lf_dnn import subnetwork
+from train.predictor import predictor
+from train.sequences import Frames, LastState
+from train.sgfi import masked_mean
+from train.task import Task
+from train.text_features import text_source
+
+
+@dataclass
+class Options:
+    """TFN's own keys: the widths of the embeddings, the paper's."""
+
+    text: int = 128
+    audio: int = 32
+    vision: int = 32
+
+
+class TFN(Method):
+    """Tensor Fusion Network."""
+
+    text_modules = ("embed.text.encoder",)
+
+    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
+        super().__init__(config, task, widths)
+        options = read_options(Options, config)
+        sizes = (options.text, options.audio, options.vision)
+        self.embed = Embeddings(config, widths, sizes)
+        self.fuse = nn.Linear((sizes[0] + 1) * (sizes[1] + 1) * (sizes[2] + 1), config.width)
+        self.predict = predictor(config.width, task.outputs, config.dropout)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """The prediction, and each modality's z_m."""
+        features = self.embed(batch)
+        features["M"] = F.relu(self.fuse(outer_product(*features.values()).flatten(1)))
+        return Outputs({"M": self.predict(features["M"])}, features)
+
+
+class Embeddings(nn.Module):
+    """The sub-networks before the fusion: one vector per modality.
+
+    Args:
+        config: the text source and dropout.
+        widths: columns of the cached features per modality.
+        sizes: H_t, H_a, H_v.
+    """
+
+    def __init__(
+        self, config: Config, widths: Mapping[str, int], sizes: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        self.text = text_source(config.text, widths)
+        self.audio = Frames(widths["audio"], config)
+        self.vision = Frames(widths["vision"], config)
+        self.text_lstm = LastState(self.text.width, sizes[0])
+        self.text_net = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(sizes[0], sizes[0]), nn.ReLU()
+        )
+        self.audio_net = subnetwork(widths["audio"], sizes[1], config.dropout)
+        self.vision_net = subnetwork(widths["vision"], sizes[2], config.dropout)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``{"t": [B, H_t], "a": [B, H_a], "v": [B, H_v]}``."""
+        return {
+            "t": self.text_net(self.text_lstm(*self.text(batch.text))),
+            "a": self.audio_net(masked_mean(*self.audio(batch.audio))),
+            "v": self.vision_net(masked_mean(*self.vision(batch.vision))),
+        }
+
+
+def with_one(z_BH: Tensor) -> Tensor:
+    """[z; 1], ``[B, H + 1]``: the one keeps the products of fewer modalities."""
+    return F.pad(z_BH, (0, 1), value=1.0)
+
+
+def outer_product(t_BH: Tensor, a_BI: Tensor, v_BJ: Tensor) -> Tensor:
+    """Z, ``[B, H + 1, I + 1, J + 1]``."""
+    ta_BHI = with_one(t_BH)[:, :, None] * with_one(a_BI)[:, None, :]
+    return ta_BHI[..., None] * with_one(v_BJ)[:, None, None, :]

@@ -1,0 +1,71 @@
+"""One modality alone: what text, sound or picture says without the others.
+
+Letters: B batch, L tokens, N latent tokens, D model width, C outputs. Each reads its modality as
+SemanticMAC does, equations (1) and (4), averages over the positions and predicts, (20):
+
+    F_M = mean_l X_m[l],   y = MLP(F_M),   L = l(y, y_M)
+
+Audio and vision alone build no language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from train.config import Config
+from train.data import Batch
+from train.method import Method, Outputs
+from train.perceiver import AffectivePerceiver
+from train.predictor import predictor
+from train.sgfi import masked_mean
+from train.task import Task
+from train.text_features import text_source
+
+
+class TextAlone(Method):
+    """The language model, or the store's text features."""
+
+    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
+        super().__init__(config, task, widths)
+        self.text = text_source(config.text, widths)
+        self.project = nn.Linear(self.text.width, config.width)
+        self.predict = predictor(config.width, task.outputs, config.dropout)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """The prediction from the mean over the tokens."""
+        x_BLd, mask_BL = self.text(batch.text)
+        fused_BD = self.project(masked_mean(x_BLd, mask_BL))
+        return Outputs({"M": self.predict(fused_BD)}, {"M": fused_BD})
+
+
+class FramesAlone(Method):
+    """One perceiver, of the modality that a sub-class names."""
+
+    text_modules = ()
+    modality: str
+
+    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
+        super().__init__(config, task, widths)
+        self.perceiver = AffectivePerceiver(
+            widths[self.modality], config.width, config.dropout, config.perceiver
+        )
+        self.predict = predictor(config.width, task.outputs, config.dropout)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """The prediction from the mean over the latent tokens."""
+        fused_BD = self.perceiver(getattr(batch, self.modality)).mean(1)
+        return Outputs({"M": self.predict(fused_BD)}, {"M": fused_BD})
+
+
+class AudioAlone(FramesAlone):
+    """What is heard."""
+
+    modality = "audio"
+
+
+class VisionAlone(FramesAlone):
+    """What is seen."""
+
+    modality = "vision"

@@ -1,0 +1,153 @@
+"""Random search for the sizes and rates of a dataset, judged on its validation split."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+# What a trial draws from, by configuration key. Every list holds the default.
+SPACE: dict[str, list[Any]] = {
+    "width": [64, 128, 256],
+    "dropout": [0.0, 0.1, 0.2, 0.3],
+    "perceiver.layers": [1, 2, 3],
+    "perceiver.tokens": [4, 8, 16],
+    "perceiver.heads": [2, 4, 8],
+    "sgfi.layers": [1, 2, 3],
+    "sgfi.heads": [2, 4, 8],
+    "sgfi.bridge_tokens": [2, 4, 8],
+    "sclg.knn": [5, 10, 20],
+    "sccl.alpha": [0.01, 0.05, 0.1, 0.5],
+    "sccl.beta": [0.01, 0.05, 0.1, 0.5],
+    "sccl.tau": [0.1, 0.5, 1.0],
+    "sccl.tau_inter": [0.1, 0.5, 1.0],
+}
+
+
+def add_commands(commands: Any) -> None:
+    """Register ``search``."""
+    parser = commands.add_parser(
+        "search",
+        help="search sizes, temperatures and loss weights at random",
+        description="Train with sizes, temperatures and loss weights drawn at random and rank "
+        "the draws by the validation split; the test split decides nothing. Keys given here are "
+        "not drawn. An interrupted search goes on with the next trial. The ranking is printed, "
+        "and written to runs/DATASET/studies/search/trials.csv; weights are not kept.",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="dataset=NAME, trials=COUNT (default 50, those done before counted), seeds=COUNT "
+        "(runs per trial, default 1), and any key of the configuration",
+    )
+    parser.set_defaults(run=_search)
+
+
+def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: Console) -> Path:
+    """Draw and train until there are ``trials`` finished trials; the path of the ranking.
+
+    The score of a trial is what chooses an epoch (the lowest loss, or the highest weighted F1, of
+    the validation split) at its best epoch, averaged over the seeds.
+
+    Raises:
+        ValueError: Optuna is not installed, or a key or value is wrong.
+    """
+    optuna = _optuna()
+    from train.config import choose_config
+    from train.report import say
+
+    config = choose_config(overrides)
+    folder = Path(config.runs) / Path(config.dataset).name / "studies" / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed = {word.partition("=")[0] for word in overrides}
+    study = optuna.create_study(
+        study_name="search",
+        storage=f"sqlite:///{folder / 'trials.db'}",
+        load_if_exists=True,
+        direction="maximize",
+    )
+    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    # Going on with the first seed would draw the first trials again.
+    study.sampler = optuna.samplers.RandomSampler(seed=config.seed + done)
+    if done == 0:  # the defaults are the first trial: what every draw has to beat
+        study.enqueue_trial({key: _default(config, key) for key in SPACE if key not in fixed})
+    for place in range(done + 1, trials + 1):
+        trial = study.ask()
+        drawn = [
+            f"{key}={trial.suggest_categorical(key, values)}"
+            for key, values in SPACE.items()
+            if key not in fixed
+        ]
+        score = _score([*overrides, *drawn, f"runs={folder}"], seeds)
+        study.tell(trial, score)
+        say(console, f"{place}/{trials}  {score:.4f}  {' '.join(drawn)}")
+    return _rank(study, folder, console)
+
+
+def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
+    """Train once with each seed; the mean of the scores by which the epochs were chosen."""
+    from train import record
+    from train.config import choose_config
+    from train.fit import train
+
+    scores = []
+    for seed in seeds:
+        run = train(choose_config([*overrides, f"seed={seed}"]), Console(quiet=True))
+        scores.append(record.read_json(run / "metrics.json")["best_score"])
+        for weights in run.rglob("*.safetensors"):
+            weights.unlink()
+    return math.fsum(scores) / len(scores)
+
+
+def _rank(study: Any, folder: Path, console: Console) -> Path:
+    """Write every trial, best first, and print the best ten with what mattered."""
+    from optuna.importance import get_param_importances
+    from rich.table import Table
+
+    trials = study.trials_dataframe(attrs=("number", "value", "params"))
+    trials = trials.dropna(subset="value").sort_values("value", ascending=False)
+    trials.columns = [name.removeprefix("params_") for name in trials]
+    path = folder / "trials.csv"
+    trials.to_csv(path, index=False)
+    weights = get_param_importances(study) if len(trials) > 3 else {}
+    table = Table("key", "share of the variation", *(f"#{n}" for n in trials["number"][:8]))
+    table.add_row("score", "", *(f"{value:.4f}" for value in trials["value"][:8]))
+    for key in sorted(trials.columns[2:], key=lambda key: -weights.get(key, 0)):
+        cells = [str(value) for value in trials[key][:8]]
+        table.add_row(key, f"{weights.get(key, math.nan):.2f}", *cells)
+    table.title = "best trials, trial 0 is the defaults"
+    console.print(table)
+    console.print(f"search: {path}", soft_wrap=True)
+    return path
+
+
+def _default(config: Any, key: str) -> Any:
+    value = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("search needs Optuna: pip install 'semanticmac[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _search(options: argparse.Namespace, console: Console) -> None:
+    from train.report import hush_transformers
+    from train.study import parse_seeds, take_key
+
+    hush_transformers(console)
+    trials, rest = take_key(options.overrides, "trials")
+    seeds, rest = take_key(rest, "seeds")
+    if not (trials or "50").isdigit():
+        raise ValueError(f"trials={trials}: use a count")
+    search(rest, int(trials or "50"), parse_seeds(seeds or "1"), console)
