@@ -1,0 +1,76 @@
+"""docs/add-a-method.md, followed to the letter in a copy of this project; docs/methods.md."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.datasets import FAST, write_scores
+from train.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).splitlines()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The packages, with the document's file and line, beside a small data set called demo."""
+    root = tmp_path_factory.mktemp("project")
+    leave = shutil.ignore_patterns("__pycache__")
+    for package in ("cache", "manifests", "train", "tests"):
+        shutil.copytree(ROOT / package, root / package, ignore=leave)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    file, line = PYTHON
+    (path,) = re.findall(r"Write this as\s+`(.*?)`", TEXT)
+    (root / path).write_text(file, encoding="utf-8")
+    registry = root / "train" / "methods" / "__init__.py"
+    table, end = "METHODS = {\n", "\n}\n"
+    head, tail = registry.read_text(encoding="utf-8").split(table)
+    registry.write_text(head + table + tail.replace(end, f"\n{line}}}\n", 1), encoding="utf-8")
+    write_scores(root, "demo")
+    return root
+
+
+def run(project, command):
+    """One of the document's commands; small where it trains."""
+    python, *words = shlex.split(command)
+    assert python == "python"
+    if words[:2] == ["-m", "train"]:
+        words += [*FAST, "train.epochs=1"]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_method_trains_with_its_option(project):
+    run(project, COMMANDS[0])
+    (folder,) = (project / "runs" / "demo" / "vote").iterdir()
+    history = json.loads((folder / "metrics.json").read_text())["history"]
+    assert {"train/task_t", "train/task_a", "train/task_v"} <= set(history[0])
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert table["disagreement"].gt(0).all()
+    assert "each: 0.5" in (folder / "config.yaml").read_text()
+
+
+def test_the_tests_of_every_method_test_it(project):
+    assert re.search(r"\d passed", run(project, COMMANDS[1]))
+    assert len(COMMANDS) == 2
+
+
+def test_every_method_stands_in_the_table_of_papers():
+    table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name, place in METHODS.items():
+        assert f"`{name}`" in table
+        assert f"`{place.partition('.')[0]}.py`" in table
