@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cache import Packed
 from train.config import PerceiverConfig
-from train.perceiver import AffectivePerceiver, subsample_evenly
+from train.perceiver import AffectivePerceiver, resampled, thinned
 
 
 def make(lengths, width=8, frame_width=5, **switches):
@@ -112,15 +112,41 @@ def test_missing_embedding_learns_only_when_asked():
         assert (perceiver.missing.grad is not None) == (missing == "learned")
 
 
-@given(st.integers(1, 40), st.integers(1, 12))
-def test_subsample_is_even_and_complete(length, frames):
-    x = torch.arange(length, dtype=torch.float32)[None, :, None]
-    kept, mask = subsample_evenly(
-        torch.nn.functional.pad(x, (0, 0, 0, max(0, frames - length))),
-        torch.arange(max(length, frames))[None] < length,
-        frames,
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(1, 12))
+def test_frames_are_thinned_out_and_resampled_evenly(lengths, count):
+    names = [float(100 * i + t) for i, length in enumerate(lengths) for t in range(length)]
+    frames = Packed(torch.tensor(names)[:, None], torch.tensor(lengths))
+    short, fixed = thinned(frames, count), resampled(frames, count)
+    for i, length in enumerate(lengths):
+        spread = [float(100 * i + t * length // count) for t in range(count)]
+        whole = [float(100 * i + t) for t in range(length)]
+        assert of_utterance(short, i) == (whole if length <= count else spread)
+        assert of_utterance(fixed, i) == (spread if length else [])
+
+
+def of_utterance(frames, i):
+    return frames.values.split(frames.lengths.tolist())[i][:, 0].tolist()
+
+
+@pytest.mark.parametrize("frames", [2, 5])
+def test_a_fixed_number_of_frames_is_the_formula_on_those(frames):
+    lengths = [4, 0, 1, 9]
+    perceiver, packed = make(lengths, frames=frames)
+    with torch.no_grad():
+        result = perceiver(packed)
+        for row, each in zip(result, packed.values.split(lengths), strict=True):
+            chosen = [each[t * len(each) // frames] for t in range(frames) if len(each)]
+            torch.testing.assert_close(row, reference(perceiver, chosen))
+
+
+def test_gradients():
+    perceiver, packed = make([2, 0, 1], width=4, frame_width=2)
+    values = packed.values.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: perceiver(Packed(x, packed.lengths)), (values,), fast_mode=True
     )
-    expected = (
-        list(range(length)) if length <= frames else [i * length // frames for i in range(frames)]
+    parameters = tuple(p for p in perceiver.parameters() if p.ndim == 1)[:4]
+    assert torch.autograd.gradcheck(
+        lambda *_: perceiver(packed).sum(0), (*parameters, values), fast_mode=True
     )
-    assert kept[0, mask[0], 0].tolist() == expected

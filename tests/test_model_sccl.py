@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.sccl import inter_sample, intra_sample
+from train.task import Task
 
 
 def cosine(a, b):
@@ -61,6 +62,39 @@ def test_inter_is_the_formula(seed, batch, tau):
     assert inter_sample(features, alike, tau).item() == pytest.approx(
         slow_inter(features.double(), alike, tau), rel=1e-4, abs=1e-6
     )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 6))
+def test_inter_of_several_labels_attracts_where_any_is_shared(seed, batch):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(batch, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 2, (batch, 3), generator=generator).float()
+    sets = [{c for c in range(3) if row[c]} for row in labels.tolist()]
+    alike = [[bool(a & b) for b in sets] for a in sets]
+    task = Task("multilabel", ("x", "y", "z"), ("x", "y", "z"), 0.0, 1.0, "emotion")
+    assert inter_sample(features, task.alike(labels), 0.5).item() == pytest.approx(
+        slow_inter(features, alike, 0.5), abs=1e-12
+    )
+
+
+def test_inter_leaves_out_rows_that_only_fill_up():
+    features = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    alike = torch.ones(5, 5, dtype=torch.bool)
+    real = torch.tensor([True, False, True, True, False])
+    loss = inter_sample(features, alike, 0.5, real)
+    assert loss.item() == pytest.approx(inter_sample(features[real], alike[:3, :3], 0.5).item())
+    loss.backward()
+    assert not features.grad[~real].any()
+
+
+def test_both_terms_work_in_half_precision():
+    specific, shared = torch.randn(2, 4, 3, 8)
+    alike = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]).bool()
+    exact = intra_sample(specific, shared, 0.5) + inter_sample(shared[:, 0], alike, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = intra_sample(specific, shared, 0.5) + inter_sample(shared[:, 0], alike, 0.5)
+    assert rough.item() == pytest.approx(exact.item(), abs=0.05)
 
 
 def test_without_positives_nothing_is_added_and_no_gradient_is_nan():

@@ -1,15 +1,17 @@
 """Label generation against equations (13) to (15) in loops, and momentum worked out by hand."""
 
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train import sclg
+from train import neighbours
 from train.config import SCLGConfig
-from train.sclg import PseudoLabels, movement, nearest
+from train.neighbours import nearest
+from train.sclg import PseudoLabels, movement
 
 
 def slow_nearest(features, knn):
@@ -36,10 +38,10 @@ def slow_movement(truth, neighbours, sigma, reduction):
 @pytest.mark.parametrize("cells", [1 << 24, 40, 1])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_nearest_is_exact_in_chunks_of_any_size(monkeypatch, cells, offset):
-    monkeypatch.setattr(sclg, "CELLS", cells)
+    monkeypatch.setattr(neighbours, "CELLS", cells)
     features = torch.randn(23, 6, generator=torch.Generator().manual_seed(1)) + offset
     distance, neighbour = nearest(features, 5)
-    expected = slow_nearest(features.double().tolist() and features.double(), 5)
+    expected = slow_nearest(features.double(), 5)
     assert neighbour.tolist() == [[j for _, j in row] for row in expected]
     torch.testing.assert_close(
         distance.double(),
@@ -69,9 +71,8 @@ def test_movement_is_the_formula(seed, classes, sigma, reduction):
     truth = torch.randn(9, classes, generator=generator)
     distance, neighbour = nearest(features, 4)
     expected = slow_movement(truth, slow_nearest(features, 4), sigma, reduction)
-    torch.testing.assert_close(
-        movement(truth, distance, neighbour, sigma, reduction), expected, rtol=1e-4, atol=1e-5
-    )
+    delta = movement(truth, torch.arange(9), distance, neighbour, sigma, reduction)
+    torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-5)
 
 
 def pseudo(truth, clamp=lambda y: y, **switches):
@@ -79,15 +80,26 @@ def pseudo(truth, clamp=lambda y: y, **switches):
     return PseudoLabels(torch.tensor(truth)[:, None], ["S", "t"], 1, clamp, config)
 
 
+def gather(labels, *features):
+    """One feature of every utterance, the same for both sub-tasks, in two batches."""
+    features = torch.tensor(features)[None, :, None].expand(2, -1, -1)
+    first, rest = torch.tensor([1]), torch.tensor([i for i in range(features.shape[1]) if i != 1])
+    for index in (first, rest):
+        labels.gather(index, features[:, index])
+
+
+def moved(labels):
+    return labels.of(torch.arange(labels.labels.shape[1]))[..., 0].tolist()
+
+
 def test_momentum_by_hand():
     # Two utterances at one point: R = 1, so delta = (2 - 0, 0 - 2) in every epoch.
     labels = pseudo([0.0, 2.0])
-    for k in ("S", "t"):
-        labels.gather(k, torch.tensor([1, 0]), torch.tensor([[4.0], [4.0]]))
     seen = []
     for epoch in (1, 2, 3, 4):
+        gather(labels, 4.0, 4.0)
         labels.move(epoch)
-        seen.append(labels.of("S", torch.tensor([0, 1]))[:, 0].tolist())
+        seen.append(moved(labels)[0])
     # e=1: before start_epoch. e=2: 1/3*0 + 2/3*2. e=3: 2/4*4/3 + 2/4*2. e=4: 3/5*5/3 + 2/5*2.
     assert seen[0] == [0.0, 2.0]
     for got, want in zip(seen[1:], ([4 / 3, 2 / 3], [5 / 3, 1 / 3], [9 / 5, 1 / 5]), strict=True):
@@ -96,15 +108,15 @@ def test_momentum_by_hand():
 
 def test_distance_damps_the_movement():
     labels = pseudo([0.0, 2.0], start_epoch=1, sigma=2.0)
-    labels.gather("S", torch.tensor([0, 1]), torch.tensor([[0.0], [3.0]]))
+    gather(labels, 0.0, 3.0)
     labels.move(1)  # e=1: all weight on y + delta
-    assert labels.of("S", torch.tensor([0])).item() == pytest.approx(2 * math.exp(-9 / 8))
+    assert moved(labels)[0][0] == pytest.approx(2 * math.exp(-9 / 8))
 
 
 def test_without_momentum_only_the_last_epoch_counts():
     labels = pseudo([0.0, 2.0], momentum=False)
     labels.move(5)
-    assert labels.of("S", torch.tensor([0, 1]))[:, 0].tolist() == [2.0, 0.0]
+    assert moved(labels)[0] == [2.0, 0.0]
 
 
 def test_labels_stay_in_range_and_where_disabled():
@@ -118,8 +130,9 @@ def test_labels_stay_in_range_and_where_disabled():
 
 def test_state_survives_a_checkpoint():
     first, second = pseudo([0.0, 2.0]), pseudo([5.0, 5.0])
-    first.gather("t", torch.tensor([0, 1]), torch.tensor([[1.0], [7.0]]))
+    gather(first, 1.0, 7.0)
     first.move(2)
+    gather(first, 3.0, 1.0)
     second.load_state_dict(first.state_dict())
     first.move(3)
     second.move(3)
@@ -131,3 +144,89 @@ def test_a_small_split_takes_all_its_neighbours(caplog):
     assert "sclg.knn=5 is more than there are; using 2" in caplog.text
     with pytest.raises(ValueError, match="at least 2"):
         pseudo([0.0])
+
+
+def test_every_subtask_moves_by_its_own_features():
+    labels = pseudo([0.0, 4.0, 8.0], momentum=False, sigma=1e-3)
+    labels.gather(torch.arange(3), torch.tensor([[[1.0], [1.0], [50.0]], [[1.0], [50.0], [50.0]]]))
+    labels.move(2)
+    assert moved(labels) == [[4.0, 0.0, 8.0], [0.0, 8.0, 4.0]]
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """Points on a curved sheet, as learnt features lie, with a pair of twins."""
+    generator = torch.Generator().manual_seed(3)
+    place = torch.rand(2000, 3, generator=generator)
+    features = torch.tanh(place @ torch.randn(3, 16, generator=generator))
+    features[7] = features[1234]
+    return features
+
+
+def test_faiss_finds_what_the_exact_search_finds(clustered):
+    pytest.importorskip("faiss")
+    _, exact = nearest(clustered, 5, index="exact")
+    distance, found = nearest(clustered, 5, index="faiss")
+    rows = zip(exact.tolist(), found.tolist(), strict=True)
+    recall = sum(len(set(a) & set(b)) for a, b in rows) / exact.numel()
+    assert recall > 0.99
+    assert found[7, 0] == 1234
+    assert not (found == torch.arange(2000)[:, None]).any()
+    expected = (clustered[:, None] - clustered[found]).norm(dim=2) / 4
+    torch.testing.assert_close(distance, expected)
+    some = torch.tensor([3, 1999, 7])
+    assert torch.equal(nearest(clustered, 5, some, "faiss")[1], found[some])
+
+
+def test_faiss_gives_every_row_its_neighbours_even_among_many_twins():
+    pytest.importorskip("faiss")
+    features = torch.eye(4).repeat(50, 1)
+    distance, found = nearest(features, 49, index="faiss")
+    assert (distance == 0).all()
+    assert all(len(set(row) - {i}) == 49 for i, row in enumerate(found.tolist()))
+
+
+def test_faiss_is_taken_for_many_utterances_only(clustered, monkeypatch):
+    taken = []
+    for name in ("_exactly", "_by_faiss"):
+        search = getattr(neighbours, name)
+        monkeypatch.setattr(
+            neighbours, name, lambda *given, s=search, n=name: taken.append(n) or s(*given)
+        )
+    monkeypatch.setattr(neighbours, "_installed", lambda: True)
+    nearest(clustered, 2)
+    monkeypatch.setattr(neighbours, "FAISS_FROM", 2000)
+    if find_spec("faiss"):
+        nearest(clustered, 2)
+        assert taken == ["_exactly", "_by_faiss"]
+    monkeypatch.setattr(neighbours, "_installed", lambda: False)
+    nearest(clustered, 2)
+    assert taken[-1] == "_exactly"
+    with pytest.raises(ValueError, match=r"sclg\.index=faiss needs a package"):
+        pseudo([0.0, 2.0], index="faiss")
+
+
+def search_beside_another(rank, folder, truth, features):
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    config = SCLGConfig(knn=4, start_epoch=1)
+    labels = PseudoLabels(truth, ["S", "t"], features.shape[2], lambda y: y, config)
+    for epoch in (1, 2):
+        mine = torch.arange((rank + epoch) % 2, len(truth), 2)  # the other's in the next epoch
+        labels.gather(mine, features[:, mine] * epoch)
+        labels.move(epoch)
+    torch.save(labels.labels, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_move_labels_as_one_does(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    truth = torch.randn(21, 2, generator=generator)
+    features = torch.randn(2, 21, 6, generator=generator)
+    alone = PseudoLabels(truth, ["S", "t"], 6, lambda y: y, SCLGConfig(knn=4, start_epoch=1))
+    for epoch in (1, 2):
+        alone.gather(torch.arange(21), features * epoch)
+        alone.move(epoch)
+    torch.multiprocessing.spawn(search_beside_another, (tmp_path, truth, features), nprocs=2)
+    for rank in (0, 1):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone.labels)

@@ -1,11 +1,15 @@
 """The whole model: its total loss, its invariances, its switches."""
 
+import math
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
 from cache import Packed
 from manifests import Card
+from tests.slow_interaction import interaction
+from train.ablations import ABLATIONS
 from train.config import make_config
 from train.data import Batch
 from train.methods import build_method
@@ -66,12 +70,66 @@ def batch_of(labels, index, extra=0, absent=()):
     return Batch(index, Tokens(tokens, mask, None), pack(audio), pack(vision), labels[index])
 
 
-def test_total_loss_is_the_weighted_sum(language_model):
+@pytest.mark.parametrize(
+    "switch",
+    ["seed=1", "sgfi.share=false", "sgfi.bridge_tokens=0", "sgfi.multi_query=false"],
+)
+def test_features_are_the_formula(language_model, switch):
+    """Equations (10) to (12), one utterance and one modality after the other."""
+    method, labels = make(language_model, switch)
+    method = method.double().eval()
+    index = torch.tensor([5, 1, 9])
+    batch = batch_of(labels, index, extra=2, absent=(9,))
+    with torch.no_grad():
+        outputs = method(batch)
+        x, mask = method._unimodal(batch)
+        for b in range(len(index)):
+            alone = [x_m[b][mask_m[b]] for x_m, mask_m in zip(x, mask, strict=True)]
+            p, s = [], []
+            for m in range(3):
+                own = m if switch == "sgfi.share=false" else 0
+                others = torch.cat([alone[n] for n in range(3) if n != m])
+                for stacks, kv, pooled in (
+                    (method.specific, alone[m], p),
+                    (method.shared, others, s),
+                ):
+                    pooled.append(
+                        interaction(stacks[own], method.config.sgfi, alone[m], kv).mean(0)
+                    )
+            torch.testing.assert_close(outputs.specific[b], torch.stack(p))
+            torch.testing.assert_close(outputs.shared[b], torch.stack(s))
+            expected = {
+                "M": method.fuse_all(torch.cat(p + s)),
+                "S": method.fuse_shared(torch.cat(s)),
+                **dict(zip("tav", p, strict=True)),
+            }
+            for k in SUBTASKS:
+                torch.testing.assert_close(outputs.features[k][b], expected[k])
+                said = method.predictors[k](expected[k])
+                torch.testing.assert_close(outputs.predictions[k][b], said)
+
+
+def slow_loss(task, output, target):
+    """Equation (21) for one utterance, in plain numbers."""
+    if task == "regression":
+        return abs(output[0] - target[0])
+    if task == "classification":
+        total = sum(math.exp(o) for o in output)
+        return -sum(t * math.log(math.exp(o) / total) for o, t in zip(output, target, strict=True))
+    shares = [1 / (1 + math.exp(-o)) for o in output]
+    terms = [
+        -t * math.log(p) - (1 - t) * math.log(1 - p) for p, t in zip(shares, target, strict=True)
+    ]
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification", "multilabel"])
+def test_total_loss_is_the_weighted_sum(language_model, task):
     weights = {"M": 1.0, "S": 0.5, "t": 0.25, "a": 2.0, "v": 3.0}
     overrides = [f"loss.weights.{k}={w}" for k, w in weights.items()]
-    method, labels = make(language_model, "sccl.alpha=0.3", "sccl.beta=0.7", *overrides)
+    method, labels = make(language_model, "sccl.alpha=0.3", "sccl.beta=0.7", *overrides, task=task)
     with torch.no_grad():
-        method.pseudo.labels.normal_()
+        method.pseudo.labels.uniform_()
     index = torch.tensor([4, 0, 7, 2])
     batch = batch_of(labels, index)
     outputs = method.train()(batch)
@@ -79,11 +137,12 @@ def test_total_loss_is_the_weighted_sum(language_model):
     expected = 0.0
     for k, weight in weights.items():
         target = labels[index] if k == "M" else method.pseudo.labels[PSEUDO.index(k), index]
-        error = (outputs.predictions[k] - target).abs().mean()
-        assert terms[f"task_{k}"].item() == pytest.approx(error.item())
-        expected += weight * error.item()
+        pairs = zip(outputs.predictions[k].tolist(), target.tolist(), strict=True)
+        error = sum(slow_loss(task, *pair) for pair in pairs) / len(index)
+        assert terms[f"task_{k}"].item() == pytest.approx(error, rel=1e-4)
+        expected += weight * error
     expected += 0.3 * terms["intra"].item() + 0.7 * terms["inter"].item()
-    assert terms["total"].item() == pytest.approx(expected, rel=1e-5)
+    assert terms["total"].item() == pytest.approx(expected, rel=1e-4)
     for k in PSEUDO:
         kept = method.pseudo.features[PSEUDO.index(k), index]
         assert torch.equal(kept, outputs.features[k].detach())
@@ -110,12 +169,14 @@ def test_evaluation_needs_no_pseudo_labels(language_model):
         "seed=1",
         "sgfi.share=false",
         "sgfi.gate=output",
+        "sgfi.gate=none",
         "sgfi.bridge_tokens=0",
         "sgfi.multi_query=false",
         "sgfi.modality_embedding=false",
         "perceiver.frame_embedding=false",
         "perceiver.layer_norm=false",
         "perceiver.residual=false",
+        "perceiver.frames=5",
         "sclg.enabled=false",
         "text.trainable=none",
         "text.trainable=1",
@@ -130,6 +191,25 @@ def test_every_switch_trains_every_weight_that_shall_learn(language_model, switc
     assert silent == []
     method.end_epoch(3)
     assert method.pseudo.labels.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_is_one_key_and_trains(language_model, name):
+    key, _ = ABLATIONS[name]
+    method, labels = make(language_model, *filter(None, [key]))
+    assert key.count("=") == (name != "full")
+    batch = batch_of(labels, torch.arange(N))
+    before = method.fuse_all.weight.clone()
+    optimiser = torch.optim.AdamW(method.parameters(), 1e-3)
+    for epoch in (1, 2):
+        method.train()
+        total = method.loss(method(batch), batch)["total"]
+        assert total.isfinite()
+        total.backward()
+        optimiser.step()
+        method.end_epoch(epoch)
+    assert not torch.equal(method.fuse_all.weight, before)
+    assert (method.pseudo.labels[0] != labels).any() == (name != "true-labels")
 
 
 def test_padding_order_and_company_do_not_matter(language_model):

@@ -1,15 +1,14 @@
 """Gated bridge attention against equations (6) to (9) in loops and float64."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.slow_interaction import interaction
 from train.config import SGFIConfig
-from train.sgfi import GatedInteraction, masked_mean, pooling_weights
+from train.sgfi import GatedInteraction, Sight, masked_mean, pooling_weights
 
 WIDTH, HEADS = 8, 2
 
@@ -21,38 +20,6 @@ def make(**switches):
     for parameter in stack.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return stack, config
-
-
-def softmax_mix(query, keys, values):
-    weights = [math.exp(float(query @ key) / math.sqrt(len(query))) for key in keys]
-    return sum(w / sum(weights) * v for w, v in zip(weights, values, strict=True))
-
-
-def reference(stack, config, x, kv):
-    """One utterance without padding: ``x [L, D]``, ``kv [S, D]``."""
-    d = WIDTH // HEADS
-    for layer in stack.layers:
-        q, pairs = x @ layer.query.weight.T, kv @ layer.key_value.weight.T
-        keys, values = pairs.chunk(2, dim=1)
-        heads = []
-        for h in range(HEADS):
-            part = slice(h * d, (h + 1) * d)
-            k, v = (keys, values) if config.multi_query else (keys[:, part], values[:, part])
-            q_h = q[:, part]
-            if config.bridge_tokens:
-                bridge = F.adaptive_avg_pool1d(q_h.T[None], config.bridge_tokens)[0].T  # (7)
-                gathered = [softmax_mix(b, k, v) for b in bridge]
-                heads.append(torch.stack([softmax_mix(row, bridge, gathered) for row in q_h]))
-            else:
-                heads.append(torch.stack([softmax_mix(row, k, v) for row in q_h]))
-        o = torch.cat(heads, dim=1) @ layer.out.weight.T
-        if config.gate == "query":
-            o = torch.relu(layer.gate(layer.norm_gate(x))) * o
-        elif config.gate == "output":
-            o = torch.relu(o @ layer.gate.weight.T)
-        x = x + o
-        x = x + layer.ffn(layer.norm_ffn(x))
-    return x
 
 
 def padded(parts, length, left):
@@ -92,9 +59,10 @@ def test_stack_is_the_formula_whatever_the_padding(switches, left):
     x, mask_x = padded(queries, 9, left)
     kv, mask_kv = padded(keys, 7, left)
     with torch.no_grad():
-        result = stack(x, mask_x, kv, mask_kv)
+        sight = Sight.of([9], mask_x, mask_kv[:, None], config.bridge_tokens)
+        result = stack(x, kv, sight)
         for i, (query, key) in enumerate(zip(queries, keys, strict=True)):
-            expected = reference(stack, config, query, key)
+            expected = interaction(stack, config, query, key)
             torch.testing.assert_close(result[i][mask_x[i]], expected)
             pooled = masked_mean(result, mask_x)[i]
             torch.testing.assert_close(pooled, expected.mean(0))
@@ -110,11 +78,10 @@ def test_pooling_is_adaptive_average_pooling_of_the_real_positions(length, token
 
 
 def test_gradients():
-    stack, _ = make()
+    stack, config = make()
     x = torch.randn(2, 4, WIDTH, dtype=torch.float64, requires_grad=True)
     kv = torch.randn(2, 3, WIDTH, dtype=torch.float64, requires_grad=True)
     mask_x = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     mask_kv = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
-    assert torch.autograd.gradcheck(
-        lambda x, kv: masked_mean(stack(x, mask_x, kv, mask_kv), mask_x), (x, kv)
-    )
+    sight = Sight.of([4], mask_x, mask_kv[:, None], config.bridge_tokens)
+    assert torch.autograd.gradcheck(lambda x, kv: masked_mean(stack(x, kv, sight), mask_x), (x, kv))

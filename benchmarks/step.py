@@ -1,0 +1,138 @@
+"""What a training step of SemanticMAC costs, beside the same language model alone.
+
+Both take the same batches through forward, loss, backward and optimiser, in turns; "alone" is the
+language model, the mean over its tokens and one linear head. The language models have random
+weights in the published sizes: nothing is downloaded. Ends with what each costs, and where the
+step's time goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import isolated, report
+from benchmarks.training import BATCH, FRAMES, TOKENS, compare
+
+# Per size the language models and model widths; the first width gives the ratios.
+SIZES = {
+    "tiny": (("tiny",), (16,)),
+    "small": (("minilm", "bert_base"), (128,)),
+    "full": (("minilm", "bert_base"), (128, 256, 768)),
+}
+AIMS = {"minilm_vs_lm": 1.4, "bert_base_vs_lm": 1.08, "data_wait_share": 0.01}
+
+console = Console(stderr=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="tiny: only to see it run; small: the default width; full: widths 128, 256 and 768",
+    )
+    parser.add_argument("--runs", type=int, default=9, help="steps of each, in turns (default 9)")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: the GPU if there is one",
+    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: all there are")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
+    options = parser.parse_args(arguments)
+    isolated.prepare(("benchmarks.training",))
+    models, widths = SIZES[options.size]
+    kinds = [options.precision] if options.precision else precisions(options.device)
+    turns = [(m, p, w) for m in models for p in kinds for w in widths]
+    rows = []
+    for model, precision, width in track(
+        turns, "steps", console=console, disable=not console.is_terminal
+    ):
+        with tempfile.TemporaryDirectory(prefix="bench-step-") as folder:
+            given = (Path(folder), model, width, precision)
+            timed, _ = isolated.run_isolated(
+                compare, *given, options.device, options.threads, options.runs
+            )
+        rows.append({"model": model, "width": width, "precision": precision, **timed})
+    ratios = ratios_of(rows, widths[0])
+    text = f"{_costs(rows)}\n\n{_shares(rows)}\n\n{_aims(ratios)}\n"
+    report.write(options.out, "step", ratios, rows, options.threads, text)
+    print(f"batches of {BATCH}, {TOKENS} tokens and {FRAMES} frames each, {options.device}\n")
+    print(text)
+    return 0
+
+
+def precisions(device: str) -> list[str]:
+    """float32, and bfloat16 where the device computes in it: elsewhere it is only emulated."""
+    has_it = (
+        torch.cuda.is_bf16_supported()
+        if device == "cuda"
+        else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return ["fp32", "bf16"] if has_it else ["fp32"]
+
+
+def ratios_of(rows: list[dict[str, Any]], width: int) -> dict[str, float]:
+    """The step over the language model alone, at the default width and in float32.
+
+    Others carry width and precision in their names. The longest wait for data of all rows counts.
+    """
+    ratios = {}
+    for row in rows:
+        usual = row["width"] == width and row["precision"] == rows[0]["precision"]
+        rest = "" if usual else f"_width{row['width']}_{row['precision']}"
+        ratios[f"{row['model']}_vs_lm{rest}"] = row["vs_lm"]
+    return ratios | {"data_wait_share": max(row["data_wait_share"] for row in rows)}
+
+
+def _costs(rows: list[dict[str, Any]]) -> str:
+    headings = ["Language model", "precision", "width", "alone ms", "step ms", "ratio", "data wait"]
+    cells = [
+        [
+            row["model"],
+            row["precision"],
+            str(row["width"]),
+            report.number(1e3 * row["alone_s"]),
+            report.number(1e3 * row["step_s"]),
+            report.number(row["vs_lm"]),
+            f"{report.number(100 * row['data_wait_share'], 2)} %",
+        ]
+        for row in rows
+    ]
+    return report.markdown(headings, cells)
+
+
+def _shares(rows: list[dict[str, Any]]) -> str:
+    names = list(rows[0]["parts_s"])
+    cells = [
+        [
+            f"{row['model']}, {row['precision']}, width {row['width']}",
+            *(f"{100 * row['parts_s'][name] / row['step_s']:.1f} %" for name in names),
+        ]
+        for row in rows
+    ]
+    return report.markdown(["Share of the step", *names], cells)
+
+
+def _aims(ratios: dict[str, float]) -> str:
+    cells = [
+        [f"`{name}`", report.number(value), report.number(AIMS[name]) if name in AIMS else ""]
+        for name, value in ratios.items()
+    ]
+    return report.markdown(["Ratio", "measured", "aim: at most"], cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
