@@ -205,6 +205,13 @@ def with_tokens(batch, extra=0, left=False):
     return Batch(batch.index, tokens, batch.audio, batch.vision, batch.labels)
 
 
+# Weights of LSTMs, of PyTorch's attention and of XLNet, by the ends of their names.
+DECAYS = {
+    **{"weight_ih_l0": True, "in_proj_weight": True, "rel_attn.q": True, "factors.0": True},
+    **{"r_w_bias": False, "seg_embed": False, "word_embedding.weight": False, "missing": False},
+}
+
+
 @pytest.mark.parametrize("model", ["bert", "xlnet"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_with_a_language_model(name, model, language_models):
@@ -219,6 +226,10 @@ def test_with_a_language_model(name, model, language_models):
     learning = [p for p in encoder.values() if p.requires_grad]
     assert all(p.grad is not None for p in learning)
     groups = parameter_groups(method, method.config.optim)
+    decaying = {id(p) for g in groups for p in g["params"] if g["weight_decay"]}
+    for ending, decays in DECAYS.items():
+        found = [id(p) for n, p in method.named_parameters() if n.endswith(ending)]
+        assert all((each in decaying) == decays for each in found), ending
     slow = {id(p) for group in groups for p in group["params"] if group["lr"] == 0.25}
     assert slow == {id(p) for p in learning}
     method.eval()

@@ -209,7 +209,7 @@ def test_unimodal_labels_move_with_momentum():
     truth = torch.tensor([[2.0], [1.0], [-3.0], [0.0]])
     labels = UnimodalLabels(truth, 1, Task.of(Card("x", "x", "regression", range=[-3, 3])))
     features = {k: torch.tensor([[2.0], [4.0], [-1.0], [1.0]]) for k in ("M", "t", "a", "v")}
-    features["a"] = torch.tensor([[1.0], [5.0], [-1.0], [1.0]])
+    features["a"] = torch.tensor([[-3.0], [1.0], [2.0], [1.0]])
 
     def pass_epoch(epoch):
         labels.gather(torch.tensor([2, 0, 1, 3]), {k: x[[2, 0, 1, 3]] for k, x in features.items()})
@@ -219,12 +219,16 @@ def test_unimodal_labels_move_with_momentum():
     assert torch.equal(labels.labels, truth.expand(3, -1, -1))  # the first epoch moves nothing
     pass_epoch(2)
     assert torch.allclose(labels.labels[0], truth, atol=1e-5)  # text has M's features: delta is 0
-    # audio's first utterance: centres 3 and -1, D+ = 4, D- = 4, alpha = 0; alpha_M = 8
-    delta = (0 - 8) / 2 * (2 + 8) / 8
+    # audio's first utterance: centres (-3 + 1) / 2 and 2, D+ = 4, D- = 25; alpha_M = 8
+    alpha = (25 - 4) / 4
+    delta = (alpha - 8) / 2 * (2 + 8) / 8
     expected = 1 / 3 * 2 + 2 / 3 * (2 + delta)
     assert labels.labels[1, 0].item() == pytest.approx(expected, abs=1e-4)
+    # By its own labels the second is now negative in audio: the positive centre is the first, -3,
+    # alpha of the first is without bound, and its label moves to the end of the range.
+    assert labels.labels[1, 1] < 0
     pass_epoch(3)
-    expected = 2 / 4 * expected + 2 / 4 * (2 + delta)
+    expected = 2 / 4 * expected + 2 / 4 * 3
     assert labels.labels[1, 0].item() == pytest.approx(expected, abs=1e-4)
 
 

@@ -23,6 +23,7 @@ def test_every_preset_loads(name):
     config = make_config(name, ["dataset=x"])
     if name in TABLE:
         optim = config.optim
+        assert config.perceiver.long_video == "subsample"  # releases hold clips of minutes
         assert TABLE[name] == (
             config.train.epochs,
             config.train.batch_size,
@@ -55,7 +56,10 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
         ("train.epochs=0", "must be above 0"),
         ("train.patience=-1", "must be 0 or above"),
         ("sgfi.gate=both", "use one of query, output, none"),
-        ("text.trainable=some", "use all, none or a number"),
+        ("text.trainable=some", "use all, none or 1 and above"),
+        ("text.trainable=0", "use all, none or 1 and above"),
+        ("optim.clip=-1", "must be 0 or above"),
+        ("sgfi.bridge_tokens=-1", "must be 0 or above"),
         ("sccl.bins=[1,0]", "the borders must increase"),
         ("sgfi.heads=3", "cannot be cut into sgfi.heads=3"),
         ("demo", "not of the form key=value"),

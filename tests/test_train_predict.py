@@ -245,6 +245,8 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
         "video,id\na.mp4,x\nb.mp4,x": "two rows have the id 'x'",
         "video,text\n,hello": "row 1 has no video",
         "": "not a CSV",
+        "text,video\nOh, great,a.mp4": "put a text with a comma in quotes",
+        "video,end\na.mp4,inf": "row 1: end is",
     }.items():
         path.write_text(content)
         error = refused(capsys, run, path)

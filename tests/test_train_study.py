@@ -77,6 +77,21 @@ def test_methods_side_by_side(place):
     assert "\\pm" in (folder / "table.tex").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("command", ["ablations", "compare-methods", "search", "fit"])
+@pytest.mark.parametrize("key", ["seed=3", "name=mine"])
+def test_a_key_of_one_run_is_refused_for_several(place, capsys, command, key):
+    assert main([command, "dataset=scores", *FAST, "seeds=2", key]) == 1
+    assert "is for one run" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_several_runs_want_one_process(place, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in ("ablations", "search"):
+        assert main([command, "dataset=scores", *FAST]) == 1
+        assert "several runs want one process" in capsys.readouterr().err
+
+
 def test_every_ablation_is_one_key_that_changes_the_configuration(capsys):
     assert main(["ablations", "--list"]) == 0
     listing = capsys.readouterr().out
@@ -102,6 +117,15 @@ def test_a_search_ranks_by_validation_and_goes_on(place, capsys):
     second = pd.read_csv("runs/scores/studies/search/trials.csv").drop(columns="value")
     assert len(second.drop(columns="number").drop_duplicates()) == 4
     assert not list(place.rglob("*.safetensors"))
+    assert main(["search", *keys, "trials=1", "optim.lr=0.01"]) == 0  # another question
+    assert len(pd.read_csv("runs/scores/studies/search/trials.csv")) == 1
+
+
+def test_a_trial_that_fails_is_tried_and_the_search_goes_on(place, capsys):
+    keys = ["dataset=scores", *FAST, "width=32", "perceiver.layers=40"]  # drawn heads fit 32
+    assert main(["search", *keys, "trials=1", "optim.lr=1e30", "optim.clip=0"]) == 3
+    assert "failed: the loss term" in capsys.readouterr().out
+    assert main(["search", *keys, "trials=1", "optim.lr=1e30", "optim.clip=0"]) == 0
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", (1, 2, 3)), ("7,2", (7, 2)), ("1", (1,))])

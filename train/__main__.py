@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if rest:  # keys that follow an option
         options.overrides += rest
     try:
-        return int(options.run(options, Console()) or 0)
+        return int(options.run(options, Console(quiet=os.environ.get("RANK", "0") != "0")) or 0)
     except KeyboardInterrupt as stop:
         _complain(str(stop) or "stopped")
         return 130

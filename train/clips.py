@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from manifests import Card, Manifest
@@ -61,6 +62,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV in UTF-8: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # what is too much became an index
+        raise ValueError(
+            f"{path}: a row has more fields than the first line: put a text with a comma in quotes"
+        )
     if "video" not in table or table.empty:
         raise ValueError(f"{path}: needs a first line with `video`, and a row for each clip")
     if table["video"].isna().any():
@@ -85,7 +90,7 @@ def _names(video: pd.Series) -> pd.Series:
 
 def _seconds(path: Path, column: pd.Series) -> pd.Series:
     seconds = pd.to_numeric(column, errors="coerce").astype("float64")
-    wrong = (seconds.isna() & column.notna()) | (seconds < 0)
+    wrong = (seconds.isna() & column.notna()) | (seconds < 0) | np.isinf(seconds)
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(

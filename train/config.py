@@ -196,7 +196,18 @@ POSITIVE = (
     "train.check_every",
     "train.accumulate",
 )
-NOT_NEGATIVE = ("train.patience", "train.save_every", "train.save_seconds")
+NOT_NEGATIVE = (
+    "text.context_turns",
+    "sgfi.bridge_tokens",
+    "optim.lr",
+    "optim.lr_text",
+    "optim.weight_decay",
+    "optim.warmup_epochs",
+    "optim.clip",
+    "train.patience",
+    "train.save_every",
+    "train.save_seconds",
+)
 
 
 def preset_names() -> list[str]:
@@ -225,14 +236,20 @@ def make_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
 def choose_config(overrides: Sequence[str]) -> Config:
     """The configuration of ``key=value`` strings, over the preset that they or the card name.
 
+    The language model is the card's where no key names another.
+
     Raises:
         ValueError: as `make_config`, or there is no ``dataset``.
     """
     early = make_config(None, overrides)
     if not early.dataset:
         raise ValueError("which dataset? say dataset=NAME, for instance dataset=demo")
-    preset = early.preset or Manifest.load(early.dataset).card.preset
-    return make_config(preset, [*overrides, f"preset={preset}"])
+    card = Manifest.load(early.dataset).card
+    preset = early.preset or card.preset
+    config = make_config(preset, [*overrides, f"preset={preset}"])
+    if config.text.source == "model":
+        config.text.model = config.text.model or card.language_model
+    return config
 
 
 def load_config(path: Path) -> Config:
@@ -336,14 +353,11 @@ def _check(config: Config) -> None:
         )
     if config.sccl.bins != sorted(set(config.sccl.bins)):
         raise ValueError(f"key 'sccl.bins' is {config.sccl.bins}: the borders must increase")
-    if config.text.context_turns < 0:
-        raise ValueError(f"key 'text.context_turns' is {config.text.context_turns}: 0 is the least")
     if config.text.context_turns and config.text.source == "features":
         raise ValueError("text.context_turns is read by a language model: set text.source=model")
-    if isinstance(config.text.trainable, str) and config.text.trainable not in ("all", "none"):
-        raise ValueError(
-            f"key 'text.trainable' is {config.text.trainable!r}: use all, none or a number"
-        )
+    trainable = config.text.trainable
+    if trainable not in ("all", "none") if isinstance(trainable, str) else trainable < 1:
+        raise ValueError(f"key 'text.trainable' is {trainable!r}: use all, none or 1 and above")
 
 
 def _first_line(error: BaseException) -> str:

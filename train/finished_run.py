@@ -76,7 +76,10 @@ class FinishedRun:
         self.frame_limit = frame_limit(self.config.perceiver)
         self._task = Task.of(self.card, loss.regression, tuple(self.config.sccl.bins))
         self._tokenizer = load_tokenizer(text.model)
-        self._device = torch.device(device)
+        try:
+            self._device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"--device {device}: use cpu, cuda or cuda:0") from error
         self._method = build_method(self.config, self._task, self.widths)
         record.load_weights(self._method, folder)
         self._method.to(self._device).eval()

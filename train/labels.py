@@ -51,7 +51,7 @@ def label_worth(manifest_rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.Da
     if not set(wanted) <= set(manifest_rows):
         raise ValueError("the dataset has no unimodal labels (label_t, label_a, label_v)")
     if "pseudo_t" not in predictions:
-        raise ValueError("the run generated no pseudo labels: train it with method=semanticmac")
+        raise ValueError("the run generated no pseudo labels: semanticmac and self_mm do")
     rows = predictions[predictions["split"] == "train"].merge(manifest_rows, on="id")
     signs_N3 = np.sign(rows[wanted].to_numpy())
     sets = {"all": rows, "mismatched": rows[np.ptp(signs_N3, axis=1) > 0]}

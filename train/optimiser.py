@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,23 +19,27 @@ from train.config import Config, OptimConfig
 from train.data import Batch
 from train.method import Method
 
+# Names of weights that are added to something or looked up, though they may be matrices.
+_ADDED = re.compile(r"bias|embed|emb$|token|^modality$")
+
 
 def parameter_groups(method: Method, optim: OptimConfig) -> list[dict[str, Any]]:
     """The language model's weights and all others, each with and without weight decay.
 
     Only matrices that multiply their input decay: biases, norms, embeddings and learnable tokens
-    do not.
+    do not, under whatever names PyTorch, a language model or a method keeps them.
     """
-    decaying = {
+    tables = {
         f"{name}.weight"
         for name, module in method.named_modules()
-        if not isinstance(module, nn.Embedding) and getattr(module, "weight", None) is not None
+        if isinstance(module, nn.Embedding)
     }
     text = tuple(f"{name}." for name in method.text_modules)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            decays = name in decaying and parameter.ndim > 1
+            own = name.rpartition(".")[2]
+            decays = parameter.ndim > 1 and name not in tables and not _ADDED.search(own)
             groups.setdefault((name.startswith(text), decays), []).append(parameter)
     return [
         {

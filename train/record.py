@@ -128,7 +128,7 @@ def environment(origin: Mapping[str, str]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
         "versions": {package: _version(package) for package in PACKAGES},
-        "git": _git_revision(),
+        "git": git_revision(),
     }
 
 
@@ -226,7 +226,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """The commit this code stands at, with "+" when the working tree differs from it."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
     try:

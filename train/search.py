@@ -47,45 +47,62 @@ def add_commands(commands: Any) -> None:
     parser.set_defaults(run=_search)
 
 
-def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: Console) -> Path:
-    """Draw and train until there are ``trials`` finished trials; the path of the ranking.
+def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: Console) -> int:
+    """Draw and train until ``trials`` were tried; print and write the ranking.
 
     The score of a trial is what chooses an epoch (the lowest loss, or the highest weighted F1, of
-    the validation split) at its best epoch, averaged over the seeds.
+    the validation split) at its best epoch, averaged over the seeds. A trial that cannot be trained
+    is reported and counts as tried.
+
+    Returns:
+        How many trials failed.
 
     Raises:
         ValueError: Optuna is not installed, or a key or value is wrong.
     """
     optuna = _optuna()
+    from manifests import Manifest
     from train.config import choose_config
     from train.report import say
+    from train.study import made_from, refuse_processes
 
+    refuse_processes()
     config = choose_config(overrides)
-    folder = Path(config.runs) / Path(config.dataset).name / "studies" / "search"
+    manifest = Manifest.load(config.dataset)
+    folder = Path(config.runs) / manifest.card.name / "studies" / "search"
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {word.partition("=")[0] for word in overrides}
     study = optuna.create_study(
-        study_name="search",
+        # Trials of another question are another study.
+        study_name=f"{'-'.join(made_from(config, manifest))} seeds {seeds} of {sorted(fixed)}",
         storage=f"sqlite:///{folder / 'trials.db'}",
         load_if_exists=True,
         direction="maximize",
     )
-    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    tried = len(study.trials)
     # Going on with the first seed would draw the first trials again.
-    study.sampler = optuna.samplers.RandomSampler(seed=config.seed + done)
-    if done == 0:  # the defaults are the first trial: what every draw has to beat
+    study.sampler = optuna.samplers.RandomSampler(seed=config.seed + tried)
+    if tried == 0:  # the defaults are the first trial: what every draw has to beat
         study.enqueue_trial({key: _default(config, key) for key in SPACE if key not in fixed})
-    for place in range(done + 1, trials + 1):
+    failed = 0
+    for place in range(tried + 1, trials + 1):
         trial = study.ask()
         drawn = [
             f"{key}={trial.suggest_categorical(key, values)}"
             for key, values in SPACE.items()
             if key not in fixed
         ]
-        score = _score([*overrides, *drawn, f"runs={folder}"], seeds)
+        try:
+            score = _score([*overrides, *drawn, f"runs={folder}"], seeds)
+        except ValueError as error:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            failed += 1
+            say(console, f"{place}/{trials}  failed: {error}  {' '.join(drawn)}")
+            continue
         study.tell(trial, score)
         say(console, f"{place}/{trials}  {score:.4f}  {' '.join(drawn)}")
-    return _rank(study, folder, console)
+    _rank(study, folder, console)
+    return failed
 
 
 def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
@@ -103,7 +120,7 @@ def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
     return math.fsum(scores) / len(scores)
 
 
-def _rank(study: Any, folder: Path, console: Console) -> Path:
+def _rank(study: Any, folder: Path, console: Console) -> None:
     """Write every trial, best first, and print the best ten with what mattered."""
     from optuna.importance import get_param_importances
     from rich.table import Table
@@ -122,7 +139,6 @@ def _rank(study: Any, folder: Path, console: Console) -> Path:
     table.title = "best trials, trial 0 is the defaults"
     console.print(table)
     console.print(f"search: {path}", soft_wrap=True)
-    return path
 
 
 def _default(config: Any, key: str) -> Any:
@@ -141,13 +157,14 @@ def _optuna() -> Any:
     return optuna
 
 
-def _search(options: argparse.Namespace, console: Console) -> None:
+def _search(options: argparse.Namespace, console: Console) -> int:
     from train.report import hush_transformers
-    from train.study import parse_seeds, take_key
+    from train.study import parse_seeds, refuse_keys, take_key
 
     hush_transformers(console)
     trials, rest = take_key(options.overrides, "trials")
     seeds, rest = take_key(rest, "seeds")
     if not (trials or "50").isdigit():
         raise ValueError(f"trials={trials}: use a count")
-    search(rest, int(trials or "50"), parse_seeds(seeds or "1"), console)
+    refuse_keys(rest)
+    return 3 if search(rest, int(trials or "50"), parse_seeds(seeds or "1"), console) else 0

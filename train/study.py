@@ -8,6 +8,7 @@ where it was. ``runs/<dataset>/studies/<name>/`` keeps the table: ``table.md``, 
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.console import Console
 from safetensors import safe_open
 
@@ -69,6 +71,8 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
     Raises:
         ValueError: a key or a value is wrong, before anything is trained.
     """
+    refuse_processes()
+    refuse_keys(study.overrides)
     plan = [
         (variant.name, choose_config([*study.overrides, *variant.overrides, f"seed={seed}"]))
         for variant in study.variants
@@ -83,13 +87,13 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
         if name in failed:
             continue
         label = f"{place}/{len(plan)}  {name}, seed {config.seed}:"
-        made_from = (config_digest(config), manifest.digest, _store_digest(config, manifest))
-        run, how = known.get(made_from), "(trained before)"
+        run = known.get(made_from(config, manifest))
+        how = "(trained before)" if run is None or same_code(run) else "(trained by other code)"
         if run is None:
             config.name = f"{study.name}-{name}-seed{config.seed}"
             try:
                 run, how = _train(config, console, label, loud), ""
-            except ValueError as error:
+            except (ValueError, torch.OutOfMemoryError) as error:
                 failed[name] = str(error)
                 say(console, f"{label}  failed: {error}")
                 continue
@@ -109,6 +113,30 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
         say(console, f"failed: {name}: {reason}")
     say(console, f"all figures: {folder / 'table.md'}, .tex, .csv")
     return len(failed)
+
+
+def refuse_processes() -> None:
+    """Several runs are started one after another, by one process; else raise a ValueError."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several runs want one process: start them without a launcher")
+
+
+def refuse_keys(overrides: Sequence[str]) -> None:
+    """Raise a ValueError on a key that belongs to one run alone."""
+    for key in ("seed", "name"):
+        if take_key(overrides, key)[0] is not None:
+            raise ValueError(f"{key}= is for one run; several take seeds=COUNT or seeds=1,2,3")
+
+
+def made_from(config: Config, manifest: Manifest) -> tuple[str, str, str]:
+    """Digests of configuration, manifest and store: what a run is made from."""
+    store = config.cache or cache.find(manifest.card.name, config.stores, manifest.digest)
+    return config_digest(config), manifest.digest, FeatureCache.open(store).digest
+
+
+def same_code(run: Path) -> bool:
+    """Whether a run was made by the code at hand, as far as git knows."""
+    return bool(record.read_json(run / "environment.json")["git"] == record.git_revision())
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -219,11 +247,6 @@ def _finished_runs(folder: Path) -> dict[tuple[str, str, str], Path]:
         made = record.read_json(path.with_name("environment.json"))
         runs[made["config_digest"], made["manifest_digest"], made["cache_digest"]] = path.parent
     return runs
-
-
-def _store_digest(config: Config, manifest: Manifest) -> str:
-    store = config.cache or cache.find(manifest.card.name, config.stores, manifest.digest)
-    return FeatureCache.open(store).digest
 
 
 def _parameters(folder: Path) -> int:

@@ -9,7 +9,8 @@ model width, C outputs; sub-tasks M (all modalities) and s in {t, a, v}.
     L = 1/B sum_i ( l(y_M, y) + sum_s w_s l(y_s, y_s^(e)) ),   w_s = tanh |y_s^(e) - y|
 
 Labels of the modalities are generated. C_k^+ and C_k^- are the mean F_k* of the training utterances
-with a positive and with a negative label, and D_k^+, D_k^- an utterance's distances to them:
+whose label of sub-task k (generated, except for M) is positive and negative, and D_k^+, D_k^- an
+utterance's distances to them:
 
     D = ||F_k* - C_k||_2^2 / sqrt(D),   alpha_k = (D_k^- - D_k^+) / (D_k^+ + eps)
     delta = (alpha_s - alpha_M) / 2 * (y + alpha_M) / alpha_M
@@ -152,7 +153,10 @@ class UnimodalLabels(nn.Module):
             processes.add_up(self.features)  # each has gathered the utterances of its shares
             middle = (self.task.low + self.task.high) / 2
             signed_NC = self.truth - middle
-            alpha_M, *alphas = (relative_distance(kept_ND, signed_NC) for kept_ND in self.features)
+            alpha_M, *alphas = (
+                relative_distance(kept_ND, label_NC - middle)
+                for kept_ND, label_NC in zip(self.features, (self.truth, *self.labels), strict=True)
+            )
             old = (epoch - 1) / (epoch + 1)
             for s, alpha_s in enumerate(alphas):
                 moved_NC = self.task.clamp(self.truth + shift(signed_NC, alpha_s, alpha_M))
