@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from manifests import Manifest
+from train.limits import check
 
 Options = TypeVar("Options")
 
@@ -163,53 +164,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-# Allowed words of the keys that take one of a few.
-CHOICES = {
-    "text.source": ("model", "features"),
-    "perceiver.long_video": ("error", "subsample"),
-    "perceiver.missing": ("learned", "zero"),
-    "sgfi.gate": ("query", "output", "none"),
-    "sclg.reduction": ("mean", "sum"),
-    "sclg.index": ("auto", "exact", "faiss"),
-    "loss.regression": ("l1", "mse"),
-    "optim.schedule": ("constant", "cosine"),
-    "train.precision": ("no", "bf16", "fp16"),
-}
-POSITIVE = (
-    "width",
-    "text.max_tokens",
-    "perceiver.layers",
-    "perceiver.tokens",
-    "perceiver.heads",
-    "perceiver.ffn",
-    "perceiver.max_frames",
-    "sgfi.layers",
-    "sgfi.heads",
-    "sgfi.ffn",
-    "sclg.knn",
-    "sclg.sigma",
-    "sccl.tau",
-    "sccl.tau_inter",
-    "train.epochs",
-    "train.batch_size",
-    "train.bucket",
-    "train.check_every",
-    "train.accumulate",
-)
-NOT_NEGATIVE = (
-    "text.context_turns",
-    "sgfi.bridge_tokens",
-    "optim.lr",
-    "optim.lr_text",
-    "optim.weight_decay",
-    "optim.warmup_epochs",
-    "optim.clip",
-    "train.patience",
-    "train.save_every",
-    "train.save_seconds",
-)
-
-
 def preset_names() -> list[str]:
     """Names of the presets that come with this package, sorted."""
     names = [item.name for item in PRESETS.iterdir()]
@@ -317,7 +271,7 @@ def _merge(layers: list[Any]) -> Config:
             group = key.rpartition(".")[0]
             raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
         raise ValueError(f"key {key!r}: {_first_line(error)}") from error
-    _check(config)
+    check(config)
     return config
 
 
@@ -325,39 +279,6 @@ def _keys_of(group: str) -> str:
     tree = OmegaConf.structured(Config)
     keys = OmegaConf.select(tree, group).keys() if group else tree.keys()
     return f"{f'the group {group!r}' if group else 'a run'} has: {', '.join(keys)}"
-
-
-def _check(config: Config) -> None:
-    tree = OmegaConf.structured(config)
-    for key, choices in CHOICES.items():
-        value = OmegaConf.select(tree, key)
-        if value not in choices:
-            raise ValueError(f"key {key!r} is {value!r}: use one of {', '.join(choices)}")
-    for key in POSITIVE:
-        value = OmegaConf.select(tree, key)
-        if value <= 0:
-            raise ValueError(f"key {key!r} is {value}: it must be above 0")
-    for key in NOT_NEGATIVE:
-        value = OmegaConf.select(tree, key)
-        if value < 0:
-            raise ValueError(f"key {key!r} is {value}: it must be 0 or above")
-    for part in ("perceiver", "sgfi"):
-        heads = OmegaConf.select(tree, f"{part}.heads")
-        if config.width % heads:
-            raise ValueError(f"width={config.width} cannot be cut into {part}.heads={heads} heads")
-    frames, most = config.perceiver.frames, config.perceiver.max_frames
-    if frames is not None and not 0 < frames <= most:
-        raise ValueError(
-            f"key 'perceiver.frames' is {frames}: it must be between 1 and "
-            f"perceiver.max_frames={most}"
-        )
-    if config.sccl.bins != sorted(set(config.sccl.bins)):
-        raise ValueError(f"key 'sccl.bins' is {config.sccl.bins}: the borders must increase")
-    if config.text.context_turns and config.text.source == "features":
-        raise ValueError("text.context_turns is read by a language model: set text.source=model")
-    trainable = config.text.trainable
-    if trainable not in ("all", "none") if isinstance(trainable, str) else trainable < 1:
-        raise ValueError(f"key 'text.trainable' is {trainable!r}: use all, none or 1 and above")
 
 
 def _first_line(error: BaseException) -> str:
