@@ -34,7 +34,9 @@ demo: $(BIN)/.ready  ## everything on a small synthetic dataset: write, extract,
 manifest: $(BIN)/.ready  ## what is in DATASET: release folder DATA -> data/DATASET/manifest.parquet
 	@$(BIN)/python -m manifests build $(DATASET) $(if $(DATA),--source "$(DATA)")
 
-extract: manifest  ## decode DATASET's videos below DATA once -> stores/DATASET/
+# A manifest that is there stays, unless DATA says what to build it from again.
+THERE := $(wildcard data/$(DATASET)/manifest.parquet)
+extract: $(BIN)/.ready $(if $(DATA)$(filter demo,$(DATASET)),manifest,$(if $(THERE),,manifest))  ## decode DATASET's videos below DATA once -> stores/DATASET/
 	@$(BIN)/python -m extract $(DATASET) $(if $(DATA),--data "$(DATA)") --allow-failures $(ARGS)
 
 train: $(BIN)/.ready  ## train on DATASET's store, once with each of SEEDS -> runs/DATASET/

@@ -26,7 +26,7 @@ from benchmarks import isolated, report
 from benchmarks.passes import MEASURED, Measured, Task
 from extract.block import Job, Utterance
 from extract.decode import ffmpeg_exe
-from extract.encoders import NAMES, PRECISIONS
+from extract.encoders import NAMES, PRECISIONS, load
 from extract.encoders.imagebind_weights import HUGE, layout, seeded
 from extract.sampling import Sampling
 
@@ -105,6 +105,7 @@ def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
     for i in range(1, size.clips):
         (scratch / f"{i}.mp4").hardlink_to(first)
     generate(scratch / "long.mp4", size.picture, size.seconds, times=size.segments)
+    encoder = load(options.encoder, checkpoint, options.device, options.precision)
     job = Job(
         data=scratch,
         store=scratch / "store.zarr",
@@ -116,6 +117,8 @@ def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
         sampling=Sampling(),
         dtype="float16",
         timeout=600.0,
+        weights_sha256=encoder.weights_sha256,
+        encoder_settings=encoder.settings,
     )
     ends = [size.seconds * (i + 1) for i in range(size.segments)]
     materials = {

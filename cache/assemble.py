@@ -23,6 +23,8 @@ from cache.recipe import FORMAT_VERSION, Recipe
 
 CHUNK_BYTES = 8 << 20
 CHECKSUMS = "checksums.json"
+COLUMNS = {"id": object, "status": object, "error": object, "duration": np.float64}
+"""The table of utterances: column -> type in memory."""
 
 
 class Source(Protocol):
@@ -70,12 +72,14 @@ def assemble(
         on_chunk: as there.
 
     Raises:
-        OSError: it cannot be written; the disk is full, or has too little room for all of it.
+        OSError: it cannot be written; the disk is full, or has too little room for all of it. Or
+            another process took files away while it was written.
     """
     if bytes_of(rows, widths, recipe.dtype) > shutil.disk_usage(folder.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     _write(folder, recipe, widths, about, rows, on_chunk)
     write_checksums(folder)
+    _refuse_gaps(folder, widths)
     seal_tree(folder)
 
 
@@ -127,10 +131,8 @@ def _write(
             if on_chunk is not None:
                 on_chunk(written, in_all)
     table = root.create_group("utterances")
-    _column(table, "id", np.array([record.id for record in records], dtype=object))
-    _column(table, "status", np.array([record.status for record in records], dtype=object))
-    _column(table, "error", np.array([record.error for record in records], dtype=object))
-    _column(table, "duration", np.array([record.duration for record in records], dtype=np.float64))
+    for name, dtype in COLUMNS.items():
+        _column(table, name, np.array([getattr(record, name) for record in records], dtype))
 
 
 def _in_chunks(
@@ -191,3 +193,30 @@ def write_checksums(folder: Path) -> None:
     }
     text = json.dumps({"algorithm": "sha256", "files": files}, indent=1, sort_keys=True)
     (folder / CHECKSUMS).write_text(text, encoding="utf-8")
+
+
+def _refuse_gaps(folder: Path, widths: Mapping[str, int]) -> None:
+    """Refuse a store in whose checksums a file is not listed that its arrays must have.
+
+    Zarr makes folders anew when they vanish under it, so a store that another machine took for a
+    leftover and removed while it was written would otherwise pass for a whole one.
+
+    Raises:
+        OSError: one is not.
+    """
+    listed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"].keys()
+    groups = ("", *(f"{name}/" for name in (*widths, "utterances")))
+    arrays = [f"{modality}/{name}" for modality in widths for name in ("values", "offsets")]
+    arrays += [f"utterances/{name}" for name in COLUMNS]
+    expected = [f"{group}zarr.json" for group in groups]
+    for array in arrays:
+        expected.append(f"{array}/zarr.json")
+        meta = json.loads((folder / array / "zarr.json").read_text(encoding="utf-8"))
+        steps = meta["chunk_grid"]["configuration"]["chunk_shape"]
+        counts = [-(-n // step) for n, step in zip(meta["shape"], steps, strict=True)]
+        expected += [f"{array}/c/{'/'.join(map(str, index))}" for index in np.ndindex(*counts)]
+    gaps = [name for name in expected if name not in listed]
+    if gaps:
+        raise FileNotFoundError(
+            errno.ENOENT, "another process removed it while the store was written", gaps[0]
+        )

@@ -9,7 +9,6 @@ therefore wrote all of them.
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, stays_below
 from cache.location import Location, ShareError
+from cache.who import user_name
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def add(share: Location, entry: Entry) -> None:
     known = _written(share)
     if not any((e.path, e.content) == (entry.path, entry.content) for e in known):
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        signed = {**asdict(entry), "who": getpass.getuser(), "when": now}
+        signed = {**asdict(entry), "who": user_name(), "when": now}
         share.write(f"{ENTRIES}/{entry.path}.json", _json(signed), waiting=ENTRIES)
         known = _written(share)
     while True:

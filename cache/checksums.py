@@ -76,13 +76,33 @@ class Checksums:
         return sum(entry.size for entry in self.files.values()) + len(self.raw)
 
     def problem(self, folder: Path, name: str) -> str:
-        """``missing``, ``wrong size`` or ``changed``; empty if the file is as published."""
+        """What is wrong with a file; empty if it is as published.
+
+        Else ``missing``, ``wrong size``, ``changed``, or ``unreadable``: no right, or a bad disk.
+        """
         path = folder / name
-        if not path.is_file():
-            return "missing"
-        if path.stat().st_size != self.files[name].size:
-            return "wrong size"
-        return "" if sha256_of(path) == self.files[name].sha256 else "changed"
+        try:
+            if not path.is_file():
+                return "missing"
+            if path.stat().st_size != self.files[name].size:
+                return "wrong size"
+            return "" if sha256_of(path) == self.files[name].sha256 else "changed"
+        except OSError:
+            return "unreadable"
+
+
+def refuse_gaps(folder: Path) -> None:
+    """Look once more, before a folder gets a store's name, whether all its files are there.
+
+    Where locks hold on one machine only, another one may have taken some of them away.
+
+    Raises:
+        OSError: one is missing, or has another size.
+    """
+    checksums = Checksums.parse((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
+    for name, entry in checksums.files.items():
+        if (folder / name).stat().st_size != entry.size:
+            raise OSError(f"{folder / name} was changed by another process")
 
 
 def stays_below(name: str) -> bool:

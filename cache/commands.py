@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +18,10 @@ from cache import catalog
 from cache.diff import diff
 from cache.location import Location
 from cache.mirror import delete, garbage, mirror, mirror_folder
+from cache.pull import index_of, pull
 from cache.push import push
 from cache.reader import FeatureCache
-from cache.recipe import STORABLE
-from cache.share import Shared, fetch, one_of, pull, resolve
+from cache.share import Shared, one_of, resolve
 
 console = Console()
 
@@ -45,6 +44,12 @@ def add_commands(commands: Any) -> None:
         "--take-over",
         action="store_true",
         help="drop what another, unfinished push of the same recipe left there",
+    )
+    send.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace the store of the same recipe that is there, if yours has all its utterances: "
+        "after extract --retry-failed",
     )
     send.set_defaults(run=_push)
 
@@ -112,19 +117,18 @@ def opened(store: str) -> Iterator[FeatureCache]:
     checksums = source.checksums()
     if checksums is None:
         raise ValueError(f"{source}: there is no published store")
-    features = tuple(f"{modality}/values/c/" for modality in STORABLE)
-    names = [name for name in checksums.files if not name.startswith(features)]
-    with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder, source.name)
-        fetch(source, checksums, names, index)
-        (index / "checksums.json").write_bytes(checksums.raw)
-        yield FeatureCache.open(index)
+    with index_of(source, checksums) as cache:
+        yield cache
 
 
 def _push(options: argparse.Namespace) -> int:
     with _Bar("push") as bar:
         target, copied = push(
-            options.store, options.location, take_over=options.take_over, on_bytes=bar.show
+            options.store,
+            options.location,
+            take_over=options.take_over,
+            replace=options.replace,
+            on_bytes=bar.show,
         )
     print(f"{target}: {f'{copied} files copied' if copied else 'was there already'}")
     licence = FeatureCache.open(options.store).attributes.get("licence") or "not stated"

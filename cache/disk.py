@@ -11,9 +11,10 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,8 @@ except ImportError:  # a system without it
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 100
+_STALE_S = 3600.0
+"""Longer than any single step of writing a store takes."""
 
 T = TypeVar("T")
 
@@ -129,6 +132,16 @@ def seal(path: Path) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove a folder that another process may be removing too."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_stale(folder: Path) -> bool:
+    """Whether nothing in a folder was written for an hour: whoever wrote it was killed."""
+    newest = 0.0
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent), *(Path(parent, name) for name in names)):
+            with suppress(FileNotFoundError):  # renamed or removed while we looked
+                newest = max(newest, path.stat().st_mtime)
+    return time.time() - newest > _STALE_S
 
 
 def sha256_of(path: Path) -> str:

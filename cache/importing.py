@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from cache.parts import Parts, Record
 from cache.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances
 from cache.source import Source, read_csv, read_h5, read_npz
 from cache.store import is_published, publish
+from cache.who import user_name
 
 FORMATS = ("mmsa", "h5", "npz", "csv")
 NON_FINITE = ("refuse", "zero")
@@ -123,7 +123,7 @@ def import_source(
             on_block(block.stop, len(source.ids))
     about = {
         "licence": licence,
-        "creator": getpass.getuser(),
+        "creator": user_name(),
         "imported": {"format": form, "sha256": sha256},
         "tools": {"python": platform.python_version()}
         | {package: version(package) for package in ("semanticmac", "numpy", "zarr")},

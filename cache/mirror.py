@@ -19,7 +19,8 @@ from pathlib import Path
 from cache.checksums import Checksums
 from cache.disk import remove_tree
 from cache.location import Location, ShareError
-from cache.share import Progress, one_of, pull
+from cache.pull import Progress, pull
+from cache.share import one_of
 from cache.store import is_published
 from cache.verify import repair
 

@@ -2,21 +2,28 @@
 
 Its ``checksums.json`` goes up last: before that the share does not hold the store. Every file is
 compared with it before it is sent. An interrupted push goes on where it stopped.
+
+A store that is there already can be replaced by one with more utterances in it. In a folder the new
+one is completed beside it and the two are swapped. An object store cannot do that: the files change
+one by one, under the old ``checksums.json``, by which a reader refuses those of the new store until
+its own is there.
 """
 
 from __future__ import annotations
 
-import getpass
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cache import catalog
 from cache.assemble import CHECKSUMS
-from cache.checksums import Checksums
+from cache.checksums import Checksums, refuse_gaps
 from cache.location import Location, ShareError
+from cache.pull import WORKERS, Progress, in_threads, index_of
 from cache.reader import FeatureCache
-from cache.share import WORKERS, Progress, Shared, in_threads
+from cache.share import Shared
+from cache.store import replace as put_in_place
+from cache.who import user_name
 
 
 def push(
@@ -24,6 +31,7 @@ def push(
     location: str,
     *,
     take_over: bool = False,
+    replace: bool = False,
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
 ) -> tuple[Shared, int]:
@@ -33,6 +41,8 @@ def push(
         store: the published store.
         location: the share, a folder or URL.
         take_over: drop what another, unfinished push of the same recipe left there.
+        replace: put the store in the place of one of the same recipe that is there, if no utterance
+            loses features by it.
         workers: files in flight at once.
         on_bytes: told of the progress.
 
@@ -40,7 +50,8 @@ def push(
         Where it is now, and how many files were copied: 0 if it was there already.
 
     Raises:
-        ValueError: the share has this recipe with other content, or the store is damaged.
+        ValueError: the share has this recipe with other content and that is not to be replaced, or
+            has more features than this store; or the store is damaged.
         ShareError: the share is out of reach, or not ours to write.
     """
     cache, checksums = FeatureCache.open(store), Checksums.of(store)
@@ -49,31 +60,92 @@ def push(
         raise ValueError(f"{target.share}: a web server is only read; push to what lies behind it")
     entry = catalog.Entry.of(target.name, cache.attributes, checksums)
     copied = 0
-    if target.share.folder is not None:
-        target.share.folder.mkdir(parents=True, exist_ok=True)
-    if not _already_there(target, checksums):
-        resumed = _claim(target, checksums, take_over)
+    _make_folder(target.share)
+    old = _replaceable(target, cache, checksums) if replace else None
+    if not _already_there(target, checksums, old):
+        swapped = old is not None and target.share.folder is not None
+        place = f"{_waiting(target)}/{target.name}" if swapped else target.path
         try:
-            copied = _send(store, target, checksums, resumed, workers, on_bytes)
+            resumed = _claim(target, checksums, old, take_over)
+            if old is not None and not swapped:
+                resumed = False  # files of both stores lie there, and sizes do not tell them apart
+            copied = _send(store, target, place, checksums, resumed, workers, on_bytes)
             if _claims(target) != {_ours(checksums)}:
                 raise ShareError(f"{target}: another push took over; push again")
-            target.share.write(f"{target.path}/{CHECKSUMS}", checksums.raw, _waiting(target))
+            target.share.write(f"{place}/{CHECKSUMS}", checksums.raw, _waiting(target))
+            if swapped:
+                _swap(target, place)
         except ShareError:
-            if not _already_there(target, checksums):  # somebody else was faster
+            if not _already_there(target, checksums, old):  # somebody else was faster
                 raise
     target.share.remove(_waiting(target))
     catalog.add(target.share, entry)
     return target, copied
 
 
-def _already_there(target: Shared, checksums: Checksums) -> bool:
+def _make_folder(share: Location) -> None:
+    """Make the folder of a share, but not the one that it is in: that may be a missing mount."""
+    if share.folder is None:
+        return
+    try:
+        share.folder.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise ShareError(
+            f"{share}: there is no folder {share.parent}; is it mounted? push only makes the last "
+            "folder of a location"
+        ) from None
+    except OSError as error:
+        raise ShareError(f"{share}: {error.strerror}") from error
+
+
+def _already_there(target: Shared, checksums: Checksums, old: Checksums | None) -> bool:
+    """Whether this content is published; False too if what is, is the ``old`` to be replaced."""
     there = target.checksums()
-    if there is not None and there.raw != checksums.raw:
+    if there is None or (old is not None and there.raw == old.raw):
+        return False
+    if there.raw != checksums.raw:
         raise ValueError(
             f"{target} holds the same recipe with other content; a published store is never "
-            "overwritten. Pull that one, or compare: python -m cache diff"
+            "overwritten unasked. Pull that one, or compare: python -m cache diff. If yours has "
+            "more utterances in it, after extract --retry-failed, push it with --replace"
         )
-    return there is not None
+    return True
+
+
+def _replaceable(target: Shared, cache: FeatureCache, checksums: Checksums) -> Checksums | None:
+    """The checksums of the published store that ours may replace; None if there is nothing to.
+
+    Raises:
+        ValueError: it has features of an utterance that ours lacks.
+    """
+    old = target.checksums()
+    if old is None or old.raw == checksums.raw:
+        return None
+    if _claims(target) == {_ours(checksums)}:
+        return old  # looked at before an interruption, and in part overwritten since
+    with index_of(target, old) as there:
+        if there.digest != cache.digest:
+            raise ValueError(f"{target} is of another recipe; only one of the same is replaced")
+        rank = {"failed": 0, "no_audio": 1, "no_video": 1, "ok": 2}
+        ours = {i: rank[status] for i, status in cache.status.items()}
+        lost = [i for i, status in there.status.items() if ours.get(i, 0) < rank[status]]
+    if lost:
+        raise ValueError(
+            f"{target} has features of {len(lost)} utterances that {cache.path} lacks, the first "
+            f"is {lost[0]!r}; it is not replaced"
+        )
+    return old
+
+
+def _swap(target: Shared, place: str) -> None:
+    """Put the store at ``place``, in the same folder share, where the old one is."""
+    assert target.share.folder is not None
+    new = target.share.folder / place
+    try:
+        refuse_gaps(new)
+        put_in_place(target.share.folder / target.path, new)
+    except OSError as error:
+        raise ShareError(f"{target} cannot be replaced: {error}") from error
 
 
 def _waiting(target: Shared) -> str:
@@ -89,7 +161,7 @@ def _claims(target: Shared) -> set[str]:
     return {name for name in target.share.sizes(_waiting(target)) if name.endswith(".claim")}
 
 
-def _claim(target: Shared, checksums: Checksums, take_over: bool) -> bool:
+def _claim(target: Shared, checksums: Checksums, old: Checksums | None, take_over: bool) -> bool:
     """Say that we send this content; True if that was begun before and can go on.
 
     Two stores of one recipe may differ in their last bits but have files of equal sizes, so an
@@ -101,7 +173,7 @@ def _claim(target: Shared, checksums: Checksums, take_over: bool) -> bool:
     resumed = _claims(target) == {ours} and not take_over
     if take_over:
         target.share.remove(_waiting(target))
-    by = {"who": getpass.getuser(), "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    by = {"who": user_name(), "when": datetime.now(UTC).isoformat(timespec="seconds")}
     target.share.write(f"{_waiting(target)}/{ours}", json.dumps(by).encode(), _waiting(target))
     try:
         for other in _claims(target) - {ours}:
@@ -110,7 +182,7 @@ def _claim(target: Shared, checksums: Checksums, take_over: bool) -> bool:
                 f"{target}: somebody is pushing the same recipe with other content ({whose}); wait "
                 "for that push, or drop what it left with --take-over"
             )
-        _already_there(target, checksums)
+        _already_there(target, checksums, old)
     except ValueError:
         if not resumed:
             target.share.remove(f"{_waiting(target)}/{ours}")
@@ -121,34 +193,42 @@ def _claim(target: Shared, checksums: Checksums, take_over: bool) -> bool:
 def _send(
     store: Path,
     target: Shared,
+    place: str,
     checksums: Checksums,
     resumed: bool,
     workers: int,
     on_bytes: Progress | None,
 ) -> int:
-    """Send what the share does not have; returns the number of files."""
-    there = target.share.sizes(target.path) if resumed else {}
+    """Send to the folder ``place`` what it does not have; returns the number of files."""
+    share = target.share
+    share = target.share
+    there = share.sizes(place) if resumed else {}
 
     def missing(name: str) -> bool:
-        if target.where.folder is not None and resumed:  # near enough to be read again
-            return bool(checksums.problem(target.where.folder, name))
+        if share.folder is not None and resumed:  # near enough to be read again
+            return bool(checksums.problem(share.folder / place, name))
         return there.get(name) != checksums.files[name].size
 
     needed = [name for name in sorted(checksums.files) if missing(name)]
 
     def send(name: str) -> int:
-        data = (store / name).read_bytes() if (store / name).is_file() else b""
+        try:
+            data = (store / name).read_bytes()
+        except FileNotFoundError:
+            data = b""
+        except OSError as error:
+            raise ValueError(f"{store}: {name} cannot be read: {error.strerror}") from error
         if not checksums.files[name].matches(data):
             raise ValueError(f"{store}: {name} is damaged; run: python -m cache verify {store}")
-        target.share.write(f"{target.path}/{name}", data, _waiting(target))
+        share.write(f"{place}/{name}", data, _waiting(target))
         return len(data)
 
     in_all = sum(checksums.files[name].size for name in needed)
     in_threads(send, needed, workers, in_all, on_bytes)
-    arrived = target.share.sizes(target.path)
+    arrived = share.sizes(place)
     wrong = [n for n, entry in checksums.files.items() if arrived.get(n) != entry.size]
     if wrong:
-        raise ShareError(f"{target}: {wrong[0]} did not arrive whole; push again")
+        raise ShareError(f"{share / place}: {wrong[0]} did not arrive whole; push again")
     for extra in arrived.keys() - checksums.files.keys() - {CHECKSUMS}:
-        target.share.remove(f"{target.path}/{extra}")
+        share.remove(f"{place}/{extra}")
     return len(needed)

@@ -224,10 +224,25 @@ class FeatureCache:
         return FeatureCache.open, (self.path,)
 
 
-def find(dataset: str, root: str | Path = "stores", manifest_digest: str | None = None) -> Path:
+def find(
+    dataset: str,
+    root: str | Path = "stores",
+    manifest_digest: str | None = None,
+    utterances: str | None = None,
+) -> Path:
     """The one published store of a dataset below ``root``.
 
-    Where several lie, one that was extracted from exactly this manifest is preferred.
+    Where several lie, those are preferred whose features were cut as the manifest says, and among
+    them one that was extracted from exactly this manifest, labels and all. A store that was cut
+    otherwise is taken if it is the only choice, with a warning; an imported one, of which nobody
+    knows, without.
+
+    Args:
+        dataset: name of the dataset.
+        root: the folder of the stores.
+        manifest_digest: of the manifest's whole content.
+        utterances: of what it cuts out of which video, from
+            :func:`cache.recipe.digest_of_utterances`; None does not look at it.
 
     Raises:
         ValueError: there is none, or the choice is not clear.
@@ -238,13 +253,23 @@ def find(dataset: str, root: str | Path = "stores", manifest_digest: str | None 
             f"no published store of {dataset!r} in {Path(root, dataset)}; "
             f"run: make extract DATASET={dataset}"
         )
+    made = {path: FeatureCache.open(path).attributes for path in stores}
+    if utterances is not None:
+        stores = [p for p in stores if made[p]["recipe"]["utterances"] == utterances] or stores
     if len(stores) > 1 and manifest_digest is not None:
-        made_from = {p: FeatureCache.open(p).attributes.get("manifest_digest") for p in stores}
-        stores = [p for p in stores if made_from[p] == manifest_digest] or stores
+        stores = [p for p in stores if made[p].get("manifest_digest") == manifest_digest] or stores
     if len(stores) > 1:
         listed = "\n  ".join(str(path) for path in stores)
         raise ValueError(f"several stores of {dataset!r}; name one with cache=<path>:\n  {listed}")
-    return stores[0]
+    (store,) = stores
+    cut = made[store]["recipe"]["utterances"]
+    if utterances not in (None, cut) and "imported" not in made[store]:
+        log.warning(
+            "%s was extracted from other utterances, times or crops than the manifest has now; "
+            "if that is not what you want: make extract DATASET=%s",
+            *(store, dataset),
+        )
+    return store
 
 
 def _seal_of(store: Path) -> tuple[int, ...] | None:

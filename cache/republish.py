@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from cache.assemble import Row, assemble, bytes_of
+from cache.checksums import refuse_gaps
 from cache.chunks import ChunkedRows, read_column
 from cache.disk import locked, plainly, remove_tree
 from cache.parts import Parts, Record, newest_per_id
 from cache.recipe import Recipe
-from cache.store import replace
+from cache.store import new_staging, remove_leftovers, replace
 
 
 def republish(
@@ -42,18 +42,18 @@ def republish(
         ValueError: the disk is full, the store is damaged, or it has features that the parts lack.
             It stands as before.
     """
-    staging = retried.folder / f"assembling-{uuid.uuid4().hex}"
+    staging = new_staging(retried.folder)
     needed = 0
     try:
         with locked(retried.folder / "assembling.lock") as alone:
-            for stale in retried.folder.glob("assembling-*") if alone else ():
-                remove_tree(stale)  # of a run that was killed
+            remove_leftovers(retried.folder, alone)
             old = Published(store)
             assert widths.items() <= old.widths.items()
             rows = _rows(old, retried)
             needed = bytes_of(rows, old.widths, recipe.dtype)
             try:
                 assemble(staging, recipe, old.widths, about, rows)
+                refuse_gaps(staging)
                 replace(store, staging)
             finally:
                 remove_tree(staging)

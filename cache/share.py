@@ -1,7 +1,6 @@
-"""Stores of shares: named, looked up, pulled.
+"""Stores of shares: named, looked up, read.
 
-A store is on a share when its ``checksums.json`` is. Whatever is read there is compared with that
-list before it gets a name here. An interrupted pull goes on where it stopped.
+A store is on a share when its ``checksums.json`` is; what is read there is compared with that list.
 """
 
 from __future__ import annotations
@@ -10,11 +9,7 @@ import json
 import logging
 import os
 import re
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +17,12 @@ from typing import Any
 from cache import catalog
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, FileSum, stays_below
-from cache.disk import locked, remove_tree, seal_tree, sync_folder, write_whole
 from cache.location import Location, ShareError
-from cache.recipe import Recipe
-from cache.store import is_published, replace
 
 log = logging.getLogger(__name__)
 
 SHARES = "SEMANTICMAC_SHARES"
-WORKERS = 8
-"""Files in flight at once; each is held in memory, a chunk of about 8 MB."""
-
 _TRIES = 3
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
 
 
 @dataclass(frozen=True)
@@ -116,108 +103,10 @@ class Shared:
                 if expected.matches(data):
                     return data
             time.sleep(0.1 * attempt)
-        raise ShareError(f"{self}: {name} is damaged: its SHA-256 is not the published one")
-
-
-def pull(
-    source: Shared,
-    to: Path,
-    *,
-    replace: bool = False,
-    workers: int = WORKERS,
-    on_bytes: Progress | None = None,
-) -> tuple[Path, int]:
-    """Copy a store of a share to ``<to>/<dataset>/<name>``, assembled aside and renamed whole.
-
-    Args:
-        source: the store.
-        to: folder of stores.
-        replace: whether a store of this name with other content is replaced.
-        workers: files in flight at once.
-        on_bytes: told of the progress.
-
-    Returns:
-        The pulled store, and how many files were copied: 0 if it was there already.
-
-    Raises:
-        ValueError: a store of this name with other content is there, or the disk is full.
-        ShareError: the share is out of reach, holds no such store, or a damaged one.
-    """
-    checksums = source.checksums()
-    if checksums is None:
-        raise ShareError(f"{source}: there is no published store")
-    store = to / source.dataset / source.name
-    if _holds(store, checksums):
-        return store, 0
-    if is_published(store) and not replace:
-        raise ValueError(
-            f"{store} holds the same recipe with other content; python -m cache diff tells how far "
-            "they lie apart; pull to another folder with --to"
+        raise ShareError(
+            f"{self}: {name} is damaged: its SHA-256 is not the published one (if the store is "
+            "just being replaced there, try again later)"
         )
-    try:
-        with locked(store.with_name(f".{store.name}.lock")):
-            if _holds(store, checksums):
-                log.info("%s was pulled by another process meanwhile; using it", store)
-                return store, 0
-            return store, _assemble(source, checksums, store, workers, on_bytes)
-    except OSError as error:
-        raise ValueError(f"{store}: {error}; what came is kept, pull again") from error
-
-
-def _assemble(
-    source: Shared, checksums: Checksums, store: Path, workers: int, on_bytes: Progress | None
-) -> int:
-    """Pull into ``<store>.partial`` and rename it; a store of that name makes room."""
-    partial = store.with_name(store.name + ".partial")
-    copied = fetch(source, checksums, checksums.files, partial, workers, on_bytes)
-    for path in [p for p in partial.rglob("*") if p.is_file()]:
-        if path.relative_to(partial).as_posix() not in checksums.files:
-            path.unlink()  # of an interrupted pull of something else
-    write_whole(partial / CHECKSUMS, checksums.raw)
-    seal_tree(partial)
-    replace(store, partial) if store.exists() else partial.rename(store)
-    sync_folder(store.parent)
-    for path in store.parent.iterdir():
-        if path.name.startswith(f".{store.name}."):  # of killed pulls, or the store replaced
-            remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return copied
-
-
-def fetch(
-    source: Shared,
-    checksums: Checksums,
-    names: Iterable[str],
-    folder: Path,
-    workers: int = WORKERS,
-    on_bytes: Progress | None = None,
-) -> int:
-    """Bring files of a store into ``folder``, those that are not there or not as published.
-
-    Returns:
-        How many were copied.
-
-    Raises:
-        ShareError: a file is not as published on the share either; the good ones are kept.
-        OSError: they cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = [name for name in sorted(names) if checksums.problem(folder, name)]
-    in_all = sum(checksums.files[name].size for name in needed)
-    free = shutil.disk_usage(folder).free
-    if in_all > free:
-        raise OSError(f"{in_all / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free")
-
-    def bring(name: str) -> int:
-        data = source.read(name, checksums.files[name])
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # It waits outside: a killed pull or repair leaves nothing in a store.
-        aside = folder.with_name(f".{folder.name.removesuffix('.partial')}.{uuid.uuid4().hex}")
-        write_whole(path, data, aside)
-        return len(data)
-
-    in_threads(bring, needed, workers, in_all, on_bytes)
-    return len(needed)
 
 
 def resolve(text: str) -> list[Shared]:
@@ -256,54 +145,3 @@ def one_of(text: str) -> Shared:
 def configured_shares() -> list[str]:
     """The shares in the environment variable ``SEMANTICMAC_SHARES``, separated by commas."""
     return [text.strip() for text in os.environ.get(SHARES, "").split(",") if text.strip()]
-
-
-def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None:
-    """Pull the store of a recipe from the first share that has it, instead of extracting it.
-
-    A share that is out of reach or damaged is passed over with a warning.
-
-    Returns:
-        Where the store was, None if no share has it. It is now in ``<root>/<dataset>/<name>``.
-
-    Raises:
-        ValueError: a location is unusable, or the store cannot be written.
-    """
-    for source in [Shared(Location.parse(s), recipe.dataset, recipe.store_name) for s in shares]:
-        try:
-            checksums = source.checksums()
-            if checksums is None or source.attributes(checksums).get("digest") != recipe.digest:
-                continue
-            log.info("%s has these features already; pulling them", source.share)
-            pull(source, root)
-            return str(source)
-        except ShareError as error:
-            log.warning("passing over a share: %s", error)
-            remove_tree(root / f"{source.path}.partial")
-    return None
-
-
-def _holds(store: Path, checksums: Checksums) -> bool:
-    return is_published(store) and (store / CHECKSUMS).read_bytes() == checksums.raw
-
-
-def in_threads(
-    work: Callable[[str], int],
-    names: Sequence[str],
-    workers: int,
-    in_all: int,
-    on_bytes: Progress | None,
-) -> None:
-    """Do the work, which returns bytes, for every name.
-
-    The first error ends it, once what is under way is done.
-    """
-    pool = ThreadPoolExecutor(workers)
-    done = 0
-    try:
-        for future in as_completed([pool.submit(work, name) for name in names]):
-            done += future.result()
-            if on_bytes is not None:
-                on_bytes(done, in_all)
-    finally:
-        pool.shutdown(cancel_futures=True)

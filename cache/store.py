@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.assemble import CHECKSUMS, Row, assemble, bytes_of
-from cache.disk import locked, plainly, remove_tree, sync_folder
+from cache.checksums import refuse_gaps
+from cache.disk import is_stale, locked, plainly, remove_tree, sync_folder
 from cache.parts import Parts, newest_per_id
 from cache.recipe import Recipe
 
@@ -53,8 +55,7 @@ def publish(
     parts = Parts(store)
     with locked(parts.folder / "assembling.lock") as alone:  # others wait, then find the store
         if not is_published(store):
-            for stale in parts.folder.glob("assembling-*") if alone else ():
-                remove_tree(stale)  # of a run that was killed
+            remove_leftovers(parts.folder, alone)
             _publish(store, parts, recipe, widths, about, ids, on_chunk)
     parts.remove()  # after the lock: a network file system keeps the folder of an open file
     return store
@@ -69,7 +70,7 @@ def _publish(
     ids: Sequence[str],
     on_chunk: Callable[[int, int], None] | None,
 ) -> None:
-    staging = parts.folder / f"assembling-{uuid.uuid4().hex}"
+    staging = new_staging(parts.folder)
     needed = 0
     try:
         found = newest_per_id(parts.read())
@@ -81,6 +82,7 @@ def _publish(
         rows: list[Row] = [found[i] for i in sorted(ids)]
         needed = bytes_of(rows, widths, recipe.dtype)
         assemble(staging, recipe, widths, about, rows, on_chunk)
+        refuse_gaps(staging)
         staging.rename(store)  # refused by the system if a store stands there already
         sync_folder(store.parent)
     except OSError as error:
@@ -92,6 +94,27 @@ def _publish(
         log.info("%s was published by another run meanwhile; using it", store)
     finally:
         remove_tree(staging)
+
+
+def new_staging(folder: Path) -> Path:
+    """A path below the folder of the parts for a store to be assembled; it names this machine."""
+    return folder / f"{_assembling_here()}{uuid.uuid4().hex}"
+
+
+def remove_leftovers(folder: Path, alone: bool) -> None:
+    """Remove what killed runs were assembling, and nothing that a living one is.
+
+    A network file system may hold a lock on one machine only. So ``alone``, which says that we hold
+    it, tells about the runs of this machine; those of others count as killed when they are stale.
+    """
+    with suppress(FileNotFoundError):  # without locks another run may remove the folder
+        for staging in folder.glob("assembling-*"):
+            if (alone and staging.name.startswith(_assembling_here())) or is_stale(staging):
+                remove_tree(staging)
+
+
+def _assembling_here() -> str:
+    return f"assembling-{platform.node()}-"
 
 
 def is_published(store: Path) -> bool:

@@ -12,8 +12,9 @@ from cache.checksums import Checksums
 from cache.chunks import read_column
 from cache.disk import seal, write_whole
 from cache.location import Location, ShareError
+from cache.pull import fetch
 from cache.recipe import STORABLE
-from cache.share import Shared, fetch
+from cache.share import Shared
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Fault:
 
     Attributes:
         file: path inside the store.
-        problem: ``missing``, ``extra``, ``wrong size`` or ``changed``.
+        problem: ``missing``, ``extra``, ``wrong size``, ``changed`` or ``unreadable``.
         utterances: ids with rows in that file; empty where it concerns them all.
     """
 

@@ -15,7 +15,7 @@ from cache.share import SHARES, configured_shares
 from extract.encoders import BACKENDS, NAMES, PRECISIONS
 from extract.engine import Settings, Summary, dry_run, extract
 from extract.plan import Estimate
-from extract.progress import View, by_reason, clock
+from extract.progress import View, clock, reason_lines
 from extract.sampling import Sampling
 from manifests import Manifest
 
@@ -54,7 +54,12 @@ def parser() -> argparse.ArgumentParser:
         help="who computes imagebind; package: its authors' own modules (transformers)",
     )
     p.add_argument("--fps", type=float, default=2.0, help="frames a second (2)")
-    p.add_argument("--window", type=float, default=2.0, help="audio window in seconds (2)")
+    p.add_argument(
+        "--window",
+        type=float,
+        default=2.0,
+        help="audio window in seconds, at most 2.04 with imagebind (2)",
+    )
     p.add_argument(
         "--channel", choices=["mix", "first"], default="mix", help="audio channels (mix)"
     )
@@ -74,8 +79,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--crop-rows",
         choices=["separate", "mean"],
-        default="separate",
-        help="of three crops, three rows a frame or their mean (separate)",
+        default="mean",
+        help="of three crops, their mean, or three rows a frame, which training does not read "
+        "(mean)",
     )
     p.add_argument("--dtype", choices=DTYPES, default="float16", help="stored type (float16)")
     p.add_argument(
@@ -177,12 +183,8 @@ def _print(summary: Summary, seconds: float) -> None:
         f"{seconds:.1f} s",
     )
     console.print(table)
-    for reason, ids in by_reason(summary.failures):
-        examples = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-        count = f"{len(ids)} x " if len(ids) > 1 else ""
-        console.print(
-            f"  {count}{examples}: {reason}", markup=False, highlight=False, soft_wrap=True
-        )
+    for line in reason_lines(summary.failures):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if summary.statuses.get("failed"):
         console.print("Once these files are in order: the same command with --retry-failed.")
     console.print(f"store: {summary.store}", soft_wrap=True)

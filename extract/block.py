@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +21,7 @@ from cache import MODALITIES, Parts, Record
 from cache.store import is_published
 from extract.decode import Clip, DecodeError, StalledError, decode_spans
 from extract.encoders import Encoder, load
-from extract.sampling import Sampling
+from extract.sampling import PREPROCESS_VERSION, Sampling
 
 DECODE_AHEAD = 2
 """Passes decoded while the encoder works: enough to hide ffmpeg, few enough for any memory."""
@@ -28,6 +32,19 @@ PASS_IMAGES = 256
 
 _encoding = threading.Lock()
 """A worker takes two blocks at a time and has one encoder: the one decodes, the other encodes."""
+
+OF_THE_FILE = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    }
+)
+"""Why a file cannot be opened on any machine; all else (full disks, lost mounts) may pass."""
 
 STREAMS = {"audio": "audio", "vision": "video"}
 """What a file calls the streams of our modalities."""
@@ -59,6 +76,9 @@ class Job:
         sampling: how frames are taken.
         dtype: stored type.
         timeout: seconds one file may take to decode.
+        weights_sha256: of the recipe; a worker's encoder must have the same weights,
+        encoder_settings: the same settings,
+        preprocess: and a worker's code the same version of the pre-processing.
     """
 
     data: Path
@@ -71,15 +91,24 @@ class Job:
     sampling: Sampling
     dtype: str
     timeout: float
+    weights_sha256: str
+    encoder_settings: Mapping[str, Any]
+    preprocess: int = PREPROCESS_VERSION
 
 
 def extract_block(job: Job, block: Sequence[Utterance]) -> list[Record]:
-    """Decode and encode a block, write its part, return what became of each utterance."""
+    """Decode and encode a block, write its part, return what became of each utterance.
+
+    Raises:
+        ValueError: this machine's encoder or code is not the recipe's.
+        OSError: this machine is at fault, not a file: a full disk, a mount that went away.
+    """
     if job.device == "cpu":
         # One thread per worker: workers share the cores, and threads would wait for each other.
         torch.set_num_threads(1)
     with _encoding:
         encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
+    _refuse_other_recipe(job, encoder)
     records: list[Record] = []
     batches = {m: _Batches(encoder, m, torch.device(job.device)) for m in MODALITIES}
     for utterance, outcome in _decoded(job, block):
@@ -112,6 +141,21 @@ def extract_block(job: Job, block: Sequence[Utterance]) -> list[Record]:
     if is_published(job.store):
         Parts(job.store).remove()  # another run was quicker: nobody would come for this part
     return records
+
+
+def _refuse_other_recipe(job: Job, encoder: Encoder) -> None:
+    """Workers on other machines have files and releases of their own."""
+    for what, here, wanted in (
+        ("weights (SHA-256)", encoder.weights_sha256, job.weights_sha256),
+        ("settings", encoder.settings, job.encoder_settings),
+        ("pre-processing version", PREPROCESS_VERSION, job.preprocess),
+    ):
+        if here != wanted:
+            raise ValueError(
+                f"the encoder {job.encoder} on {socket.gethostname()} is not the one that the run "
+                f"was started with: its {what}: {here}, there: {wanted}; give all machines the "
+                "same weights and release"
+            )
 
 
 def _encode(clip: Clip, sampling: Sampling, batches: Mapping[str, _Batches]) -> dict[str, bool]:
@@ -207,13 +251,16 @@ def _decoded(
         video = together[0].video
         if video in stalled:  # once is long enough
             return [stalled[video]] * len(together)
-        spans = [(u.start or 0.0, u.end) for u in together]
+        path, spans = job.data / video, [(u.start or 0.0, u.end) for u in together]
+        outcomes: Sequence[Clip | DecodeError]
         try:
-            outcomes = decode_spans(
-                job.data / video, job.sampling, spans, together[0].crop, job.timeout
-            )
-        except OSError as error:  # no permission, a share that went away
-            return [DecodeError(f"cannot be read: {error.strerror or error}")] * len(together)
+            outcomes = decode_spans(path, job.sampling, spans, together[0].crop, job.timeout)
+        except OSError as error:
+            if error.errno not in OF_THE_FILE or str(error.filename) != str(path):
+                raise
+            outcomes = [DecodeError(f"cannot be read: {error.strerror}")] * len(together)
+        if any(isinstance(o, DecodeError) for o in outcomes) and _went_away(job.data):
+            raise FileNotFoundError(errno.ENOENT, "the folder of the videos is gone", str(job.data))
         stalled.update((video, o) for o in outcomes if isinstance(o, StalledError))
         return outcomes
 
@@ -225,6 +272,17 @@ def _decoded(
             if index + DECODE_AHEAD < len(ahead):
                 waiting.append(pool.submit(attempt, ahead[index + DECODE_AHEAD]))
             yield from zip(together, outcomes, strict=True)
+
+
+def _went_away(folder: Path) -> bool:
+    """Whether a folder is no longer there, or is the empty place where a share was mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except PermissionError:
+        return False  # its files may be read all the same
+    except OSError:
+        return True
 
 
 def _plain(reason: str, data: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +199,8 @@ def run(
             its worker time and again.
 
     Raises:
-        ValueError: workers die whatever they do, or a feature does not fit the stored type.
+        ValueError: workers die whatever they do, a worker's machine is at fault or has another
+            encoder, or a feature does not fit the stored type.
     """
     waiting = deque(_Task(block) for block in blocks)
     suspects: deque[_Task] = deque()
@@ -265,6 +267,8 @@ def _attempt(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
         return extract_block(job, block)
     except ValueError as error:
         return str(error)
+    except OSError as error:
+        return f"{error} (on {socket.gethostname()}); finished blocks are kept, run again"
     except Exception as error:
         log.exception("a block failed")
         return f"{type(error).__name__} in a worker: {error}"

@@ -6,7 +6,6 @@ what is missing.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import platform
 from collections import Counter
@@ -14,22 +13,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache import FeatureCache, Parts, Recipe, Record, newest_per_id, publish
+from cache.pull import pull_recipe
 from cache.recipe import digest_of_utterances
 from cache.republish import republish
-from cache.share import pull_recipe
 from cache.store import is_published
+from cache.who import user_name
 from extract.block import Job, Utterance
 from extract.cluster import Machines, connect, run
 from extract.decode import ffmpeg_version
 from extract.encoders import Encoder, load
 from extract.plan import Estimate, blocks, durations, estimate, utterances_of
-from extract.progress import Tally
+from extract.progress import Tally, reason_lines
 from extract.sampling import PREPROCESS_VERSION, Sampling
 from manifests import Manifest
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 BLOCK = 64
 """Utterances in a block at most, however short they are."""
+SHOWN = 5
+"""Reasons in one error message."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,26 @@ class Settings:
     shares: tuple[str, ...] = ()
     retry_failed: bool = False
 
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None:  # workers may be in another folder
+            # not resolve(): a link's name tells the file's format, its target's may not
+            object.__setattr__(self, "checkpoint", self.checkpoint.expanduser().absolute())
+
     def load_encoder(self) -> Encoder:
         """The encoder, in this process.
 
         Raises:
             ValueError: it cannot be loaded, or does not take what ``sampling`` gives.
         """
-        encoder = load(self.encoder, self.checkpoint, self.device, self.precision, self.backend)
+        # of workers elsewhere, this machine only needs to know what they have: no GPU
+        device = "cpu" if self.scheduler or self.slurm else self.device
+        encoder = load(self.encoder, self.checkpoint, device, self.precision, self.backend)
+        longest, window = encoder.longest_window_s, self.sampling.window_s
+        if longest is not None and window > longest:
+            raise ValueError(
+                f"the encoder {encoder.name} hears {longest:g} s of sound at once, a window of "
+                f"{window:g} s would be cut: choose --window {longest:g} or less"
+            )
         if self.sampling.vision == "tubelet" and not encoder.takes_pairs:
             raise ValueError(f"the encoder {encoder.name} takes single images, not tubelets")
         return encoder
@@ -126,7 +142,8 @@ def extract(
         say: told what a user may want to know at once, such as the dashboard's address.
 
     Raises:
-        ValueError: unusable settings, or not one video of the manifest is below ``data``.
+        ValueError: unusable settings, not one video of the manifest is below ``data``, or not one
+            utterance could be extracted; their parts are kept, and the next run tries them again.
     """
     utterances = utterances_of(manifest)
     encoder = settings.load_encoder()
@@ -140,6 +157,7 @@ def extract(
         if not (failed and settings.retry_failed):
             return _summary(store, complete=shared is None, shared=shared)
     _refuse_wrong_folder(utterances, data)
+    about = _about(manifest, settings.sampling)
     work = _Work.of(store, utterances, data, settings)
     machines, device = settings.machines, settings.device
     tally = Tally(len(work.wanted), sum(work.lengths[u.id] for u in work.remaining))
@@ -156,10 +174,11 @@ def extract(
                 tally.add(records, sum(work.lengths[record.id] for record in records))
                 if on_block is not None:
                     on_block(tally)
-    about = _about(manifest, settings.sampling)
     if published:
         republish(store, recipe, encoder.widths, about, Parts(work.place))
     else:
+        if not is_published(store):
+            _refuse_nothing(work.place)
         publish(store, recipe, encoder.widths, about, [u.id for u in utterances])
     return _summary(store, resumed=resumed)
 
@@ -214,7 +233,9 @@ class _Work:
             wanted = [u for u in utterances if u.id in again]
         found = newest_per_id(Parts(place).read())
         failed = {i for i, (part, row) in found.items() if part.records[row].status == "failed"}
-        finished = found.keys() - failed if settings.retry_failed else found.keys()
+        # Where nothing but failures is found, the next run is after whatever caused them all.
+        again_failed = settings.retry_failed or failed == found.keys()
+        finished = found.keys() - failed if again_failed else found.keys()
         remaining = [u for u in wanted if u.id not in finished]
         lengths = durations(wanted, data)
         workers = settings.machines.count(settings.device)
@@ -246,6 +267,7 @@ def _recipe(
 
 
 def _job(place: Path, data: Path, settings: Settings) -> Job:
+    encoder = settings.load_encoder()
     return Job(
         data=data.resolve(),
         store=place.resolve(),
@@ -257,6 +279,8 @@ def _job(place: Path, data: Path, settings: Settings) -> Job:
         sampling=settings.sampling,
         dtype=settings.dtype,
         timeout=settings.timeout,
+        weights_sha256=encoder.weights_sha256,
+        encoder_settings=encoder.settings,
     )
 
 
@@ -282,6 +306,24 @@ def _refuse_wrong_folder(utterances: Sequence[Utterance], data: Path) -> None:
         )
 
 
+def _refuse_nothing(place: Path) -> None:
+    """Before publishing: some utterances may fail, all of them are a fault of something else."""
+    found = newest_per_id(Parts(place).read())
+    records = [part.records[row] for _, (part, row) in sorted(found.items(), key=itemgetter(0))]
+    if records and all(record.status == "failed" for record in records):
+        reasons = reason_lines((record.id, record.error) for record in records)
+        raise ValueError(
+            "\n".join(
+                [
+                    f"not one of {len(records)} utterances could be extracted: no store is made",
+                    *reasons[:SHOWN],
+                    *([f"  and {len(reasons) - SHOWN} other reasons"] * (len(reasons) > SHOWN)),
+                    "once that is mended, the same command tries all of them again",
+                ]
+            )
+        )
+
+
 def _about(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
     """Root attributes beyond the recipe: where the store comes from and what one may do with it."""
     several = {m: rows for m, rows in sampling.rows_per_frame.items() if rows > 1}
@@ -289,7 +331,7 @@ def _about(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
         **({"rows_per_frame": several} if several else {}),
         "manifest_digest": manifest.digest,
         "licence": manifest.card.licence,
-        "creator": getpass.getuser(),
+        "creator": user_name(),
         "tools": {
             "python": platform.python_version(),
             "ffmpeg": ffmpeg_version(),

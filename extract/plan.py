@@ -7,10 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from extract.block import Job, Utterance, extract_block
 from extract.encoders import Encoder
@@ -52,20 +50,7 @@ class Estimate:
 
 def utterances_of(manifest: Manifest) -> list[Utterance]:
     """The manifest's utterances in the order of the store's rows."""
-
-    def number(value: Any) -> float | None:
-        return None if pd.isna(value) else float(value)
-
-    utterances = []
-    for row in manifest.table.to_dict("records"):
-        box = [number(row.get(f"crop_{side}")) for side in "xywh"]
-        x, y, width, height = box
-        crop = None
-        if x is not None and y is not None and width is not None and height is not None:
-            crop = (x, y, width, height)
-        start, end = number(row.get("start")), number(row.get("end"))
-        utterances.append(Utterance(str(row["id"]), str(row["video"]), start, end, crop))
-    return sorted(utterances, key=lambda utterance: utterance.id)
+    return [Utterance(*cut) for cut in manifest.cuts]
 
 
 def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:

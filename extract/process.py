@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import selectors
-import shutil
 import subprocess
 import tempfile
 import time
@@ -16,6 +16,11 @@ import imageio_ffmpeg
 
 IN_MEMORY = 64 << 20
 """Bytes of a stream kept in memory; what goes beyond lies in a temporary file."""
+
+FFMPEG = "SEMANTICMAC_FFMPEG"
+"""Names another ffmpeg than the bundled one."""
+OLDEST = (5, 1)
+"""The first ffmpeg that knows all our options (``-fps_mode``, ``out_chlayout``)."""
 
 _LOG_LIMIT = 64 << 10
 _PIECE = 1 << 20
@@ -29,15 +34,43 @@ class HangingError(Exception):
 
 @functools.cache
 def ffmpeg_exe() -> str:
-    """The system's ffmpeg if there is one, else the binary that imageio-ffmpeg carries."""
-    return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
+    """The ffmpeg that ``$SEMANTICMAC_FFMPEG`` names, else the one that imageio-ffmpeg carries.
+
+    What lies on ``PATH`` is not asked: it differs from machine to machine, and may be too old.
+
+    Raises:
+        ValueError: it cannot be run, or is older than ``OLDEST``.
+    """
+    try:
+        path = os.environ.get(FFMPEG) or str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        raise ValueError(f"no ffmpeg came with imageio-ffmpeg: name one in ${FFMPEG}") from None
+    version = _version(path)
+    # a build between two releases is named by a date or a commit, and taken for a new one
+    found = re.match(r"n?(\d+)\.(\d+)", version)
+    if found and tuple(map(int, found.groups())) < OLDEST:
+        raise ValueError(
+            f"{path} is ffmpeg {version}; {OLDEST[0]}.{OLDEST[1]} or later is needed: name such a "
+            f"one in ${FFMPEG}, or unset it for the one that imageio-ffmpeg carries"
+        )
+    return path
+
+
+def ffmpeg_version() -> str:
+    """The version that ``ffmpeg -version`` names; ValueError as :func:`ffmpeg_exe`."""
+    return _version(ffmpeg_exe())
 
 
 @functools.cache
-def ffmpeg_version() -> str:
-    """The version that ``ffmpeg -version`` names."""
-    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True)
-    return text.stdout.split()[2]
+def _version(path: str) -> str:
+    try:
+        said = subprocess.run([path, "-version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"{path} cannot be run: {error}; name an ffmpeg in ${FFMPEG}") from error
+    found = re.match(r"ffmpeg version (\S+)", said.stdout)
+    if not found:
+        raise ValueError(f"{path} is no ffmpeg: name one in ${FFMPEG}")
+    return found[1]
 
 
 def run(

@@ -110,6 +110,16 @@ def by_reason(failures: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]
     return [(group[0][0], [i for _, i in group]) for group in largest]
 
 
+def reason_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason of :func:`by_reason`: how many, the first ids, why."""
+    lines = []
+    for reason, ids in by_reason(failures):
+        examples = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        count = f"{len(ids)} x " if len(ids) > 1 else ""
+        lines.append(f"  {count}{examples}: {reason}")
+    return lines
+
+
 def clock(seconds: float) -> str:
     """``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)

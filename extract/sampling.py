@@ -33,8 +33,8 @@ class Sampling:
         vision: ``image`` is a still; ``tubelet`` is a pair, the second one ``TUBELET_S`` later.
         crops: 1, the picture's centre, or 3 squares along its longer side (left, centre, right,
             or top, centre, bottom).
-        crop_rows: of three crops, ``separate`` rows (3 a frame, side by side in the store) or
-            their ``mean``, one row a frame.
+        crop_rows: of three crops, their ``mean``, one row a frame, or ``separate`` rows (3 a
+            frame, side by side in the store), which training does not read.
     """
 
     fps: float = 2.0
@@ -42,9 +42,11 @@ class Sampling:
     channel: str = "mix"
     vision: str = "image"
     crops: int = 1
-    crop_rows: str = "separate"
+    crop_rows: str = "mean"
 
     def __post_init__(self) -> None:
+        for name in ("fps", "window_s"):  # 2 is 2.0, in the digest too
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.fps <= 60:
             raise ValueError(f"fps is {self.fps}; choose more than 0 and at most 60")
         if not 0.1 <= self.window_s <= 30:

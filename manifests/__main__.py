@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -88,10 +89,23 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     manifest.save(out)
     print_summary(manifest, console)
     print_media(media, console)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
     for note in notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-    console.print(f"licence: {manifest.card.licence}", highlight=False, markup=False)
-    console.print(f"wrote {manifest.path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"note: {note}", **plain)
+    console.print(f"licence: {manifest.card.licence}", **plain)
+    console.print(f"language model: {_language_model(manifest.card)}", **plain)
+    console.print(f"wrote {manifest.path}", **plain)
+
+
+def _language_model(card: Card) -> str:
+    """What `train` reads the texts with, and where that comes from: not everybody is online."""
+    name = card.language_model
+    if name.startswith("builtin:"):
+        return f"{name}, which comes with this project"
+    return (
+        f"{name}, which `train` loads from the Hugging Face hub unless text.model names a folder "
+        "that holds it (docs/language-models.md)"
+    )
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:

@@ -20,6 +20,9 @@ UNIMODAL = ("label_t", "label_a", "label_v")
 CONTEXT = "context"
 DATA = Path("data")
 
+Cut = tuple[str, str, float | None, float | None, tuple[float, float, float, float] | None]
+"""``(id, video, start, end, crop)`` of an utterance, ``crop`` being ``(x, y, width, height)``."""
+
 
 @dataclass
 class Manifest:
@@ -110,6 +113,21 @@ class Manifest:
             raise ValueError(f"no split is called {name!r}: use {', '.join(SPLITS)}")
         rows = self.table[self.table["split"] == name]
         return rows.sort_values("id", ignore_index=True)
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """What is cut out of which video, sorted by id: all of the manifest that features need."""
+        columns = ["id", "video", *FLOATS]
+        cells = self.table[columns].astype("object").itertuples(index=False)
+        cuts: list[Cut] = []
+        for i, video, *numbers in cells:
+            start, end, *box = (None if pd.isna(number) else float(number) for number in numbers)
+            x, y, width, height = box
+            crop = None
+            if x is not None and y is not None and width is not None and height is not None:
+                crop = (x, y, width, height)
+            cuts.append((str(i), str(video), start, end, crop))
+        return sorted(cuts, key=lambda cut: cut[0])
 
     @property
     def digest(self) -> str:

@@ -331,6 +331,29 @@ def test_find_wants_exactly_one_store(tmp_path):
     assert find("toy", tmp_path, manifest_digest="m") == store.with_name(other.store_name)
 
 
+def test_find_prefers_what_was_cut_as_the_manifest_says(tmp_path, caplog):
+    store = build_store(tmp_path, LENGTHS)
+    assert find("toy", tmp_path, "corrected label", RECIPE.utterances) == store
+    assert caplog.text == ""
+    assert find("toy", tmp_path, "other times", "22") == store
+    assert f"{store} was extracted from other utterances, times or crops" in caplog.text
+    caplog.clear()
+    other = build_store(tmp_path, LENGTHS, recipe=replace(RECIPE, utterances="22"))
+    assert find("toy", tmp_path, "corrected label", "22") == other
+    assert find("toy", tmp_path, "corrected label", RECIPE.utterances) == store
+    assert caplog.text == ""
+    with pytest.raises(ValueError, match="several stores"):
+        find("toy", tmp_path, "another manifest", "33")
+
+
+def test_find_takes_an_imported_store_as_it_is(tmp_path, caplog):
+    store = tmp_path / "toy" / RECIPE.store_name
+    write_part(store, records_of(LENGTHS))
+    publish(store, RECIPE, WIDTHS, {"imported": {"format": "npz"}}, list(LENGTHS))
+    assert find("toy", tmp_path, "m", "22") == store
+    assert caplog.text == ""
+
+
 # --- verifying ------------------------------------------------------------------------------------
 
 

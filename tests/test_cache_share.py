@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 from cache import FeatureCache, Parts, Record, catalog, publish
 from cache.__main__ import main
@@ -23,8 +24,9 @@ from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, stays_below
 from cache.diff import diff
 from cache.location import Location, ShareError, redacted
+from cache.pull import pull, pull_recipe
 from cache.push import push
-from cache.share import Shared, one_of, pull, pull_recipe, resolve
+from cache.share import Shared, one_of, resolve
 from cache.store import is_published
 from cache.verify import repair, verify
 from tests.stores import LENGTHS, RECIPE, build_store, tree_of
@@ -45,6 +47,7 @@ def s3():
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         boto3.client("s3").create_bucket(Bucket="lab")
+        S3FileSystem.clear_instance_cache()  # of other modules, whose servers are gone
         yield "s3://lab"
     server.stop()
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests import Card, Manifest
-from manifests.demo import clips as demo_clips
 from manifests.demo import make_plan, tabulate
 from manifests.demo.clips import clip_path, ffmpeg, write_clip, write_clips
 from manifests.demo.face import SIZE, draw_frames
@@ -143,7 +142,7 @@ def test_failing_ffmpeg_leaves_no_file(short, tmp_path, monkeypatch):
     script = tmp_path / "ffmpeg"
     script.write_text("#!/bin/sh\ncat >/dev/null\necho no such encoder >&2\nexit 3\n")
     script.chmod(0o755)
-    monkeypatch.setattr(demo_clips.shutil, "which", lambda name: str(script))
+    monkeypatch.setenv("SEMANTICMAC_FFMPEG", str(script))
     with pytest.raises(ChildProcessError, match="no such encoder"):
         write_clip(replace(short[0], frames=5), tmp_path / "videos" / "a.mp4")
     assert list((tmp_path / "videos").iterdir()) == []

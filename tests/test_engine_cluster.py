@@ -138,6 +138,15 @@ def test_those_that_end_their_workers_fail_alone(data, undisturbed, tmp_path):
         assert cache.select(others).values[modality].equal(good.select(others).values[modality])
 
 
+def test_a_worker_of_another_release_ends_the_run(data, tmp_path, capsys):
+    other = tmp_path / "other.py"
+    other.write_text("import extract.block\nextract.block.PREPROCESS_VERSION = 99\n")
+    with dask.config.set({"distributed.worker.preload": [str(other)]}):
+        assert main([str(data), "--root", str(tmp_path / "stores"), "--workers", "1"]) == 1
+    assert "its pre-processing version: 99, there: " in capsys.readouterr().err
+    assert not list(tmp_path.glob("stores/toy/*"))
+
+
 def test_a_limit_below_the_encoder_is_an_error_with_a_remedy(data, tmp_path, capsys):
     command = [str(data), "--root", str(tmp_path), "--workers", "1", "--memory-limit", "110MB"]
     assert main(command) == 1
@@ -277,8 +286,8 @@ def test_tubelets_crops_and_precision_reach_the_store(data, scheduler, tmp_path)
     names = set()
     for sampling, precision in (
         (Sampling(vision="tubelet"), "fp32"),
+        (Sampling(crops=3, crop_rows="separate"), "fp32"),
         (Sampling(crops=3), "fp32"),
-        (Sampling(crops=3, crop_rows="mean"), "fp32"),
         (Sampling(fps=10.0, window_s=0.5), "fp32"),
         (Sampling(fps=10.0, window_s=0.5), "bf16"),
     ):
@@ -296,12 +305,12 @@ def test_tubelets_crops_and_precision_reach_the_store(data, scheduler, tmp_path)
         if sampling.crops == 3:
             images = images.reshape(-1, *images.shape[2:])
         expected = encoder.vision(torch.from_numpy(images))
-        if sampling.crop_rows == "mean":
+        if sampling == Sampling(crops=3):
             expected = expected.view(-1, 3, encoder.widths["vision"]).mean(1)
         features = cache.select(["a", "b"])
         if precision == "fp32":
             torch.testing.assert_close(features.values["vision"], expected, rtol=1e-4, atol=1e-4)
-        several = {"vision": 3} if sampling == Sampling(crops=3) else {}
+        several = {"vision": 3} if sampling.crop_rows == "separate" else {}
         assert cache.attributes.get("rows_per_frame", {}) == several
         assert features.lengths["audio"].tolist() == [clip.frames for clip in clips]
         rows = features.lengths["audio"] * several.get("vision", 1)

@@ -1,5 +1,6 @@
 """From video files to a published store: real ffmpeg, real encoders, a real Dask cluster."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -106,6 +107,11 @@ def test_windows_of_short_and_long_sound():
 def test_impossible_sampling_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**bad)
+
+
+def test_whole_numbers_make_no_other_recipe():
+    plain = json.dumps(Sampling(fps=2, window_s=2).as_dict())
+    assert plain == json.dumps(Sampling(fps=2.0, window_s=2.0).as_dict())
 
 
 # --- decoding -------------------------------------------------------------------------------------
@@ -288,11 +294,31 @@ def test_mel_filters_sum_to_equal_areas():
         ({"backend": "onnx"}, "choose one of transformers, package"),
         ({"backend": "package"}, "only imagebind has"),
         ({"sampling": Sampling(vision="tubelet")}, "single images, not tubelets"),
+        ({"device": "gpu"}, "--device gpu: .* use cpu"),
+        (
+            {"encoder": "imagebind-tiny", "sampling": Sampling(window_s=2.05)},
+            "hears 2.04 s .* --window 2.04 or less",
+        ),
     ],
 )
 def test_a_choice_the_encoder_does_not_have_is_a_clear_error(wrong, message):
     with pytest.raises(ValueError, match=message):
         Settings(**{"encoder": "embedded", **wrong}).load_encoder()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_clear_error():
+    with pytest.raises(ValueError, match=r"--device cuda: .* use cpu"):
+        Settings("embedded", device="cuda").load_encoder()
+    # where the workers are elsewhere, they have the GPUs
+    Settings("embedded", device="cuda", scheduler="tcp://there:8786").load_encoder()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "window"), [("imagebind-tiny", 2.04), ("embedded", 3.0), ("imagebind-tiny", 0.5)]
+)
+def test_a_window_that_is_heard_whole(encoder, window):
+    Settings(encoder, sampling=Sampling(window_s=window)).load_encoder()
 
 
 # --- the whole way --------------------------------------------------------------------------------

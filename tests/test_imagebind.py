@@ -233,6 +233,15 @@ class Foreign:
         return (os.mkdir, (os.environ["FOREIGN"],))
 
 
+@pytest.mark.parametrize("content", [b"no checkpoint\n", b"\x80\x02X", b"\0" * 99, b"PK\x03\x04"])
+def test_a_file_of_another_kind_is_refused_in_our_words(tmp_path, content):
+    path = tmp_path / "other.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.pth .* is no checkpoint") as refusal:
+        load(path)
+    assert "weights_only" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("archive", [True, False])
 def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path, monkeypatch, archive):
     monkeypatch.setenv("FOREIGN", str(tmp_path / "made"))

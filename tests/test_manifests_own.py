@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,25 @@ def test_its_make_targets_exist():
         assert all(setting.split("=")[0] in ("DATASET", "DATA") for setting in settings_)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "data", "built"),
+    [("mine", "", False), ("mine", "in", True), ("new", "", True), ("demo", "", True)],
+)
+def test_make_extract_builds_what_it_can(tmp_path, dataset, data, built):
+    """A manifest without DATA is enough: a share may hold the features."""
+    (tmp_path / "data/mine").mkdir(parents=True)
+    (tmp_path / "data/mine/manifest.parquet").touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    makefile = DOCUMENT.parent.parent / "Makefile"
+    for path in ("setup.cfg", "constraints.txt", "requirements-embedded.txt", ".venv/bin/.ready"):
+        (tmp_path / path).touch()
+    make = ["make", "-n", "-f", makefile, "-C", tmp_path, "extract"]
+    make += [f"DATASET={dataset}", f"DATA={data}"]
+    done = subprocess.run(make, capture_output=True, text=True, check=True)
+    assert (f"manifests build {dataset}" in done.stdout) == built
+    assert f"extract {dataset}" in done.stdout
+
+
 def test_its_faults_are_the_ones_it_shows(documented, capsys):
     write(documented, blocks("csv")[1])
     assert main(["build", "interviews", "--source", str(documented)]) == 1
@@ -139,6 +159,26 @@ def test_several_classes_at_once(tmp_path):
         "mine", write(tmp_path, "id,video,joy,rage,text", *rows, card=card)
     )
     assert manifest.table[["joy", "rage"]].to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]]
+
+
+def test_several_classes_keep_the_cards_capitals(tmp_path):
+    card = "name: mine\ntitle: M\ntask: multilabel\nlabels: [Joy, RAGE]\nclasses: [Joy, RAGE]"
+    rows = ["a,a.mp4,1,0,x", "b,b.mp4,0,0,y", "c,c.mp4,1,1,z"]
+    manifest, _ = adapters.build(
+        "mine", write(tmp_path, "id,video,Joy,rage,text", *rows, card=card)
+    )
+    assert manifest.table[["Joy", "RAGE"]].to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]]
+
+
+def test_a_language_model_of_the_hub_is_told_before_anything_is_extracted(tmp_path, capsys):
+    card = (
+        "name: mine\ntitle: M\ntask: regression\nrange: [0, 2]\nlanguage_model: bert-base-chinese"
+    )
+    root = write(tmp_path / "in", PLAIN, *ROWS, card=card)
+    argv = ["build", "mine", "--source", str(root), "--no-media", "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "language model: bert-base-chinese, which `train` loads from the Hugging Face" in said
 
 
 def test_without_transcripts(tmp_path):

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cache import MODALITIES, FeatureCache, Features, Packed
+from cache import MODALITIES, FeatureCache, Features, Packed, find
+from cache.recipe import digest_of_utterances
 from manifests import Manifest
 from train.config import Config, PerceiverConfig
 from train.context import has_context, preceding
@@ -115,6 +116,18 @@ class Split:
             yield self.batch(index_B)
 
 
+def store_of(manifest: Manifest, config: Config) -> str:
+    """The store to train from: the one that ``cache=`` names, else the dataset's in ``stores``.
+
+    Raises:
+        ValueError: it holds none, or several of which none fits the manifest better.
+    """
+    if config.cache:
+        return config.cache
+    utterances = digest_of_utterances(manifest.cuts)
+    return str(find(manifest.card.name, config.stores, manifest.digest, utterances))
+
+
 def load_splits(
     manifest: Manifest, cache: FeatureCache, task: Task, tokenizer: Any, config: Config
 ) -> dict[str, Split]:
@@ -128,13 +141,20 @@ def load_splits(
         config: limits.
 
     Raises:
-        ValueError: two splits share an id, the cache lacks an utterance or belongs to another
-            dataset, a label cannot be read, a video has more frames than ``perceiver.max_frames``,
-            a split is empty, or there is no context although ``text.context_turns`` asks for some.
+        ValueError: two splits share an id, the cache lacks an utterance, belongs to another
+            dataset or holds several rows a frame, a label cannot be read, a video has more frames
+            than ``perceiver.max_frames``, a split is empty, or there is no context although
+            ``text.context_turns`` asks for some.
     """
     if cache.dataset != manifest.card.name:
         raise ValueError(
             f"{cache.path} holds features of {cache.dataset!r}, not of {manifest.card.name!r}"
+        )
+    rows = cache.attributes.get("rows_per_frame", {}).get("vision", 1)
+    if rows > 1:
+        raise ValueError(
+            f"{cache.path} holds {rows} vision rows a frame, the crops of a picture, which would "
+            "be taken for frames one after the other: extract with --crop-rows mean"
         )
     if tokenizer is None and "text" not in cache.widths:
         raise ValueError(

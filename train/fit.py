@@ -16,13 +16,12 @@ from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32, set
 from rich.console import Console
 from torch import Tensor
 
-import cache
 from cache import FeatureCache, epoch_order
 from cache.disk import remove_tree, write_whole
 from manifests import Manifest
 from train import metrics, processes, record
 from train.config import Config, config_digest
-from train.data import Split, load_splits
+from train.data import Split, load_splits, store_of
 from train.method import Method
 from train.methods import build_method
 from train.metrics import Figures
@@ -114,7 +113,7 @@ def setup(config: Config, console: Console) -> Setup:
     if config.text.source == "model":
         config.text.model = config.text.model or card.language_model
         tokenizer = load_tokenizer(config.text.model)
-    config.cache = config.cache or str(cache.find(card.name, config.stores, manifest.digest))
+    config.cache = store_of(manifest, config)
     features = FeatureCache.open(config.cache)
     task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     splits = load_splits(manifest, features, task, tokenizer, config)

@@ -166,6 +166,8 @@ def encoder_job(run: FinishedRun, checkpoint: Path | None, device: str, timeout:
         sampling=sampling,
         dtype=recipe["dtype"],
         timeout=timeout,
+        weights_sha256=encoder.weights_sha256,
+        encoder_settings=encoder.settings,
     )
 
 

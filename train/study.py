@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
-import cache
 from cache import FeatureCache
 from manifests import Manifest
 from train import record
 from train.compare import paired_p
 from train.config import Config, choose_config, config_digest
+from train.data import store_of
 from train.fit import train
 from train.report import headline, say, shown
 from train.tables import fitted, latex, markdown, rich_table
@@ -130,8 +130,8 @@ def refuse_keys(overrides: Sequence[str]) -> None:
 
 def made_from(config: Config, manifest: Manifest) -> tuple[str, str, str]:
     """Digests of configuration, manifest and store: what a run is made from."""
-    store = config.cache or cache.find(manifest.card.name, config.stores, manifest.digest)
-    return config_digest(config), manifest.digest, FeatureCache.open(store).digest
+    store = FeatureCache.open(store_of(manifest, config))
+    return config_digest(config), manifest.digest, store.digest
 
 
 def same_code(run: Path) -> bool:
@@ -214,9 +214,11 @@ def shown_cells(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
     """A summary as a reader wants it: ``mean ± std``, fractions in percent, all strings."""
     cells = pd.DataFrame(index=table.index.rename("variant"))
     for figure in [str(name) for name in table if f"{name}_std" in table]:
-        means = [shown(figure, value) for value in table[figure]]
-        spreads = [f" ± {shown(figure, value)}" for value in table[f"{figure}_std"]]
-        cells[figure] = [m + s if seeds > 1 else m for m, s in zip(means, spreads, strict=True)]
+        cells[figure] = [
+            shown(figure, mean)
+            + (f" ± {shown(figure, std)}" if seeds > 1 and not math.isnan(mean) else "")
+            for mean, std in zip(table[figure], table[f"{figure}_std"], strict=True)
+        ]
     cells["parameters"] = [f"{value / 1e6:.2f} M" for value in table["parameters"]]
     cells["s/epoch"] = [f"{value:.2f}" for value in table["epoch_s"]]
     if "p" in table:

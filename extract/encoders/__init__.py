@@ -42,6 +42,10 @@ class Encoder(Protocol):
     takes_pairs: bool
     batch_size: dict[str, int]
 
+    @property
+    def longest_window_s(self) -> float | None:
+        """Seconds of sound that ``audio`` hears at most, None for any number."""
+
     def audio(self, waveforms: Tensor) -> Tensor:
         """Windows float32 ``[n, samples]`` (16 kHz mono) to features float32 ``[n, d_a]``."""
         ...
@@ -72,10 +76,11 @@ def load(
         backend: who computes ``imagebind``, one of ``BACKENDS``; they differ by rounding alone.
 
     Raises:
-        ValueError: unknown name, a choice the encoder does not have, or weights that are missing
-            or not what they should be.
+        ValueError: unknown name, a choice the encoder does not have, no such device, or weights
+            that are missing or not what they should be.
     """
     _keep_freed_memory()
+    _check_device(device)
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if backend not in BACKENDS:
@@ -96,6 +101,16 @@ def load(
             return imagebind.tiny(device=device, dtype=dtype)
         return imagebind.load(checkpoint, device, dtype, backend)
     raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(NAMES)}")
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device {device}: PyTorch cannot compute there; use cpu, or cuda where PyTorch was "
+            "built for it and sees a GPU"
+        ) from error
 
 
 def _keep_freed_memory() -> None:

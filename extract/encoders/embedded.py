@@ -53,6 +53,7 @@ class Embedded:
 
     name = "embedded"
     takes_pairs = False
+    longest_window_s = None
 
     def __init__(self, device: str = "cpu") -> None:
         try:

@@ -128,11 +128,13 @@ class ImageBind:
         settings: all that decides the values besides weights and code, as plain JSON.
         version: of the code that prepares the inputs.
         takes_pairs: a pair of successive frames is one input, too.
+        longest_window_s: seconds of sound that the spectrogram has room for.
         batch_size: inputs a batch that suit the device, by modality.
     """
 
     version = VERSION
     takes_pairs = True
+    longest_window_s = fbank.LONGEST_S
 
     def __init__(
         self,

@@ -86,6 +86,9 @@ def tabulate(card: Card, cells: pd.DataFrame, path: Path) -> Built:
 
     Columns that a manifest does not know are kept as text. An empty cell is a null.
     """
+    # read_csv makes the header lower case; the card's spelling of its classes stands
+    spelt = {label.lower(): label for label in card.labels}
+    cells = cells.rename(columns=spelt)
     require(cells, card.labels, path)
     notes: list[str] = []
     overrides: dict[str, Any] = {}

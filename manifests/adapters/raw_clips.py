@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from manifests.adapters import Built
+from manifests.adapters.files import one_line, repaired
 from manifests.csv_table import numbers, read_csv, require
-from manifests.faults import raise_faults
+from manifests.faults import GARBLED, raise_faults
 
 TABLES = ("label.csv", "meta.csv", "labels.csv")
 MODES = {"val": "valid", "dev": "valid"}
@@ -32,12 +33,13 @@ def read(
 ) -> Built:
     """The table of utterances, in the order of the file at `path`.
 
-    Rows that are the same in every cell are taken once. Rows are numbered as in the file.
+    Rows that are the same in every cell are taken once. Rows are numbered as in the file. Texts
+    without a word are kept, and what a wrong encoding made of others is mended; both are noted.
 
     Args:
         path: ``label.csv`` or the like, beside the folder ``Raw``.
         labels: columns with numbers, in lower case; they are kept as they are.
-        fallback: encoding of a file that is not UTF-8.
+        fallback: encoding of a file that is not UTF-8; with cp1252 the texts are Western.
         clip_name: from a row's video and clip to the name of the clip's file without ``.mp4``, for
             releases whose clip numbers lose their zeros in a spreadsheet.
 
@@ -54,6 +56,14 @@ def read(
         rows = ", ".join(str(row) for row in cells.index[again][:5])
         notes.append(f"{path.name}: {again.sum()} rows are there twice, taken once: row {rows}")
         cells = cells[~again]
+    texts = _mended(cells["text"], western=fallback == "cp1252")
+    for what, concerned in (
+        ("were read in a wrong encoding, and mended", texts.index[texts != cells["text"]]),
+        ("are empty: the language model reads nothing there", texts.index[texts == ""]),
+    ):
+        if len(concerned):
+            shown = ", ".join(map(str, concerned[:5])) + (", ..." if len(concerned) > 5 else "")
+            notes.append(f"{path.name}: {len(concerned)} texts {what}: row {shown}")
     video = cells["video_id"]
     clip = pd.Series(map(clip_name, video, cells["clip_id"]), index=cells.index, dtype="object")
     table = pd.DataFrame(
@@ -61,11 +71,22 @@ def read(
             "id": video + "$_$" + clip,
             "video": "Raw/" + video + "/" + clip + ".mp4",
             "split": cells["mode"].str.lower().replace(MODES),
-            "text": cells["text"],
+            "text": texts,
             "dialogue": video,
             "turn": pd.to_numeric(clip.where(clip.str.fullmatch(TURN))),
         }
     )
     for column in labels:
         table[column] = numbers(cells, column, path)
-    return Built(table, notes, file=path)
+    return Built(table, notes, {"transcripts": False} if (texts == "").any() else {}, file=path)
+
+
+def _mended(texts: pd.Series, western: bool) -> pd.Series:
+    """The texts, word by word, without the traces of a wrong encoding; lost characters go."""
+    bad = texts.str.contains(GARBLED)
+
+    def mend(text: str) -> str:
+        words = map(repaired, text.split(" ")) if western else text.split(" ")
+        return one_line(GARBLED.sub(" ", " ".join(words)))
+
+    return texts.where(~bad, texts[bad].map(mend))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import subprocess
 import tempfile
 import wave
@@ -12,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,13 +27,8 @@ WORKERS = 2
 
 
 def ffmpeg() -> str:
-    """Path of ffmpeg: the system's, or else the one the package imageio-ffmpeg brings."""
-    found = shutil.which("ffmpeg")
-    if found is None:
-        import imageio_ffmpeg  # slow to import, and not needed beside a system ffmpeg
-
-        found = imageio_ffmpeg.get_ffmpeg_exe()
-    return str(found)
+    """Path of ffmpeg: the one that ``$SEMANTICMAC_FFMPEG`` names, or else imageio-ffmpeg's."""
+    return os.environ.get("SEMANTICMAC_FFMPEG") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def write_clip(clip: Clip, path: Path) -> None:

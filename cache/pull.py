@@ -1,0 +1,232 @@
+"""A store of a share, brought here.
+
+What is read there is compared with the store's ``checksums.json`` before it gets a name here. An
+interrupted pull goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cache.assemble import CHECKSUMS
+from cache.checksums import Checksums, refuse_gaps
+from cache.disk import is_stale, locked, remove_tree, seal_tree, sync_folder, write_whole
+from cache.location import Location, ShareError
+from cache.reader import FeatureCache
+from cache.recipe import STORABLE, Recipe
+from cache.share import Shared
+from cache.store import is_published, replace
+
+log = logging.getLogger(__name__)
+
+WORKERS = 8
+"""Files in flight at once; each is held in memory, a chunk of about 8 MB."""
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+def pull(
+    source: Shared,
+    to: Path,
+    *,
+    replace: bool = False,
+    workers: int = WORKERS,
+    on_bytes: Progress | None = None,
+) -> tuple[Path, int]:
+    """Copy a store of a share to ``<to>/<dataset>/<name>``, assembled aside and renamed whole.
+
+    Args:
+        source: the store.
+        to: folder of stores.
+        replace: whether a store of this name with other content is replaced.
+        workers: files in flight at once.
+        on_bytes: told of the progress.
+
+    Returns:
+        The pulled store, and how many files were copied: 0 if it was there already.
+
+    Raises:
+        ValueError: a store of this name with other content is there, or the disk is full.
+        ShareError: the share is out of reach, holds no such store, or a damaged one.
+    """
+    checksums = source.checksums()
+    if checksums is None:
+        raise ShareError(f"{source}: there is no published store")
+    store = to / source.dataset / source.name
+    if _holds(store, checksums):
+        return store, 0
+    if is_published(store) and not replace:
+        raise ValueError(
+            f"{store} holds the same recipe with other content; python -m cache diff tells how far "
+            "they lie apart; pull to another folder with --to"
+        )
+    try:
+        with locked(store.with_name(f".{store.name}.lock")) as alone:
+            if not _holds(store, checksums):
+                return store, _assemble(source, checksums, store, alone, workers, on_bytes)
+            log.info("%s was pulled by another process meanwhile; using it", store)
+            return store, 0
+    except OSError as error:
+        if _holds(store, checksums):  # where locks hold nobody
+            log.info("%s was pulled by another process meanwhile; using it", store)
+            return store, 0
+        raise ValueError(f"{store}: {error}; what came is kept, pull again") from error
+
+
+def _assemble(
+    source: Shared,
+    checksums: Checksums,
+    store: Path,
+    alone: bool,
+    workers: int,
+    on_bytes: Progress | None,
+) -> int:
+    """Pull into ``<store>.partial`` and rename it; a store of that name makes room.
+
+    Not ``alone``, without a lock, each pull works in a folder of its own, which starts as what an
+    interrupted one left and is left so to the next.
+    """
+    left = store.with_name(f"{store.name}.partial")
+    partial = left if alone else store.with_name(f".{store.name}.{uuid.uuid4().hex}.partial")
+    if not alone:
+        with suppress(OSError):
+            left.rename(partial)
+    try:
+        copied = fetch(source, checksums, checksums.files, partial, workers, on_bytes)
+        for path in [p for p in partial.rglob("*") if p.is_file()]:
+            if path.relative_to(partial).as_posix() not in (*checksums.files, CHECKSUMS):
+                path.unlink()  # of an interrupted pull of something else
+        write_whole(partial / CHECKSUMS, checksums.raw)
+        seal_tree(partial)
+        refuse_gaps(partial)
+        replace(store, partial) if store.exists() else partial.rename(store)
+    except BaseException:
+        if _holds(store, checksums):
+            remove_tree(partial)  # another pull was faster
+        elif not alone:
+            with suppress(OSError):
+                partial.rename(left)
+            remove_tree(partial)  # another pull left more, or the same
+        raise
+    sync_folder(store.parent)
+    for path in store.parent.iterdir():
+        if not path.name.startswith(f".{store.name}."):
+            continue  # what follows is of killed pulls, or the store replaced
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif is_stale(path):  # else it may be another's pull
+            remove_tree(path)
+    return copied
+
+
+def fetch(
+    source: Shared,
+    checksums: Checksums,
+    names: Iterable[str],
+    folder: Path,
+    workers: int = WORKERS,
+    on_bytes: Progress | None = None,
+) -> int:
+    """Bring files of a store into ``folder``, those that are not there or not as published.
+
+    Returns:
+        How many were copied.
+
+    Raises:
+        ShareError: a file is not as published on the share either; the good ones are kept.
+        OSError: they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = [name for name in sorted(names) if checksums.problem(folder, name)]
+    in_all = sum(checksums.files[name].size for name in needed)
+    free = shutil.disk_usage(folder).free
+    if in_all > free:
+        raise OSError(f"{in_all / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free")
+
+    def bring(name: str) -> int:
+        data = source.read(name, checksums.files[name])
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It waits outside: a killed pull or repair leaves nothing in a store.
+        name_of_store = folder.name.lstrip(".").removesuffix(".partial")
+        aside = folder.with_name(f".{name_of_store}.{uuid.uuid4().hex}")
+        write_whole(path, data, aside)
+        return len(data)
+
+    in_threads(bring, needed, workers, in_all, on_bytes)
+    return len(needed)
+
+
+def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None:
+    """Pull the store of a recipe from the first share that has it, instead of extracting it.
+
+    A share that is out of reach or damaged is passed over with a warning.
+
+    Returns:
+        Where the store was, None if no share has it. It is now in ``<root>/<dataset>/<name>``.
+
+    Raises:
+        ValueError: a location is unusable, or the store cannot be written.
+    """
+    for source in [Shared(Location.parse(s), recipe.dataset, recipe.store_name) for s in shares]:
+        try:
+            checksums = source.checksums()
+            if checksums is None or source.attributes(checksums).get("digest") != recipe.digest:
+                continue
+            log.info("%s has these features already; pulling them", source.share)
+            pull(source, root)
+            return str(source)
+        except ShareError as error:
+            log.warning("passing over a share: %s", error)
+            remove_tree(root / f"{source.path}.partial")
+    return None
+
+
+@contextmanager
+def index_of(source: Shared, checksums: Checksums) -> Iterator[FeatureCache]:
+    """A store of a share for looking at its table: all but the features is fetched and checked.
+
+    Raises:
+        ShareError: a file is not as published.
+    """
+    features = tuple(f"{modality}/values/c/" for modality in STORABLE)
+    names = [name for name in checksums.files if not name.startswith(features)]
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder, source.name)
+        fetch(source, checksums, names, index)
+        (index / CHECKSUMS).write_bytes(checksums.raw)
+        yield FeatureCache.open(index)
+
+
+def _holds(store: Path, checksums: Checksums) -> bool:
+    return is_published(store) and (store / CHECKSUMS).read_bytes() == checksums.raw
+
+
+def in_threads(
+    work: Callable[[str], int],
+    names: Sequence[str],
+    workers: int,
+    in_all: int,
+    on_bytes: Progress | None,
+) -> None:
+    """Do the work, which returns bytes, for every name.
+
+    The first error ends it, once what is under way is done.
+    """
+    pool = ThreadPoolExecutor(workers)
+    done = 0
+    try:
+        for future in as_completed([pool.submit(work, name) for name in names]):
+            done += future.result()
+            if on_bytes is not None:
+                on_bytes(done, in_all)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,131 @@
+"""What goes wrong on a command line is one clear line, whatever system it runs on."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache import catalog
+from cache.__main__ import main
+from cache.location import Location
+from cache.push import push
+from cache.verify import verify
+from cache.who import user_name
+from tests.stores import RECIPE, build_store
+
+fork = multiprocessing.get_context("fork")
+NAME = f"toy/{RECIPE.store_name}"
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return build_store(tmp_path / "stores")
+
+
+# --- users without a name -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nameless(monkeypatch):
+    """A container that runs under a number for which there is no user."""
+    import pwd
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("nameless")
+def test_users_without_a_name_go_by_their_number(store, tmp_path):
+    assert user_name() == str(os.getuid())
+    push(store, str(tmp_path / "share"))
+    (entry,) = catalog.entries(Location.parse(tmp_path / "share"))
+    assert entry.who == str(os.getuid())
+
+
+# --- no right -------------------------------------------------------------------------------------
+
+
+def as_anybody(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """``python -m cache ...`` in a folder, by a user whom permissions hold."""
+    folder.chmod(0o755)
+    streams = [folder / "out", folder / "err"]
+
+    def run() -> None:
+        os.chdir(folder)
+        for number, path in enumerate(streams, 1):
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w") for n in (1, 2))
+        if not os.getuid():
+            os.setuid(65534)
+        status = main(list(arguments))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    process = fork.Process(target=run)
+    process.start()
+    process.join(60)
+    out, err = (path.read_text() for path in streams)
+    return process.exitcode, out, err
+
+
+def test_verify_names_an_unreadable_file(store):
+    (store / "audio/values/c/0/0").chmod(0)
+    status, out, err = as_anybody(store.parent, "verify", store.name)
+    assert (status, err) == (1, "")
+    assert "audio/values/c/0/0: unreadable (utterances a, b, c)" in out
+    assert "1 faults" in out
+
+
+def test_push_of_an_unreadable_file_is_a_clear_error(store, tmp_path, monkeypatch, capsys):
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.parts[-5:] == ("audio", "values", "c", "0", "0"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert main(["push", str(store), str(tmp_path / "share")]) == 1
+    said = capsys.readouterr().err
+    assert "audio/values/c/0/0 cannot be read: Permission denied" in said
+    assert said.count("\n") == 1
+
+
+def test_push_where_no_folder_can_be_made_is_a_clear_error(store, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["push", str(store), str(tmp_path / "file" / "share")]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/file/share: Not a directory\n"
+
+
+def test_push_does_not_make_a_mount_point(store, tmp_path, capsys):
+    assert main(["push", str(store), str(tmp_path / "mnt" / "lab")]) == 1
+    said = capsys.readouterr().err
+    assert f"there is no folder {tmp_path}/mnt; is it mounted?" in said
+    assert not (tmp_path / "mnt").exists()
+    (tmp_path / "mnt").mkdir()
+    assert main(["push", str(store), str(tmp_path / "mnt" / "lab")]) == 0
+    assert verify(tmp_path / "mnt" / "lab" / NAME) == []
+
+
+# --- nobody listens -------------------------------------------------------------------------------
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(store, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cache", "push", str(store), str(tmp_path / "share")]
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, check=False, cwd=Path(__file__).parent.parent
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 141
+    assert verify(tmp_path / "share" / NAME) == []

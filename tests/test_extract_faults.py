@@ -1,0 +1,147 @@
+"""Faults that no video is to blame for: they end the run, and no utterance is marked as failed."""
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache import FeatureCache, Parts
+from extract import Sampling, Settings
+from extract.__main__ import main
+from extract.block import Job, Utterance, extract_block
+from extract.cluster import _attempt
+from extract.engine import _job
+from tests.test_extract import write_clip, write_manifest
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    """Of a folder with one good clip, half a second long."""
+    (tmp_path / "data").mkdir()
+    write_clip(tmp_path / "data/good.mp4", 0.5)
+    return _job(tmp_path / "s.zarr", tmp_path / "data", Settings("imagebind-tiny"))
+
+
+GOOD = [Utterance("u", "good.mp4")]
+
+
+@pytest.fixture
+def limited():
+    """Lowers a limit of this process for one test."""
+    before = {}
+
+    def lower(kind: int, limit: int) -> None:
+        before[kind] = resource.getrlimit(kind)
+        resource.setrlimit(kind, (limit, before[kind][1]))
+
+    yield lower
+    for kind, limits in before.items():
+        resource.setrlimit(kind, limits)
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def test_no_descriptor_left_is_no_broken_video(job, limited):
+    extract_block(job, GOOD)  # everything that stays open is open now
+    limited(resource.RLIMIT_NOFILE, len(list(Path("/dev/fd").iterdir())) + 3)
+    with pytest.raises(OSError, match="Too many open files"):
+        extract_block(job, GOOD)
+
+
+def test_no_room_for_what_is_decoded_is_no_broken_video(job, limited, monkeypatch):
+    monkeypatch.setattr("extract.process.IN_MEMORY", 1000)
+    limited(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
+    said = _attempt(job, GOOD)
+    assert "File too large" in said
+    assert "finished blocks are kept" in said
+
+
+@pytest.mark.parametrize("left", ["nothing", "the empty mount point"])
+def test_videos_that_go_away_as_a_whole_are_no_missing_files(job, left):
+    (job.data / "good.mp4").unlink()
+    if left == "nothing":
+        job.data.rmdir()
+    with pytest.raises(OSError, match="folder of the videos is gone"):
+        extract_block(job, GOOD)
+
+
+def test_one_missing_file_among_others_is(job):
+    (record,) = extract_block(job, [Utterance("u", "gone.mp4")])
+    assert (record.status, record.error) == ("failed", "file not found")
+
+
+# --- the workers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"weights_sha256": "0" * 64}, "weights"),
+        ({"encoder_settings": {"version": 0}}, "settings"),
+        ({"preprocess": 1}, "pre-processing version"),
+    ],
+)
+def test_an_encoder_that_is_not_the_recipes_is_refused(job, change, what):
+    with pytest.raises(ValueError, match=f"imagebind-tiny on .* its {what}"):
+        extract_block(replace(job, **change), GOOD)
+    assert not Parts(job.store).read()
+
+
+def test_the_checkpoint_is_the_same_in_every_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("link.safetensors").symlink_to("blob")
+    settings = Settings("imagebind", Path("link.safetensors"))
+    assert settings.checkpoint == tmp_path / "link.safetensors"
+    assert Settings("imagebind", Path("~/w.pth")).checkpoint == Path("~/w.pth").expanduser()
+
+
+# --- not one utterance ----------------------------------------------------------------------------
+
+
+def test_no_store_of_failures_alone(tmp_path, capsys):
+    """Nothing is published; once the cause is mended the same command does it all."""
+    data, root = tmp_path / "data", tmp_path / "stores"
+    data.mkdir()
+    videos = {f"u{i}": f"{i}.mp4" for i in range(6)}
+    for video in videos.values():
+        (data / video).write_text("not unpacked yet\n" * 50)
+    write_manifest(data, videos)
+    command = [str(data), "--root", str(root), "--workers", "1", "--allow-failures"]
+    for _ in range(2):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert "not one of 6 utterances could be extracted" in error
+        assert "  6 x u0, u1, u2, ...: " in error
+        (parts,) = (root / "toy").iterdir()
+        assert parts.name.endswith(".parts")
+    clip = write_clip(tmp_path / "clip.mp4", 0.5)
+    for video in list(videos.values())[1:]:
+        (data / video).write_bytes(clip.read_bytes())
+    assert main(command) == 0
+    (store,) = (root / "toy").iterdir()
+    assert FeatureCache.open(store).counts["ok"] == 5
+
+
+def test_training_refuses_crops_side_by_side(tmp_path):
+    """They are no times: a store of them is for other programs."""
+    from train.config import make_config
+    from train.data import load_splits
+    from train.task import Task
+
+    write_clip(tmp_path / "0.mp4", 0.6)
+    manifest = write_manifest(tmp_path, {f"u{i}": "0.mp4" for i in range(3)})
+    command = [str(tmp_path), "--root", str(tmp_path / "s"), "--workers", "1", "--crops", "3"]
+    assert main([*command, "--crop-rows", "separate"]) == 0
+    (store,) = (tmp_path / "s/toy").iterdir()
+    config = make_config(None, ["text.source=model"])
+    with pytest.raises(ValueError, match=r"3 vision rows a frame.*--crop-rows mean"):
+        load_splits(
+            manifest,
+            FeatureCache.open(store),
+            Task.of(manifest.card),
+            None,
+            config,
+        )
+    assert Sampling(crops=3).rows_per_frame["vision"] == 1

@@ -1,0 +1,70 @@
+"""Which ffmpeg decodes: the bundled one or a named one, never one that is too old."""
+
+import os
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+from extract.__main__ import main
+from extract.process import ffmpeg_exe, ffmpeg_version
+from tests.test_extract import write_clip, write_manifest
+
+
+def write_ffmpeg(folder: Path, says: str, status: int = 0) -> Path:
+    """A program called ffmpeg that tells its version as ffmpeg does."""
+    path = folder / "ffmpeg"
+    path.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
+    path.chmod(0o755)
+    ffmpeg_exe.cache_clear()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def asked_anew(monkeypatch):
+    """The answer is remembered for a process; here every test asks again."""
+    monkeypatch.delenv("SEMANTICMAC_FFMPEG", raising=False)
+    ffmpeg_exe.cache_clear()
+    yield
+    ffmpeg_exe.cache_clear()
+
+
+def test_what_lies_on_the_path_is_not_asked(tmp_path, monkeypatch):
+    write_ffmpeg(tmp_path, "ffmpeg version 4.4.2-0ubuntu0.22.04.1 Copyright (c) the developers")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert ffmpeg_exe() == imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@pytest.mark.parametrize("version", ["5.1", "n6.1.1", "7.0.2-static", "10.0", "N-117000-g1234abcd"])
+def test_another_one_may_be_named(tmp_path, monkeypatch, version):
+    path = write_ffmpeg(tmp_path, f"ffmpeg version {version} Copyright (c) the developers")
+    monkeypatch.setenv("SEMANTICMAC_FFMPEG", str(path))
+    assert (ffmpeg_exe(), ffmpeg_version()) == (str(path), version)
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "message"),
+    [
+        ("ffmpeg version 4.4.2-0ubuntu0.22.04.1 Copyright", 0, "is ffmpeg 4.4.2.* 5.1 or later"),
+        ("ffmpeg version n5.0.1 Copyright", 0, "is ffmpeg n5.0.1"),
+        ("avconv version 12", 0, "is no ffmpeg"),
+        ("", 1, "cannot be run"),
+    ],
+)
+def test_one_that_will_not_do_is_refused_by_name(tmp_path, monkeypatch, says, status, message):
+    path = write_ffmpeg(tmp_path, says, status)
+    monkeypatch.setenv("SEMANTICMAC_FFMPEG", str(path))
+    with pytest.raises(ValueError, match=message) as refusal:
+        ffmpeg_exe()
+    assert str(path) in str(refusal.value)
+    assert "$SEMANTICMAC_FFMPEG" in str(refusal.value)
+
+
+def test_one_that_is_not_there_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    write_clip(tmp_path / "0.mp4", 0.5)
+    ffmpeg_exe.cache_clear()
+    write_manifest(tmp_path, {f"u{i}": "0.mp4" for i in range(3)})
+    monkeypatch.setenv("SEMANTICMAC_FFMPEG", str(tmp_path / "gone"))
+    assert main([str(tmp_path), "--root", str(tmp_path / "stores"), "--workers", "1"]) == 1
+    assert f"{tmp_path / 'gone'} cannot be run" in capsys.readouterr().err
+    assert not (tmp_path / "stores").exists()
