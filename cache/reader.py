@@ -44,6 +44,8 @@ class FeatureCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seal = _seal_of(path)
+        if self._seal is None:
+            raise ReplacedError(f"{path} is not there, or not there just now")
         with self._as_opened():
             root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
         self.attributes: dict[str, Any] = root["attributes"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cache import Parts, Recipe, Record, publish
+from cache.recipe import digest_of_utterances
 from manifests import Card, Manifest
 
 WIDTHS = {"audio": 3, "vision": 4, "text": 6}
@@ -31,7 +32,8 @@ def write_scores(root: Path, name: str = "scores", mismatched: float = 0.4) -> C
     card = Card(name, "Scores", "regression", range=[-3, 3], preset="", unimodal=True)
     table = {"id": ids, "video": "", "split": SPLITS, "text": "", "label": 0.4 * t + 0.3 * (a + v)}
     table |= {"label_t": t, "label_a": a, "label_v": v}
-    Manifest(card, pd.DataFrame(table)).save(root / "data" / name)
+    manifest = Manifest(card, pd.DataFrame(table))
+    manifest.save(root / "data" / name)
     rows: dict[str, list[np.ndarray]] = {m: [] for m in WIDTHS}
     records = []
     for i, (utterance, *scores) in enumerate(zip(ids, t, a, v, strict=True)):
@@ -43,5 +45,6 @@ def write_scores(root: Path, name: str = "scores", mismatched: float = 0.4) -> C
     store = root / "stores" / name / "store.zarr"
     values = {m: np.concatenate(arrays).astype(np.float32) for m, arrays in rows.items()}
     Parts(store).write(records, values, "float16")
-    publish(store, Recipe(name, "none", "0" * 64, {}, {"fps": 0}, 1, "0" * 64), WIDTHS, {}, ids)
+    utterances = digest_of_utterances(manifest.cuts)
+    publish(store, Recipe(name, "none", "0" * 64, {}, {"fps": 0}, 1, utterances), WIDTHS, {}, ids)
     return card

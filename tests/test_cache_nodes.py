@@ -28,7 +28,7 @@ def lock_nobody(monkeypatch, alone: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield alone
 
-    for module in ("share", "store", "republish"):
+    for module in ("pull", "store", "republish"):
         monkeypatch.setattr(f"cache.{module}.locked", locked)
 
 

@@ -215,7 +215,10 @@ def test_context_without_dialogues_is_refused(place):
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [("text.context_turns=-1", "0 is the least"), ("text.source=features", "text.source=model")],
+    [
+        ("text.context_turns=-1", "must be 0 or above"),
+        ("text.source=features", "text.source=model"),
+    ],
 )
 def test_impossible_contexts(wrong, says):
     with pytest.raises(ValueError, match=says):
