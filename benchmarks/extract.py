@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-extract-", dir=options.scratch) as scratch:
         tasks = _tasks(Path(scratch), options)
         rows, ratios = _measure(tasks, options.runs)
-    text = f"{_table(rows)}\n\n{_listed(ratios)}\n"
+    text = f"{_table(rows)}\n\n{report.ratio_table(ratios)}\n"
     bars = [
         (f"{row['material']}: {row['name']}", row["video_s_per_s"], row["name"] == "ours")
         for row in rows
@@ -221,11 +221,6 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
     ]
     return report.markdown(headings, cells)
-
-
-def _listed(ratios: dict[str, float]) -> str:
-    cells = [[f"`{name}`", report.number(value)] for name, value in ratios.items()]
-    return report.markdown(["Ratio", "measured"], cells)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def _compare(scratch: Path, options: argparse.Namespace) -> None:
         measured.sort(key=lambda row: row["packed"], reverse=True)
         rows += measured
         ratios = _ratios(measured, store, options)
-        texts.append(f"{utterances:,} utterances\n\n{_table(measured)}\n\n{_listed(ratios)}\n")
+        texts.append(
+            f"{utterances:,} utterances\n\n{_table(measured)}\n\n{report.ratio_table(ratios)}\n"
+        )
         svg = _plot(measured, f"Packed batches of {BATCH} out of {utterances:,} utterances")
         shutil.rmtree(folder)
     report.write(options.out, "read", ratios, rows, options.threads, "\n".join(texts), svg)
@@ -217,11 +219,6 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 def _plot(rows: Sequence[dict[str, Any]], title: str) -> str:
     bars = [(row["title"], row["packed"], COMPETITORS[row["name"]].ours) for row in rows]
     return report.bars_svg(title, "utterances per second", bars)
-
-
-def _listed(ratios: dict[str, float]) -> str:
-    cells = [[f"`{name}`", report.number(value)] for name, value in ratios.items()]
-    return report.markdown(["Ratio", "measured"], cells)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -68,6 +68,11 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(headings), line(rule), *(line(row) for row in rows)])
 
 
+def ratio_table(ratios: Mapping[str, float]) -> str:
+    """The ratios that a benchmark is about, in their order."""
+    return markdown(["Ratio", "measured"], [[f"`{name}`", number(x)] for name, x in ratios.items()])
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Significant digits, thousands separated; a dash where nothing was measured."""
     if value is None:

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     epochs = {model: _epoch(model, options) for model in models}
     ratios = ratios_of(rows, epochs)
-    text = f"{_table(rows)}\n\n{_listed(ratios)}\n"
+    text = f"{_table(rows)}\n\n{report.ratio_table(ratios)}\n"
     report.write(options.out, "sclg", ratios, rows, options.threads, text)
     print(text)
     return 0
@@ -156,11 +156,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ]
     headings = ["utterances", "search", "seconds", "µs each", "memory MB", "recall"]
     return report.markdown(headings, cells)
-
-
-def _listed(ratios: dict[str, float]) -> str:
-    cells = [[f"`{name}`", report.number(value)] for name, value in ratios.items()]
-    return report.markdown(["Ratio", "measured"], cells)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,7 @@ import os
 import threading
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from cache import FeatureCache, Parts, Record, catalog
 from cache.__main__ import main
@@ -22,31 +19,6 @@ from cache.verify import verify
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, tree_of, write_part
 
 NAME = f"toy/{RECIPE.store_name}"
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """A bucket on a real server on this machine; yields its URL."""
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="lab")
-        S3FileSystem.clear_instance_cache()  # of other modules, whose servers are gone
-        yield "s3://lab"
-    server.stop()
-
-
-@pytest.fixture(params=["folder", "s3"])
-def share(request, tmp_path) -> str:
-    """An empty share, as users write it."""
-    if request.param == "folder":
-        return str(tmp_path / "share")
-    return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
 
 
 @pytest.fixture

@@ -8,28 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.datasets import FAST, write_scores
-from tests.forks import Forks
+from tests.datasets import FAST
 from train import processes
 
 # 48 utterances in batches of 9: shares of two processes differ, the last batch has 3.
 RUN = ["fit", "dataset=scores", *FAST, "train.batch_size=9", "dropout=0", "optim.lr=2e-3"]
 # Sums in another order: what float32 loses by that in 12 steps, with room.
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("place")
-    write_scores(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def forks(place):
-    program = Forks(place)
-    yield program
-    program.close()
 
 
 def fit(place, forks, *overrides, ranks=1, stop=None, status=0):

@@ -8,26 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.datasets import FAST, write_scores
-from tests.forks import Forks
+from tests.datasets import FAST
 
 # 6 steps an epoch; dropout on, so that the random states matter.
 RUN = ["fit", "dataset=scores", *FAST, "train.epochs=3", "dropout=0.2"]
 RUN += ["train.save_every=4", "train.save_seconds=0"]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("place")
-    write_scores(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def forks(place):
-    program = Forks(place)
-    yield program
-    program.close()
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
     fitted = fit(made, folder, console)
     evaluate(made, fitted, folder)
-    show_run(folder, made.manifest, console)
+    show_run(folder, record.read_metrics(folder), made.manifest, console)
     return folder
 
 
@@ -88,7 +88,7 @@ def resume(folder: Path, console: Console) -> Path:
     if not (folder / "metrics.json").is_file():
         return train(config, console, folder)
     say(console, "this run has finished")
-    show_run(folder, Manifest.load(config.dataset), console)
+    show_run(folder, record.read_metrics(folder), Manifest.load(config.dataset), console)
     return folder
 
 

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,11 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read one of a run's JSON files."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The figures and history of a finished run."""
+    return dict(read_json(folder / "metrics.json"))
 
 
 def environment(origin: Mapping[str, str]) -> dict[str, Any]:
@@ -226,8 +232,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+@lru_cache
 def git_revision() -> str | None:
-    """The commit this code stands at, with "+" when the working tree differs from it."""
+    """The commit this code stands at, with "+" when the working tree differs from it.
+
+    Asked once: a process runs the code that it loaded, whatever is committed meanwhile.
+    """
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
     try:
         said = subprocess.run([*command, "--dirty=+"], capture_output=True, text=True, timeout=10)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from manifests import Manifest
-from train import record
 from train.labels import label_worth, worth_table
 from train.metrics import UNSCALED, Figures
 
@@ -44,17 +44,17 @@ def figures_table(predictors: Mapping[str, Figures]) -> Table:
     return table
 
 
-def show_run(folder: Path, manifest: Manifest, console: Console) -> None:
-    """Print what came of a finished run."""
-    kept = record.read_json(folder / "metrics.json")
+def show_run(folder: Path, kept: Mapping[str, Any], manifest: Manifest, console: Console) -> None:
+    """Print what came of a finished run; ``kept`` is its ``metrics.json``."""
     say(console, f"\n{manifest.card.title}: test split, weights of epoch {kept['best_epoch']}")
     console.print(figures_table({"model": kept["test"], "trivial": kept["trivial"]}))
     if kept["reported"]:
         means = ", ".join(f"{name} {mean:.3f}" for name, mean in kept["reported"].items())
         say(console, f"mean over the test split: {means}; per utterance in predictions.parquet")
-    predictions = pd.read_parquet(folder / "predictions.parquet")
-    if manifest.card.unimodal and "pseudo_t" in predictions:
-        console.print(worth_table(label_worth(manifest.table, predictions)))
+    if manifest.card.unimodal:
+        predictions = pd.read_parquet(folder / "predictions.parquet")
+        if "pseudo_t" in predictions:
+            console.print(worth_table(label_worth(manifest.table, predictions)))
     say(console, f"run: {folder}")
 
 

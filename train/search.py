@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
     # Going on with the first seed would draw the first trials again.
     study.sampler = optuna.samplers.RandomSampler(seed=config.seed + tried)
     if tried == 0:  # the defaults are the first trial: what every draw has to beat
-        study.enqueue_trial({key: _default(config, key) for key in SPACE if key not in fixed})
+        study.enqueue_trial({key: attrgetter(key)(config) for key in SPACE if key not in fixed})
     failed = 0
     for place in range(tried + 1, trials + 1):
         trial = study.ask()
@@ -114,7 +115,7 @@ def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
     scores = []
     for seed in seeds:
         run = train(choose_config([*overrides, f"seed={seed}"]), Console(quiet=True))
-        scores.append(record.read_json(run / "metrics.json")["best_score"])
+        scores.append(record.read_metrics(run)["best_score"])
         for weights in run.rglob("*.safetensors"):
             weights.unlink()
     return math.fsum(scores) / len(scores)
@@ -139,13 +140,6 @@ def _rank(study: Any, folder: Path, console: Console) -> None:
     table.title = "best trials, trial 0 is the defaults"
     console.print(table)
     console.print(f"search: {path}", soft_wrap=True)
-
-
-def _default(config: Any, key: str) -> Any:
-    value = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _optuna() -> Any:

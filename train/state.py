@@ -140,7 +140,7 @@ class RunState:
         here = newest(self.folder)
         if here is None:
             return None
-        shared = _read_json(here / "progress.json")
+        shared = record.read_json(here / "progress.json")
         then, now = shared.pop("processes"), processes.count()
         if then != now:
             raise ValueError(f"{here} was saved by {then} processes, not {now}: start {then} again")
@@ -152,7 +152,7 @@ class RunState:
         random_states = {name: own.pop(name) for name in list(own) if name.startswith("random.")}
         self.method.load_state_dict(weights | own)
         self.learner.load_state_dict(load_file(here / "optimiser.safetensors"))
-        kept = _read_json(_own(here, "json"))
+        kept = record.read_json(_own(here, "json"))
         self.watch.load_state_dict(kept["loss"])
         self._restore_random(kept, random_states)
         return Progress(**shared)
@@ -250,10 +250,6 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")  # numbers come back bit for bit
     _sync(path)
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sync(path: Path) -> None:

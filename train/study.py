@@ -98,16 +98,18 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
                 say(console, f"{label}  failed: {error}")
                 continue
         runs[name].append(run)
-        figures = headline(record.read_json(run / "metrics.json")["test"])
+        figures = headline(record.read_metrics(run)["test"])
         say(console, f"{label}  {figures}  {how}".rstrip())
     folder = results / card.name / "studies" / study.name
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: folders for name, folders in runs.items() if name not in failed}
     if whole:
         table = summary(whole, study.reference, card.classes)
-        _keep(table, folder, len(study.seeds))
         title = f"{card.title}: test split, seeds {', '.join(map(str, study.seeds))}"
         cells = shown_cells(table, len(study.seeds))
+        table.to_csv(folder / "table.csv", index_label="variant")
+        (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
+        (folder / "table.tex").write_text(latex(cells), encoding="utf-8")
         console.print(rich_table(fitted(cells, console.width), title))
     for name, reason in failed.items():
         say(console, f"failed: {name}: {reason}")
@@ -192,7 +194,7 @@ def summary(
     """
     rows: dict[str, dict[str, float]] = {}
     for name, folders in runs.items():
-        metrics = [record.read_json(folder / "metrics.json") for folder in folders]
+        metrics = [record.read_metrics(folder) for folder in folders]
         row: dict[str, float] = {}
         for figure in metrics[0]["test"]:
             if figure.endswith(tuple(f"_{label}" for label in classes)):
@@ -233,13 +235,6 @@ def _train(config: Config, console: Console, label: str, loud: bool) -> Path:
         return train(config, console)
     with console.status(label):  # moves on a terminal, says nothing elsewhere
         return train(config, Console(quiet=True))
-
-
-def _keep(table: pd.DataFrame, folder: Path, seeds: int) -> None:
-    cells = shown_cells(table, seeds)
-    table.to_csv(folder / "table.csv", index_label="variant")
-    (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
-    (folder / "table.tex").write_text(latex(cells), encoding="utf-8")
 
 
 def _finished_runs(folder: Path) -> dict[tuple[str, str, str], Path]:

@@ -1,0 +1,51 @@
+"""What tests of several files stand on: a share on a real S3 server, a dataset and its trainers."""
+
+import pytest
+
+from tests.datasets import write_scores
+from tests.forks import Forks
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A bucket on a real server on this machine; yields its URL."""
+    import boto3  # these take a second, and most tests need none of them
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="lab")
+        S3FileSystem.clear_instance_cache()  # of other modules, whose servers are gone
+        yield "s3://lab"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def share(request, tmp_path) -> str:
+    """An empty share, as users write it."""
+    if request.param == "folder":
+        return str(tmp_path / "share")
+    return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small dataset."""
+    root = tmp_path_factory.mktemp("place")
+    write_scores(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def forks(place):
+    """What trains there, in processes that can be killed."""
+    program = Forks(place)
+    yield program
+    program.close()
