@@ -39,9 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--size",
         choices=SIZES,
         default="small",
-        help="tiny: only to see it run; small: the default width; full: widths 128, 256 and 768",
+        help="tiny: only to see it run; small: the default width, some minutes; full: widths 128, "
+        "256 and 768, a quarter of an hour",
     )
-    parser.add_argument("--runs", type=int, default=9, help="steps of each, in turns (default 9)")
+    parser.add_argument("--runs", type=int, default=5, help="steps of each, in turns (default 5)")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
     parser.add_argument(
         "--device",

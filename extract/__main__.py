@@ -197,7 +197,7 @@ def _foretell(estimate: Estimate | None) -> None:
     table = Table("utterances", "video", "blocks", "cache", "workers", "would take")
     took = "unknown: none of a few could be read"
     if estimate.took is not None:
-        took = f"about {clock(estimate.took / estimate.workers)}"
+        took = f"about {clock(estimate.took)}"
     table.add_row(
         str(estimate.utterances),
         f"about {estimate.seconds / 3600:.2f} h",

@@ -7,10 +7,13 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cache
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +26,18 @@ from extract.decode import Clip, DecodeError, StalledError, decode_spans
 from extract.encoders import Encoder, load
 from extract.sampling import PREPROCESS_VERSION, Sampling
 
-DECODE_AHEAD = 2
-"""Passes decoded while the encoder works: enough to hide ffmpeg, few enough for any memory."""
+DECODERS = 2
+"""ffmpegs of a worker at once, where nobody says how many: the fewest that hide how they start."""
 GAP_S = 30.0
 """Two utterances of a video that lie further apart are not worth decoding what is between them."""
 PASS_IMAGES = 256
 """Images of one pass (38 MB), unless a single utterance has more."""
 
+_loading = threading.Lock()
 _encoding = threading.Lock()
-"""A worker takes two blocks at a time and has one encoder: the one decodes, the other encodes."""
+"""A worker takes two blocks at a time and has one encoder: while the one is encoded from its first
+utterance to its last, the other is decoded ahead. Taking turns, they would end together, and the
+next two begin with nothing decoded."""
 
 OF_THE_FILE = frozenset(
     {
@@ -96,8 +102,13 @@ class Job:
     preprocess: int = PREPROCESS_VERSION
 
 
-def extract_block(job: Job, block: Sequence[Utterance]) -> list[Record]:
+def extract_block(job: Job, block: Sequence[Utterance], decoders: int = DECODERS) -> list[Record]:
     """Decode and encode a block, write its part, return what became of each utterance.
+
+    Args:
+        job: what it has in common with the others.
+        block: the utterances.
+        decoders: ffmpegs at once, of all blocks that this process works on.
 
     Raises:
         ValueError: this machine's encoder or code is not the recipe's.
@@ -106,34 +117,11 @@ def extract_block(job: Job, block: Sequence[Utterance]) -> list[Record]:
     if job.device == "cpu":
         # One thread per worker: workers share the cores, and threads would wait for each other.
         torch.set_num_threads(1)
-    with _encoding:
+    with _loading:
         encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
     _refuse_other_recipe(job, encoder)
-    records: list[Record] = []
-    batches = {m: _Batches(encoder, m, torch.device(job.device)) for m in MODALITIES}
-    for utterance, outcome in _decoded(job, block):
-        if isinstance(outcome, DecodeError):
-            records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))
-            continue
-        with _encoding:
-            there = _encode(outcome, job.sampling, batches)
-        rows = {
-            modality: outcome.frames * job.sampling.rows_per_frame[modality] * there[modality]
-            for modality in MODALITIES
-        }
-        absent = [modality for modality in MODALITIES if not there[modality]]
-        records.append(
-            Record(
-                utterance.id,
-                f"no_{STREAMS[absent[0]]}" if absent else "ok",
-                f"the file has no {STREAMS[absent[0]]} stream" if absent else "",
-                round(outcome.duration, 6),
-                rows["audio"],
-                rows["vision"],
-            )
-        )
-    with _encoding:
-        features = {modality: batches[modality].finish() for modality in MODALITIES}
+    with _decoding(job, block, decoders) as clips, _encoding:
+        records, features = _encode_all(job, encoder, clips)
     if job.sampling.crops > job.sampling.rows_per_frame["vision"]:
         of_crops = features["vision"].reshape(-1, job.sampling.crops, encoder.widths["vision"])
         features["vision"] = of_crops.mean(axis=1)
@@ -156,6 +144,35 @@ def _refuse_other_recipe(job: Job, encoder: Encoder) -> None:
                 f"was started with: its {what}: {here}, there: {wanted}; give all machines the "
                 "same weights and release"
             )
+
+
+def _encode_all(
+    job: Job, encoder: Encoder, clips: Iterable[tuple[Utterance, Clip | DecodeError]]
+) -> tuple[list[Record], dict[str, np.ndarray]]:
+    """What became of each utterance, and the features of all, float32 ``[rows, d]``."""
+    records: list[Record] = []
+    batches = {m: _Batches(encoder, m, torch.device(job.device)) for m in MODALITIES}
+    for utterance, outcome in clips:
+        if isinstance(outcome, DecodeError):
+            records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))
+            continue
+        there = _encode(outcome, job.sampling, batches)
+        rows = {
+            modality: outcome.frames * job.sampling.rows_per_frame[modality] * there[modality]
+            for modality in MODALITIES
+        }
+        absent = [modality for modality in MODALITIES if not there[modality]]
+        records.append(
+            Record(
+                utterance.id,
+                f"no_{STREAMS[absent[0]]}" if absent else "ok",
+                f"the file has no {STREAMS[absent[0]]} stream" if absent else "",
+                round(outcome.duration, 6),
+                rows["audio"],
+                rows["vision"],
+            )
+        )
+    return records, {modality: batches[modality].finish() for modality in MODALITIES}
 
 
 def _encode(clip: Clip, sampling: Sampling, batches: Mapping[str, _Batches]) -> dict[str, bool]:
@@ -241,10 +258,11 @@ def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utteranc
     return together
 
 
-def _decoded(
-    job: Job, block: Sequence[Utterance]
-) -> Iterator[tuple[Utterance, Clip | DecodeError]]:
-    """The block's clips, decoded a little ahead of whoever asks."""
+@contextmanager
+def _decoding(
+    job: Job, block: Sequence[Utterance], decoders: int
+) -> Iterator[Iterator[tuple[Utterance, Clip | DecodeError]]]:
+    """The block's clips; from now on they are decoded a little ahead of whoever asks."""
     stalled: dict[str, DecodeError] = {}
 
     def attempt(together: Sequence[Utterance]) -> Sequence[Clip | DecodeError]:
@@ -264,14 +282,28 @@ def _decoded(
         stalled.update((video, o) for o in outcomes if isinstance(o, StalledError))
         return outcomes
 
-    ahead = passes(job.sampling, block)
-    with ThreadPoolExecutor(DECODE_AHEAD) as pool:
-        waiting = [pool.submit(attempt, together) for together in ahead[:DECODE_AHEAD]]
-        for index, together in enumerate(ahead):
-            outcomes = waiting.pop(0).result()
-            if index + DECODE_AHEAD < len(ahead):
-                waiting.append(pool.submit(attempt, ahead[index + DECODE_AHEAD]))
+    pool = _ffmpegs(decoders)
+    todo = iter(passes(job.sampling, block))
+    ahead = deque((together, pool.submit(attempt, together)) for together in islice(todo, decoders))
+
+    def clips() -> Iterator[tuple[Utterance, Clip | DecodeError]]:
+        while ahead:
+            together, decoded = ahead.popleft()
+            outcomes = decoded.result()
+            ahead.extend((further, pool.submit(attempt, further)) for further in islice(todo, 1))
             yield from zip(together, outcomes, strict=True)
+
+    try:
+        yield clips()
+    finally:
+        for _, decoded in ahead:
+            decoded.cancel()
+
+
+@cache
+def _ffmpegs(decoders: int) -> ThreadPoolExecutor:
+    """What the blocks of a process decode with: the older one's files come first."""
+    return ThreadPoolExecutor(decoders)
 
 
 def _went_away(folder: Path) -> bool:

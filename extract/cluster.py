@@ -21,12 +21,20 @@ from typing import Any
 import dask
 import torch
 import yaml
-from dask.distributed import Client, Future, KilledWorker, LocalCluster, Nanny, wait
+from dask.distributed import (
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    Nanny,
+    get_worker,
+    wait,
+)
 from dask.utils import parse_bytes
 from distributed.utils import get_mp_context
 
 from cache import Record
-from extract.block import Job, Utterance, extract_block
+from extract.block import DECODERS, Job, Utterance, extract_block
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +42,8 @@ TRIES = 3
 """How often an utterance on its own may end its worker before it counts as the culprit."""
 
 IN_FLIGHT = 2
-"""Blocks a local worker has at a time: one is decoded while the other is encoded."""
+"""Blocks a worker has at a time: one is decoded while the other is encoded. Its further threads,
+its share of the cores, run ffmpegs."""
 
 LOST_IN_A_ROW = 12 * IN_FLIGHT
 """Blocks lost with their workers and none finished between: more than one culprit can explain."""
@@ -92,6 +101,15 @@ class Machines:
                 raise ValueError(f"--memory-limit {self.memory_limit!r}: write 8GB") from None
             if size < 100e6:
                 raise ValueError(f"--memory-limit {self.memory_limit}: no worker can start in that")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the workers are not processes that this one starts on its own machine."""
+        return self.scheduler is not None or self.slurm is not None
+
+    def threads(self, device: str) -> int:
+        """Of a worker on this machine: its share of the cores, enough for its blocks."""
+        return max(IN_FLIGHT, (os.cpu_count() or 1) // self.count(device))
 
     def count(self, device: str) -> int:
         """How many workers that makes."""
@@ -155,7 +173,7 @@ def connect(
                 get_mp_context().set_forkserver_preload(_IMPORTED)
             target = cluster = LocalCluster(
                 n_workers=count,
-                threads_per_worker=IN_FLIGHT,
+                threads_per_worker=machines.threads(device),
                 processes=True,
                 memory_limit=machines.memory_limit or "auto",
                 worker_class=GpuNanny if device.startswith("cuda") else Nanny,
@@ -208,8 +226,9 @@ def run(
     lost = in_a_row = 0
     try:
         while waiting or suspects or running:
-            # No more tasks than threads: whoever dies takes nothing with it but what it works on.
-            free = max(1, sum(client.nthreads().values())) - len(running)
+            # No more tasks than it works on: whoever dies takes nothing else with it.
+            at_once = sum(min(IN_FLIGHT, threads) for threads in client.nthreads().values())
+            free = max(1, at_once) - len(running)
             for _ in range(min(free, len(waiting))):
                 task = waiting.popleft()
                 running[_submit(client, job, task)] = task
@@ -255,16 +274,20 @@ def run(
 
 
 def _submit(client: Client, job: Job, task: _Task) -> Future:
-    return client.submit(_attempt, job, task.block, pure=False)
+    return client.submit(_on_worker, job, task.block, pure=False)
 
 
-def _attempt(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
-    """On a worker: the records, or what went wrong in words.
+def _on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
+    return _attempt(job, block, max(DECODERS, get_worker().state.nthreads))
+
+
+def _attempt(job: Job, block: Sequence[Utterance], decoders: int) -> list[Record] | str:
+    """The records, or what went wrong in words.
 
     As words because a client that cannot unpack an exception or its traceback waits for ever.
     """
     try:
-        return extract_block(job, block)
+        return extract_block(job, block, decoders)
     except ValueError as error:
         return str(error)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -203,6 +204,8 @@ def _one_pass(
         status, log, streams = attempt(
             ["vision"] * ("Video" in present) + ["audio"] * ("Audio" in present)
         )
+    if status < 0:
+        raise DecodeError(_ended_by(signal.Signals(-status)))
     if status:
         raise DecodeError(_last_words(log, path) or f"ffmpeg ended with status {status}")
     stated, seekable = _stated_duration(log), graph.seeks_to_keyframes(path)
@@ -290,6 +293,13 @@ def _stated_duration(log: str) -> float | None:
     # Matroska writers state the last time, wherever the first one is
     late = float(start or 0) if "Input #0, matroska" in log else 0.0
     return length - max(0.0, late)
+
+
+def _ended_by(cause: signal.Signals) -> str:
+    """A reason that is not ffmpeg's own; the system ends a process when memory runs out."""
+    if cause == signal.SIGKILL:
+        return "ffmpeg was killed, perhaps for want of memory: --retry-failed tries it again"
+    return f"ffmpeg crashed ({cause.name})"
 
 
 def _last_words(log: str, path: Path) -> str:

@@ -7,6 +7,8 @@ what is missing.
 from __future__ import annotations
 
 import logging
+import math
+import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +79,7 @@ class Settings:
             ValueError: it cannot be loaded, or does not take what ``sampling`` gives.
         """
         # of workers elsewhere, this machine only needs to know what they have: no GPU
-        device = "cpu" if self.scheduler or self.slurm else self.device
+        device = "cpu" if self.machines.elsewhere else self.device
         encoder = load(self.encoder, self.checkpoint, device, self.precision, self.backend)
         longest, window = encoder.longest_window_s, self.sampling.window_s
         if longest is not None and window > longest:
@@ -199,9 +201,18 @@ def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> E
     work = _Work.of(store, utterances, data, settings)
     if not work.remaining:
         return None
-    count = max(1, min(settings.machines.count(settings.device), len(work.blocks)))
+    machines = settings.machines
+    count = max(1, min(machines.count(settings.device), len(work.blocks)))
     job = _job(work.place, data, settings)
-    return estimate(job, encoder, work.remaining, work.lengths, len(work.blocks), count)
+    return estimate(
+        job,
+        encoder,
+        work.remaining,
+        work.lengths,
+        len(work.blocks),
+        count,
+        math.inf if machines.elsewhere else os.cpu_count() or 1,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class Estimate:
         seconds: of video in them; estimated from file sizes where the manifest gives no times.
         blocks: tasks for the workers.
         bytes: size of their features.
-        took: seconds of one worker's time, None if no utterance of the warm-up could be read.
+        took: seconds, None if no utterance of the warm-up could be read.
         workers: how many share the work.
     """
 
@@ -104,6 +105,7 @@ def estimate(
     lengths: dict[str, float],
     in_blocks: int,
     workers: int,
+    cores: float,
 ) -> Estimate:
     """Extract a few utterances into a temporary folder and scale up what that took.
 
@@ -114,6 +116,7 @@ def estimate(
         lengths: seconds of each as far as known, by id.
         in_blocks: number of blocks.
         workers: how many share the work.
+        cores: that they and their ffmpegs have together.
     """
     # Spread over the dataset; the first one warms up the encoder and is not counted.
     step = max(1, len(utterances) // (WARM_UP + 1))
@@ -122,9 +125,9 @@ def estimate(
         job = replace(job, store=Path(folder, "warm-up"))
         extract_block(job, sample[:1])
         timed = sample[1:] or sample
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), _cpu_seconds()
         records = [r for r in extract_block(job, timed) if r.status != "failed"]
-        took = time.perf_counter() - began
+        took, work = time.perf_counter() - began, _cpu_seconds() - worked
     seen = sum(record.duration for record in records)
     thought = sum(lengths[record.id] for record in records)
     # What the sampled files really last corrects the guess from their sizes.
@@ -137,6 +140,13 @@ def estimate(
         seconds=seconds,
         blocks=in_blocks,
         bytes=round(rows * sum(encoder.widths.values()) * np.dtype(job.dtype).itemsize),
-        took=took / seen * seconds if seen else None,
+        # workers of one machine, and their ffmpegs, share its cores
+        took=max(took / workers, work / cores) / seen * seconds if seen else None,
         workers=workers,
     )
+
+
+def _cpu_seconds() -> float:
+    """Of this process and the ffmpegs that it waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

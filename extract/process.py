@@ -22,6 +22,10 @@ FFMPEG = "SEMANTICMAC_FFMPEG"
 OLDEST = (5, 1)
 """The first ffmpeg that knows all our options (``-fps_mode``, ``out_chlayout``)."""
 
+YIELDS = 10
+"""How much nicer ffmpeg is than the process it works for: the encoder comes first where there is
+not a core for each, or it would wait for frames that nobody needs yet."""
+
 _LOG_LIMIT = 64 << 10
 _PIECE = 1 << 20
 
@@ -115,6 +119,7 @@ def run(
         for name in pipes
     }
     try:
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + YIELDS)
         assert process.stderr is not None
         sources = {source: streams[name].write for name, (source, _) in pipes.items()}
         log = _drain(sources, process.stderr.fileno(), deadline)

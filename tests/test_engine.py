@@ -195,5 +195,5 @@ def test_slurm_profile_becomes_a_job_script():
         path.write_text("queue: gpu\nflavour: mild\n")
         with pytest.raises(ValueError, match=r"docs/extraction\.md"):
             slurm_cluster(path)
-    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 2", "dask_worker"):
+    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 8", "dask_worker"):
         assert line in script

@@ -53,7 +53,7 @@ def test_no_descriptor_left_is_no_broken_video(job, limited):
 def test_no_room_for_what_is_decoded_is_no_broken_video(job, limited, monkeypatch):
     monkeypatch.setattr("extract.process.IN_MEMORY", 1000)
     limited(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
-    said = _attempt(job, GOOD)
+    said = _attempt(job, GOOD, decoders=2)
     assert "File too large" in said
     assert "finished blocks are kept" in said
 

@@ -7,14 +7,17 @@ import imageio_ffmpeg
 import pytest
 
 from extract.__main__ import main
+from extract.decode import DecodeError, decode
 from extract.process import ffmpeg_exe, ffmpeg_version
+from extract.sampling import Sampling
 from tests.test_extract import write_clip, write_manifest
 
 
-def write_ffmpeg(folder: Path, says: str, status: int = 0) -> Path:
-    """A program called ffmpeg that tells its version as ffmpeg does."""
+def write_ffmpeg(folder: Path, says: str, status: int = 0, then: str = ":") -> Path:
+    """A program called ffmpeg that tells its version as ffmpeg does; asked for more, ``then``."""
     path = folder / "ffmpeg"
-    path.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
+    more = f'[ "$1" = -version ] || {then}'
+    path.write_text(f"#!/bin/sh\n{more}\necho '{says}'\nexit {status}\n")
     path.chmod(0o755)
     ffmpeg_exe.cache_clear()
     return path
@@ -68,3 +71,14 @@ def test_one_that_is_not_there_is_refused_before_any_work(tmp_path, monkeypatch,
     assert main([str(tmp_path), "--root", str(tmp_path / "stores"), "--workers", "1"]) == 1
     assert f"{tmp_path / 'gone'} cannot be run" in capsys.readouterr().err
     assert not (tmp_path / "stores").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("KILL", "killed, perhaps for want of memory"), ("SEGV", "crashed")]
+)
+def test_one_that_is_ended_by_the_system_says_so(tmp_path, monkeypatch, name, reason):
+    write_clip(tmp_path / "0.mp4", 0.5)
+    path = write_ffmpeg(tmp_path, "ffmpeg version 8.0", then=f"kill -{name} $$")
+    monkeypatch.setenv("SEMANTICMAC_FFMPEG", str(path))
+    with pytest.raises(DecodeError, match=reason):
+        decode(tmp_path / "0.mp4", Sampling())
