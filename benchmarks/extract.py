@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         default="small",
         help="tiny: only to see it run; small: two minutes of video; full: ten",
     )
+    parser.add_argument("--picture", help="of the videos; 640x360 is quick to decode (1280x720)")
     parser.add_argument("--encoder", choices=NAMES, default="embedded", help="(embedded)")
     parser.add_argument(
         "--checkpoint", type=Path, help="of imagebind; without it, untrained weights of full size"
@@ -97,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
     """The two materials: what is to be extracted, and where it lies."""
     size = SIZES[options.size]
+    size = replace(size, picture=options.picture or size.picture)
     checkpoint = options.checkpoint
     if options.encoder == "imagebind" and checkpoint is None:
         checkpoint = scratch / "untrained.safetensors"

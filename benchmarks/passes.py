@@ -19,8 +19,8 @@ import torch
 
 from cache import MODALITIES, Record
 from extract import graph
-from extract.block import DECODERS, Job, Utterance
-from extract.cluster import Machines, connect, run
+from extract.block import Job, Utterance
+from extract.cluster import Machines, connect, run, threads
 from extract.decode import decode, ffmpeg_exe
 from extract.encoders import Encoder, load
 from extract.plan import blocks
@@ -73,7 +73,7 @@ def decode_alone(task: Task) -> Measured:
         finally:
             os.close(null)
 
-    with _Watch() as watch, ThreadPoolExecutor(DECODERS) as pool:
+    with _Watch() as watch, ThreadPoolExecutor(threads(workers=1)) as pool:
         list(pool.map(decode_video, videos))
     return watch.measured(task)
 

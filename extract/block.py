@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,6 @@ PASS_IMAGES = 256
 """Images of one pass (38 MB), unless a single utterance has more."""
 
 _loading = threading.Lock()
-_encoding = threading.Lock()
-"""A worker takes two blocks at a time and has one encoder: while the one is encoded from its first
-utterance to its last, the other is decoded ahead. Taking turns, they would end together, and the
-next two begin with nothing decoded."""
 
 OF_THE_FILE = frozenset(
     {
@@ -120,8 +116,9 @@ def extract_block(job: Job, block: Sequence[Utterance], decoders: int = DECODERS
     with _loading:
         encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
     _refuse_other_recipe(job, encoder)
-    with _decoding(job, block, decoders) as clips, _encoding:
-        records, features = _encode_all(job, encoder, clips)
+    age = next(_ages)
+    with _decoding(job, block, decoders) as clips:
+        records, features = _encode_all(job, encoder, clips, age)
     if job.sampling.crops > job.sampling.rows_per_frame["vision"]:
         of_crops = features["vision"].reshape(-1, job.sampling.crops, encoder.widths["vision"])
         features["vision"] = of_crops.mean(axis=1)
@@ -147,7 +144,7 @@ def _refuse_other_recipe(job: Job, encoder: Encoder) -> None:
 
 
 def _encode_all(
-    job: Job, encoder: Encoder, clips: Iterable[tuple[Utterance, Clip | DecodeError]]
+    job: Job, encoder: Encoder, clips: Iterable[tuple[Utterance, Clip | DecodeError]], age: int
 ) -> tuple[list[Record], dict[str, np.ndarray]]:
     """What became of each utterance, and the features of all, float32 ``[rows, d]``."""
     records: list[Record] = []
@@ -156,7 +153,8 @@ def _encode_all(
         if isinstance(outcome, DecodeError):
             records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))
             continue
-        there = _encode(outcome, job.sampling, batches)
+        with _encoding.turn(age):
+            there = _encode(outcome, job.sampling, batches)
         rows = {
             modality: outcome.frames * job.sampling.rows_per_frame[modality] * there[modality]
             for modality in MODALITIES
@@ -172,7 +170,39 @@ def _encode_all(
                 rows["vision"],
             )
         )
-    return records, {modality: batches[modality].finish() for modality in MODALITIES}
+    with _encoding.turn(age):
+        return records, {modality: batches[modality].finish() for modality in MODALITIES}
+
+
+class _Turns:
+    """Of a worker's blocks at its one encoder: the oldest that has something for it comes first.
+
+    So the older block is encoded to its end while the younger is decoded ahead. Taking equal turns,
+    they would end together, and the next two begin with nothing decoded.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: set[int] = set()
+        self._busy = False
+
+    @contextmanager
+    def turn(self, age: int) -> Iterator[None]:
+        """Wait for the encoder; it is the caller's until the end of the ``with``."""
+        with self._changed:
+            self._waiting.add(age)
+            self._changed.wait_for(lambda: not self._busy and age == min(self._waiting))
+            self._waiting.remove(age)
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+
+_encoding, _ages = _Turns(), count()
 
 
 def _encode(clip: Clip, sampling: Sampling, batches: Mapping[str, _Batches]) -> dict[str, bool]:
@@ -302,7 +332,7 @@ def _decoding(
 
 @cache
 def _ffmpegs(decoders: int) -> ThreadPoolExecutor:
-    """What the blocks of a process decode with: the older one's files come first."""
+    """What all blocks of a process decode with, in the order in which they ask."""
     return ThreadPoolExecutor(decoders)
 
 

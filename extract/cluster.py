@@ -30,6 +30,7 @@ from dask.distributed import (
     get_worker,
     wait,
 )
+from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from distributed.utils import get_mp_context
 
@@ -107,17 +108,18 @@ class Machines:
         """Whether the workers are not processes that this one starts on its own machine."""
         return self.scheduler is not None or self.slurm is not None
 
-    def threads(self, device: str) -> int:
-        """Of a worker on this machine: its share of the cores, enough for its blocks."""
-        return max(IN_FLIGHT, (os.cpu_count() or 1) // self.count(device))
-
     def count(self, device: str) -> int:
         """How many workers that makes."""
         if self.workers is not None:
             return self.workers
         if device.startswith("cuda"):
             return max(1, len(gpus()))
-        return os.cpu_count() or 1
+        return CPU_COUNT
+
+
+def threads(workers: int) -> int:
+    """Of each of so many workers on this machine: its share of the cores, enough for its blocks."""
+    return max(IN_FLIGHT, CPU_COUNT // workers)
 
 
 def gpus() -> list[str]:
@@ -173,9 +175,10 @@ def connect(
                 get_mp_context().set_forkserver_preload(_IMPORTED)
             target = cluster = LocalCluster(
                 n_workers=count,
-                threads_per_worker=machines.threads(device),
+                threads_per_worker=threads(count),
                 processes=True,
-                memory_limit=machines.memory_limit or "auto",
+                # left out, the workers share the memory equally, whatever their threads
+                **({"memory_limit": machines.memory_limit} if machines.memory_limit else {}),
                 worker_class=GpuNanny if device.startswith("cuda") else Nanny,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
@@ -226,7 +229,7 @@ def run(
     lost = in_a_row = 0
     try:
         while waiting or suspects or running:
-            # No more tasks than it works on: whoever dies takes nothing else with it.
+            # No more than they work on: a worker that dies takes little else with it.
             at_once = sum(min(IN_FLIGHT, threads) for threads in client.nthreads().values())
             free = max(1, at_once) - len(running)
             for _ in range(min(free, len(waiting))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import signal
@@ -170,11 +171,9 @@ def decode_spans(
     """
     try:
         return _one_pass(path, sampling, spans, crop, timeout)
-    except StalledError as error:
-        return [error] * len(spans)
     except DecodeError as error:
-        if len(spans) == 1 or not path.is_file():
-            return [error] * len(spans)
+        if len(spans) == 1 or isinstance(error, StalledError) or not path.is_file():
+            return [_bare(error)] * len(spans)
     return [decode_spans(path, sampling, [span], crop, timeout)[0] for span in spans]
 
 
@@ -204,6 +203,8 @@ def _one_pass(
         status, log, streams = attempt(
             ["vision"] * ("Video" in present) + ["audio"] * ("Audio" in present)
         )
+    if "received signal" in log:  # an interrupted run, a job at the end of its time
+        raise InterruptedError(errno.EINTR, "ffmpeg was told to end")
     if status < 0:
         raise DecodeError(_ended_by(signal.Signals(-status)))
     if status:
@@ -218,8 +219,14 @@ def _one_pass(
         try:
             clips.append(_align(picture, later, sound, sampling, begin, end, stated))
         except DecodeError as error:
-            clips.append(error)
+            clips.append(_bare(error))
     return clips
+
+
+def _bare(error: DecodeError) -> DecodeError:
+    """Without what it was raised from: the frames of a traceback keep decoded streams alive."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _picture(file: IO[bytes] | None, sampling: Sampling) -> Rows | None:

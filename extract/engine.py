@@ -7,12 +7,10 @@ what is missing.
 from __future__ import annotations
 
 import logging
-import math
-import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from operator import itemgetter
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dask.system import CPU_COUNT
 
 from cache import FeatureCache, Parts, Recipe, Record, newest_per_id, publish
 from cache.pull import pull_recipe
@@ -28,7 +27,7 @@ from cache.republish import republish
 from cache.store import is_published
 from cache.who import user_name
 from extract.block import Job, Utterance
-from extract.cluster import Machines, connect, run
+from extract.cluster import Machines, connect, run, threads
 from extract.decode import ffmpeg_version
 from extract.encoders import Encoder, load
 from extract.plan import Estimate, blocks, durations, estimate, utterances_of
@@ -201,18 +200,13 @@ def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> E
     work = _Work.of(store, utterances, data, settings)
     if not work.remaining:
         return None
-    machines = settings.machines
+    machines, job = settings.machines, _job(work.place, data, settings)
     count = max(1, min(machines.count(settings.device), len(work.blocks)))
-    job = _job(work.place, data, settings)
-    return estimate(
-        job,
-        encoder,
-        work.remaining,
-        work.lengths,
-        len(work.blocks),
-        count,
-        math.inf if machines.elsewhere else os.cpu_count() or 1,
-    )
+    amount = work.remaining, work.lengths, len(work.blocks)
+    if machines.elsewhere:  # what they have is not known here: as if they were like this machine
+        here = replace(job, device="cpu")
+        return estimate(here, encoder, *amount, count, threads(1), CPU_COUNT * count)
+    return estimate(job, encoder, *amount, count, threads(count), CPU_COUNT)
 
 
 @dataclass(frozen=True)

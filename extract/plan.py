@@ -105,6 +105,7 @@ def estimate(
     lengths: dict[str, float],
     in_blocks: int,
     workers: int,
+    threads: int,
     cores: float,
 ) -> Estimate:
     """Extract a few utterances into a temporary folder and scale up what that took.
@@ -116,6 +117,7 @@ def estimate(
         lengths: seconds of each as far as known, by id.
         in_blocks: number of blocks.
         workers: how many share the work.
+        threads: of each.
         cores: that they and their ffmpegs have together.
     """
     # Spread over the dataset; the first one warms up the encoder and is not counted.
@@ -126,7 +128,7 @@ def estimate(
         extract_block(job, sample[:1])
         timed = sample[1:] or sample
         began, worked = time.perf_counter(), _cpu_seconds()
-        records = [r for r in extract_block(job, timed) if r.status != "failed"]
+        records = [r for r in extract_block(job, timed, threads) if r.status != "failed"]
         took, work = time.perf_counter() - began, _cpu_seconds() - worked
     seen = sum(record.duration for record in records)
     thought = sum(lengths[record.id] for record in records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -22,9 +23,9 @@ FFMPEG = "SEMANTICMAC_FFMPEG"
 OLDEST = (5, 1)
 """The first ffmpeg that knows all our options (``-fps_mode``, ``out_chlayout``)."""
 
-YIELDS = 10
+YIELDS = 5
 """How much nicer ffmpeg is than the process it works for: the encoder comes first where there is
-not a core for each, or it would wait for frames that nobody needs yet."""
+not a core for each, yet ffmpeg is not starved into its timeout."""
 
 _LOG_LIMIT = 64 << 10
 _PIECE = 1 << 20
@@ -119,7 +120,9 @@ def run(
         for name in pipes
     }
     try:
-        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + YIELDS)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, process.pid, own + YIELDS)
         assert process.stderr is not None
         sources = {source: streams[name].write for name, (source, _) in pipes.items()}
         log = _drain(sources, process.stderr.fileno(), deadline)

@@ -37,7 +37,8 @@ def add_commands(commands: Any) -> None:
         "predict",
         help="judge new videos by a finished run",
         description="Take new videos through the encoder and the model of a finished run. A "
-        "transcript, sound or picture that a clip lacks is treated as missing, and said.",
+        "sound or picture that a clip lacks is treated as missing, a transcript is read as an "
+        "empty text; either is said.",
         epilog="Exit status: 0 all clips judged, 1 error, 2 wrong usage, "
         f"{EXIT_SOME_FAILED} some clips could not be read.",
     )
