@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 
 from benchmarks import isolated, report
 from benchmarks.passes import MEASURED, Measured, Task
-from extract.block import Job, Utterance
 from extract.decode import ffmpeg_exe
 from extract.encoders import NAMES, PRECISIONS, load
 from extract.encoders.imagebind_weights import HUGE, layout, seeded
+from extract.job import Job, Utterance
 from extract.sampling import Sampling
 
 TITLES = {

@@ -19,10 +19,10 @@ import torch
 
 from cache import MODALITIES, Record
 from extract import graph
-from extract.block import Job, Utterance
 from extract.cluster import Machines, connect, run, threads
 from extract.decode import decode, ffmpeg_exe
 from extract.encoders import Encoder, load
+from extract.job import Job, Utterance
 from extract.plan import blocks
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
 
@@ -103,11 +103,13 @@ def ours(task: Task) -> Measured:
     first = task.utterances[:1]
     machines = Machines(workers=1)
     with connect(machines, task.job.device, len(planned), print) as client:
-        warm = run(client, replace(task.job, store=task.job.store / "warm"), [first], _give_up)
+        warm = run(
+            client, replace(task.job, store=task.job.store / "warm"), [first], _give_up, _unheard
+        )
         assert list(warm)
         worker = psutil.Process(next(iter(client.run(os.getpid).values())))
         with _Watch(worker) as watch:
-            finished = list(run(client, task.job, planned, _give_up))
+            finished = list(run(client, task.job, planned, _give_up, _unheard))
     assert [record.status for records in finished for record in records] == ["ok"] * len(
         task.utterances
     )
@@ -116,6 +118,10 @@ def ours(task: Task) -> Measured:
 
 def _give_up(utterance: Utterance, reason: str) -> Record:
     return Record(utterance.id, "failed", reason)
+
+
+def _unheard(stage: str, ids: list[str]) -> None:
+    """Nobody watches."""
 
 
 def naive(task: Task) -> Measured:

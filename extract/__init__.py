@@ -6,7 +6,8 @@ the work, and the cache package keeps the result::
     python -m extract demo --data data/demo
 """
 
-from extract.engine import Settings, Summary, extract
+from extract.engine import Summary, extract
 from extract.sampling import Sampling
+from extract.settings import Settings
 
 __all__ = ["Sampling", "Settings", "Summary", "extract"]

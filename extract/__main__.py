@@ -13,10 +13,11 @@ from rich.table import Table
 from cache.recipe import DTYPES
 from cache.share import SHARES, configured_shares
 from extract.encoders import BACKENDS, NAMES, PRECISIONS
-from extract.engine import Settings, Summary, dry_run, extract
+from extract.engine import Summary, dry_run, extract
 from extract.plan import Estimate
 from extract.progress import View, clock, reason_lines
 from extract.sampling import Sampling
+from extract.settings import Settings
 from manifests import Manifest
 
 console = Console()

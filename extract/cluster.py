@@ -35,7 +35,9 @@ from dask.utils import parse_bytes
 from distributed.utils import get_mp_context
 
 from cache import Record
-from extract.block import DECODERS, Job, Utterance, extract_block
+from extract.ahead import DECODERS
+from extract.block import extract_block
+from extract.job import Job, Utterance
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +210,11 @@ class _Task:
 
 
 def run(
-    client: Client, job: Job, blocks: Sequence[Sequence[Utterance]], give_up: Callable[..., Record]
+    client: Client,
+    job: Job,
+    blocks: Sequence[Sequence[Utterance]],
+    give_up: Callable[..., Record],
+    on_stage: Callable[[str, list[str]], None],
 ) -> Iterator[list[Record]]:
     """Extract blocks, in whatever order they finish; an empty list now and then as a sign of life.
 
@@ -218,6 +224,8 @@ def run(
         blocks: what to extract.
         give_up: ``(utterance, reason) -> Record`` keeps a failed row for an utterance that ended
             its worker time and again.
+        on_stage: told the ids of those that are ``"decoded"`` or ``"encoded"``, as they are, from
+            the client's thread.
 
     Raises:
         ValueError: workers die whatever they do, a worker's machine is at fault or has another
@@ -227,6 +235,7 @@ def run(
     suspects: deque[_Task] = deque()
     running: dict[Future, _Task] = {}
     lost = in_a_row = 0
+    client.subscribe_topic(_topic(job), lambda event: on_stage(*event[1]))
     try:
         while waiting or suspects or running:
             # No more than they work on: a worker that dies takes little else with it.
@@ -273,6 +282,7 @@ def run(
                     yield records
                 future.release()
     finally:
+        client.unsubscribe_topic(_topic(job))
         client.cancel(list(running))
 
 
@@ -280,17 +290,32 @@ def _submit(client: Client, job: Job, task: _Task) -> Future:
     return client.submit(_on_worker, job, task.block, pure=False)
 
 
+def _topic(job: Job) -> str:
+    """Under which the workers tell how far they are; a scheduler may serve several runs."""
+    return f"extract {job.store}"
+
+
 def _on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
-    return _attempt(job, block, max(DECODERS, get_worker().state.nthreads))
+    worker = get_worker()
+
+    def on_stage(stage: str, ids: list[str]) -> None:
+        worker.log_event(_topic(job), (stage, ids))
+
+    return _attempt(job, block, max(DECODERS, worker.state.nthreads), on_stage)
 
 
-def _attempt(job: Job, block: Sequence[Utterance], decoders: int) -> list[Record] | str:
+def _attempt(
+    job: Job,
+    block: Sequence[Utterance],
+    decoders: int,
+    on_stage: Callable[[str, list[str]], None],
+) -> list[Record] | str:
     """The records, or what went wrong in words.
 
     As words because a client that cannot unpack an exception or its traceback waits for ever.
     """
     try:
-        return extract_block(job, block, decoders)
+        return extract_block(job, block, decoders, on_stage)
     except ValueError as error:
         return str(error)
     except OSError as error:

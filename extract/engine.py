@@ -10,8 +10,8 @@ import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
@@ -26,13 +26,14 @@ from cache.recipe import digest_of_utterances
 from cache.republish import republish
 from cache.store import is_published
 from cache.who import user_name
-from extract.block import Job, Utterance
-from extract.cluster import Machines, connect, run, threads
+from extract.cluster import connect, run, threads
 from extract.decode import ffmpeg_version
-from extract.encoders import Encoder, load
+from extract.encoders import Encoder
+from extract.job import Job, Utterance
 from extract.plan import Estimate, blocks, durations, estimate, utterances_of
 from extract.progress import Tally, reason_lines
 from extract.sampling import PREPROCESS_VERSION, Sampling
+from extract.settings import Settings
 from manifests import Manifest
 
 log = logging.getLogger(__name__)
@@ -41,59 +42,6 @@ BLOCK = 64
 """Utterances in a block at most, however short they are."""
 SHOWN = 5
 """Reasons in one error message."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to extract.
-
-    What is stored depends on ``encoder`` and its checkpoint, ``precision``, ``sampling`` and
-    ``dtype`` alone.
-    """
-
-    encoder: str
-    checkpoint: Path | None = None
-    device: str = "cpu"
-    precision: str = "fp32"
-    backend: str = "transformers"
-    sampling: Sampling = field(default_factory=Sampling)
-    dtype: str = "float16"
-    workers: int | None = 1
-    memory_limit: str | None = None
-    scheduler: str | None = None
-    slurm: Path | None = None
-    timeout: float = 600.0
-    shares: tuple[str, ...] = ()
-    retry_failed: bool = False
-
-    def __post_init__(self) -> None:
-        if self.checkpoint is not None:  # workers may be in another folder
-            # not resolve(): a link's name tells the file's format, its target's may not
-            object.__setattr__(self, "checkpoint", self.checkpoint.expanduser().absolute())
-
-    def load_encoder(self) -> Encoder:
-        """The encoder, in this process.
-
-        Raises:
-            ValueError: it cannot be loaded, or does not take what ``sampling`` gives.
-        """
-        # of workers elsewhere, this machine only needs to know what they have: no GPU
-        device = "cpu" if self.machines.elsewhere else self.device
-        encoder = load(self.encoder, self.checkpoint, device, self.precision, self.backend)
-        longest, window = encoder.longest_window_s, self.sampling.window_s
-        if longest is not None and window > longest:
-            raise ValueError(
-                f"the encoder {encoder.name} hears {longest:g} s of sound at once, a window of "
-                f"{window:g} s would be cut: choose --window {longest:g} or less"
-            )
-        if self.sampling.vision == "tubelet" and not encoder.takes_pairs:
-            raise ValueError(f"the encoder {encoder.name} takes single images, not tubelets")
-        return encoder
-
-    @cached_property
-    def machines(self) -> Machines:
-        """Where the blocks run."""
-        return Machines(self.workers, self.memory_limit, self.scheduler, self.slurm)
 
 
 @dataclass(frozen=True)
@@ -168,7 +116,8 @@ def extract(
     job = _job(work.place, data, settings)
     if work.blocks:
         with connect(machines, device, len(work.blocks), say) as client:
-            for records in run(client, job, work.blocks, partial(_give_up, job, encoder.widths)):
+            give_up = partial(_give_up, job, encoder.widths)
+            for records in run(client, job, work.blocks, give_up, tally.reached):
                 if not published and is_published(store):
                     log.info("%s was published by another run meanwhile; using it", store)
                     break  # what is queued is cancelled

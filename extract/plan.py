@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.block import Job, Utterance, extract_block
+from extract.block import extract_block
 from extract.encoders import Encoder
+from extract.job import Job, Utterance
 from manifests import Manifest
 
 BLOCK_S = 120.0

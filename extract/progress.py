@@ -30,6 +30,8 @@ class Tally:
         seconds: seconds of video extracted by this run.
         new: utterances finished by this run.
         worked: how much of ``work`` is finished.
+        decoded: ids of those that this run has decoded,
+        encoded: and of those that it has encoded; they are finished when their block is written.
         began: when the work began, on the monotonic clock.
     """
 
@@ -40,6 +42,8 @@ class Tally:
     seconds: float = 0.0
     new: int = 0
     worked: float = 0.0
+    decoded: set[str] = field(default_factory=set)
+    encoded: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
 
     def add(self, records: Sequence[Record], worked: float) -> None:
@@ -50,10 +54,17 @@ class Tally:
         self.seconds += sum(record.duration for record in records)
         self.worked += worked
 
+    def reached(self, stage: str, ids: Sequence[str]) -> None:
+        """Some utterances are ``"decoded"`` or ``"encoded"``; those of a lost worker twice."""
+        (self.decoded if stage == "decoded" else self.encoded).update(ids)
+
     def line(self, now: float | None = None) -> str:
         """One line for a person: how far, how fast, how long still."""
         took = (time.monotonic() if now is None else now) - self.began
         text = f"{self.done} of {self.in_all} utterances"
+        if self.decoded:
+            stages = f"{len(self.decoded)} decoded, {len(self.encoded)} encoded"
+            text += f", {stages}, {self.new} written"
         if self.failed:
             text += f", {self.failed} failed"
         if self.new and took > 0:

@@ -16,8 +16,9 @@ from cache import Parts, publish
 from cache.store import is_published
 from cache.verify import verify
 from extract import Settings
-from extract.block import Utterance, extract_block
+from extract.block import extract_block
 from extract.engine import _job
+from extract.job import Utterance
 from tests.stores import RECIPE, WIDTHS, build_store, records_of, tree_of, write_part
 from tests.test_extract import write_clip
 

@@ -7,8 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from extract.block import PASS_IMAGES, Utterance, passes
+from extract import process
+from extract.ahead import PASS_IMAGES, passes
 from extract.decode import Clip, DecodeError, decode, decode_spans
+from extract.job import Utterance
 from extract.sampling import Sampling
 from tests.test_decode import clicks, ffmpeg
 
@@ -37,8 +39,11 @@ def same(one: Clip | DecodeError, other: Clip | DecodeError) -> bool:
     )
 
 
-def test_one_pass_gives_the_bits_of_many(source):
+def test_one_pass_gives_the_bits_of_many(source, monkeypatch):
+    started = []
+    monkeypatch.setattr("extract.decode.run", lambda *a: started.append(a) or process.run(*a))
     together = decode_spans(source, TWO, SPANS)
+    assert len(started) == 1
     for clip, (start, end) in zip(together, SPANS, strict=True):
         assert same(clip, decode(source, TWO, start, end))
         assert clip.frames == TWO.frames(end - start)

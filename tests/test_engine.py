@@ -1,5 +1,6 @@
 """What the extraction promises about failures: retried alone, carried over, never half a store."""
 
+import io
 import os
 import signal
 import subprocess
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 from dask.distributed import Client, LocalCluster
+from rich.console import Console
 
 from cache import FeatureCache, Parts, Record
 from cache.republish import republish
 from extract.__main__ import main
-from extract.block import Utterance
 from extract.cluster import GpuNanny, Machines, gpus, slurm_cluster
+from extract.job import Utterance
 from extract.plan import blocks, durations
-from extract.progress import Tally, by_reason
+from extract.progress import Tally, View, by_reason
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, features_of, tree_of
 from tests.test_extract import write_clip, write_manifest
 
@@ -132,6 +134,25 @@ def test_progress_in_a_line():
     assert tally.line(now=10.0) == (
         "2 of 10 utterances, 1 failed, 0.2 utterances/s, 0.4 video-s/s, 0:00:30 left"
     )
+
+
+def test_progress_tells_the_stages_of_what_is_under_way():
+    tally = Tally(in_all=10, work=20.0, began=0.0)
+    tally.reached("decoded", ["a", "b"])
+    tally.reached("decoded", ["b"])  # again, after its worker was lost
+    tally.reached("encoded", ["a"])
+    assert tally.line(now=10.0) == "0 of 10 utterances, 2 decoded, 1 encoded, 0 written"
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
+    tally = Tally(in_all=10, work=20.0)
+    monkeypatch.setattr("extract.progress.EVERY_S", 1e9)
+    with View(Console(file=io.StringIO())) as view:
+        view.show(tally)
+        assert capsys.readouterr().out == ""
+        monkeypatch.setattr("extract.progress.EVERY_S", 0.0)
+        view.show(tally)
+        assert capsys.readouterr().out == "0 of 10 utterances\n"
 
 
 def test_failures_are_grouped_by_reason():

@@ -9,9 +9,10 @@ import pytest
 from cache import FeatureCache, Parts
 from extract import Sampling, Settings
 from extract.__main__ import main
-from extract.block import Job, Utterance, extract_block
+from extract.block import extract_block
 from extract.cluster import _attempt
 from extract.engine import _job
+from extract.job import Job, Utterance
 from tests.test_extract import write_clip, write_manifest
 
 
@@ -53,7 +54,7 @@ def test_no_descriptor_left_is_no_broken_video(job, limited):
 def test_no_room_for_what_is_decoded_is_no_broken_video(job, limited, monkeypatch):
     monkeypatch.setattr("extract.process.IN_MEMORY", 1000)
     limited(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
-    said = _attempt(job, GOOD, decoders=2)
+    said = _attempt(job, GOOD, 2, lambda stage, ids: None)
     assert "File too large" in said
     assert "finished blocks are kept" in said
 

@@ -18,7 +18,7 @@ from rich.console import Console
 if TYPE_CHECKING:  # the imports take seconds, `--help` and typos should not wait
     from cache import Features, Record
     from cache.parts import Part
-    from extract.block import Job
+    from extract.job import Job
     from manifests import Manifest
     from train.finished_run import Answer, FinishedRun
 
@@ -130,8 +130,8 @@ def encoder_job(run: FinishedRun, checkpoint: Path | None, device: str, timeout:
     Raises:
         ValueError: the encoder at hand is not the one that made the run's features.
     """
-    from extract.block import Job
     from extract.encoders import NAMES, PRECISIONS, load
+    from extract.job import Job
     from extract.sampling import PREPROCESS_VERSION, Sampling
 
     recipe = run.recipe

@@ -1,0 +1,157 @@
+"""Who decodes and who encodes when: what several blocks of one worker share."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from cache import Parts
+from extract import Settings, ahead, extract
+from extract.block import _Turns, extract_block
+from extract.cluster import IN_FLIGHT, Machines, _attempt, connect, threads
+from extract.decode import ffmpeg_exe
+from extract.engine import _job
+from extract.job import Job, Utterance
+from extract.process import YIELDS
+from extract.progress import Tally
+from manifests import Manifest
+from tests.test_extract import write_clip, write_manifest
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    """Of a folder with eight clips."""
+    (tmp_path / "data").mkdir()
+    first = write_clip(tmp_path / "data/0.mp4", 1.0)
+    for i in range(1, 8):
+        (tmp_path / f"data/{i}.mp4").hardlink_to(first)
+    return _job(tmp_path / "s.zarr", tmp_path / "data", Settings("imagebind-tiny"))
+
+
+@pytest.fixture
+def wrapped(tmp_path, monkeypatch):
+    """Puts a shell script in the place of ffmpeg; ``$ffmpeg`` is the real one."""
+
+    def wrap(script: str) -> None:
+        wrapper = tmp_path / "wrapper"
+        wrapper.write_text(f"#!/bin/sh\nffmpeg={ffmpeg_exe()}\n{script}\n")
+        wrapper.chmod(0o755)
+        monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(wrapper))
+
+    return wrap
+
+
+def utterances(*names: int) -> list[Utterance]:
+    return [Utterance(f"u{i}", f"{i}.mp4") for i in names]
+
+
+def test_the_oldest_block_comes_first_at_the_encoder():
+    turns, order = _Turns(), []
+
+    def encode(age: int) -> None:
+        with turns.turn(age):
+            order.append(age)
+
+    with turns.turn(9):
+        waiting = [threading.Thread(target=encode, args=(age,)) for age in (3, 1, 2)]
+        for thread in waiting:
+            thread.start()
+        while len(turns._waiting) < 3:
+            pass
+    for thread in waiting:
+        thread.join()
+    assert order == [1, 2, 3]
+
+
+def test_an_error_at_the_encoder_leaves_it_free():
+    turns = _Turns()
+    with pytest.raises(KeyError), turns.turn(1):
+        raise KeyError
+    with turns.turn(2):
+        pass
+
+
+def test_blocks_share_their_ffmpegs(job, wrapped, tmp_path):
+    """Two blocks of four files: never more at once than one block alone may have."""
+    log = tmp_path / "log"
+    wrapped(f'echo + >> {log}\n"$ffmpeg" "$@"\nstatus=$?\nsleep 0.1\necho - >> {log}\nexit $status')
+    with ThreadPoolExecutor(2) as pool:
+        blocks = [utterances(*range(4)), utterances(*range(4, 8))]
+        for records in pool.map(lambda block: extract_block(job, block, 2), blocks):
+            assert [record.status for record in records] == ["ok"] * 4
+    running, most = 0, 0
+    for line in log.read_text().split():
+        running += 1 if line == "+" else -1
+        most = max(most, running)
+    assert most == 2
+
+
+def test_what_is_not_needed_any_more_is_not_decoded(job, wrapped, tmp_path):
+    log = tmp_path / "log"
+    wrapped(f'echo + >> {log}\nsleep 0.2\nexec "$ffmpeg" "$@"')
+    with ahead.decoding(job, utterances(*range(8)), 4, _unheard) as clips:
+        next(clips)
+    ahead._ffmpegs(4).submit(int).result()
+    assert len(log.read_text().split()) <= 6
+
+
+def test_ffmpeg_comes_after_the_encoder(job, wrapped):
+    wrapped("exec sleep 60")
+    running = threading.Thread(
+        target=extract_block, args=(replace(job, timeout=2.0), utterances(0))
+    )
+    running.start()
+    me = psutil.Process()
+    while not (ffmpegs := [child for child in me.children() if child.name() == "sleep"]):
+        assert running.is_alive()
+    while ffmpegs[0].nice() != me.nice() + YIELDS:
+        assert running.is_alive()
+    running.join()
+    assert not ffmpegs[0].is_running()
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_an_interrupted_ffmpeg_is_no_broken_video(job, wrapped, name):
+    """Ctrl-C and a job's end reach the whole group of processes: the block is not written."""
+    # at the speed of the clip, so that the signal comes in the middle
+    wrapped(f'exec timeout --preserve-status -s {name} 0.25 "$ffmpeg" -re "$@"')
+    said = _attempt(job, utterances(0), 2, _unheard)
+    assert "told to end" in said
+    assert not Parts(job.store).read()
+
+
+def test_stages_are_told_as_they_are_reached(job, tmp_path):
+    heard: list[tuple[str, str]] = []
+    extract_block(
+        job, utterances(0, 1), 2, lambda stage, ids: heard.extend((stage, i) for i in ids)
+    )
+    assert sorted(heard) == [(s, f"u{i}") for s in ("decoded", "encoded") for i in (0, 1)]
+    for i in (0, 1):
+        assert heard.index(("decoded", f"u{i}")) < heard.index(("encoded", f"u{i}"))
+
+
+def test_stages_reach_the_one_who_watches(job, tmp_path):
+    write_manifest(job.data, {f"u{i}": f"{i}.mp4" for i in range(8)})
+    tallies: list[Tally] = []
+    settings = Settings("imagebind-tiny", workers=1)
+    extract(Manifest.load(job.data), job.data, tmp_path / "stores", settings, tallies.append)
+    (tally, *_) = tallies
+    assert tally.encoded
+    assert tally.encoded <= {f"u{i}" for i in range(8)}
+    assert len(tally.decoded) >= len(tally.encoded)
+
+
+def test_workers_share_cores_and_memory():
+    assert threads(1) >= threads(2) >= IN_FLIGHT
+    with connect(Machines(workers=2), "cpu", 8, print) as client:
+        workers = client.scheduler_info()["workers"].values()
+        limits = [worker["memory_limit"] for worker in workers]
+    assert len(limits) == 2
+    assert sum(limits) <= psutil.virtual_memory().total
+    assert len(set(limits)) == 1
+
+
+def _unheard(stage: str, ids: list[str]) -> None:
+    """Nobody watches."""
