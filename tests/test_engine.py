@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,14 @@ from rich.console import Console
 
 from cache import FeatureCache, Parts, Record
 from cache.republish import republish
+from extract import Settings
 from extract.__main__ import main
 from extract.cluster import GpuNanny, Machines, gpus, slurm_cluster
+from extract.engine import dry_run
 from extract.job import Utterance
 from extract.plan import blocks, durations
 from extract.progress import Tally, View, by_reason
+from manifests import Manifest
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, features_of, tree_of
 from tests.test_extract import write_clip, write_manifest
 
@@ -168,6 +172,15 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
         (data / f"v/{i}.mp4").hardlink_to(clip)
     write_manifest(data, {f"u{i}": f"v/{i % 3}.mp4" for i in range(12)})
     before = sorted(data.rglob("*"))
+    settings = Settings("imagebind-tiny", workers=2)
+    estimate = dry_run(Manifest.load(data), data, tmp_path / "s", settings)
+    assert (estimate.utterances, estimate.workers) == (12, 2)
+    assert estimate.seconds == pytest.approx(12 * 0.6, rel=0.1)
+    assert 4 <= estimate.blocks <= 12
+    assert estimate.bytes == pytest.approx(12 * 2 * 64 * 2, rel=0.2)  # rows, both widths, float16
+    assert 0 < estimate.took < 60
+    elsewhere = replace(settings, device="cuda", scheduler="tcp://nowhere:8786")
+    assert dry_run(Manifest.load(data), data, tmp_path / "s", elsewhere).utterances == 12
     assert main([str(data), "--root", str(tmp_path / "s"), "--dry-run", "--workers", "2"]) == 0
     out = capsys.readouterr().out
     assert "Nothing was written" in out
