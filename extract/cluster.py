@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -215,7 +215,7 @@ def run(
     blocks: Sequence[Sequence[Utterance]],
     give_up: Callable[..., Record],
     on_stage: Callable[[str, list[str]], None],
-) -> Iterator[list[Record]]:
+) -> Generator[list[Record]]:
     """Extract blocks, in whatever order they finish; an empty list now and then as a sign of life.
 
     Args:
@@ -239,7 +239,7 @@ def run(
     try:
         while waiting or suspects or running:
             # No more than they work on: a worker that dies takes little else with it.
-            at_once = sum(min(IN_FLIGHT, threads) for threads in client.nthreads().values())
+            at_once = sum(min(IN_FLIGHT, count) for count in client.nthreads().values())
             free = max(1, at_once) - len(running)
             for _ in range(min(free, len(waiting))):
                 task = waiting.popleft()

@@ -10,6 +10,7 @@ import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -115,9 +116,12 @@ def extract(
     resumed = tally.done
     job = _job(work.place, data, settings)
     if work.blocks:
-        with connect(machines, device, len(work.blocks), say) as client:
-            give_up = partial(_give_up, job, encoder.widths)
-            for records in run(client, job, work.blocks, give_up, tally.reached):
+        give_up = partial(_give_up, job, encoder.widths)
+        with (
+            connect(machines, device, len(work.blocks), say) as client,
+            closing(run(client, job, work.blocks, give_up, tally.reached)) as finished,
+        ):
+            for records in finished:
                 if not published and is_published(store):
                     log.info("%s was published by another run meanwhile; using it", store)
                     break  # what is queued is cancelled
