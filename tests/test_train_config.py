@@ -1,9 +1,13 @@
 """Presets, overrides and what is said about wrong ones."""
 
+import re
+import shlex
+from itertools import takewhile
+
 import pytest
 
 from train.__main__ import main
-from train.config import load_config, make_config, preset_names, save_config
+from train.config import PRESETS, load_config, make_config, preset_names, save_config
 
 TABLE = {  # epochs, batch, lr of the language model, lr of the rest, decay, schedule, dropout
     "mosi": (20, 32, 4e-5, 5e-4, 5e-4, "constant", 0.1),
@@ -33,6 +37,28 @@ def test_every_preset_loads(name):
             optim.schedule,
             config.dropout,
         )
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_says_how_to_use_it_and_what_to_expect(name):
+    lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    head = [line[1:] for line in takewhile(lambda line: line.startswith("#"), lines)]
+    code = "\n".join(line for line in head if line.startswith("     "))
+    commands = [shlex.split(command) for command in code.replace("\\\n", " ").splitlines()]
+    for command in commands:
+        assert command[:5] == ["python", "-m", "train", "fit", f"dataset={name}"]
+        make_config(name, command[4:])  # every key is one
+    prose = " ".join(" ".join(line for line in head if not line.startswith("     ")).split())
+    assert re.search(r"Licence of the data: \S+", prose)
+    if name in TABLE:
+        scores = re.search(r"The paper, with (.+) \(mean of five seeds\)", prose)
+        assert re.search(r"(Acc|F1)\S* \d\d\.\d", scores[1])
+        # Who wants the score of another setting is told its keys.
+        in_context = [any("text.context_turns=" in word for word in each) for each in commands]
+        assert in_context == ([False, True] if "as context" in prose else [False])
+    else:
+        assert "o published score" in prose or "has no score" in prose
+        assert len(commands) == 1
 
 
 def test_the_papers_table_is_complete():
@@ -86,3 +112,7 @@ def test_bad_usage():
     with pytest.raises(SystemExit) as exit_status:
         main(["learn"])
     assert exit_status.value.code == 2
+
+
+def test_a_bare_no_is_a_precision():
+    assert make_config(None, ["train.precision=no"]).train.precision == "no"

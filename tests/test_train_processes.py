@@ -1,15 +1,27 @@
 """Several processes, or a batch in several pieces, train as one process does."""
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from safetensors.torch import load_file
 
+from cache import FeatureCache, epoch_order
 from tests.datasets import FAST
-from train import processes
+from tests.forks import ROOT
+from train import neighbours, processes
+from train.config import SCLGConfig
+from train.sclg import PseudoLabels
 
 # 48 utterances in batches of 9: shares of two processes differ, the last batch has 3.
 RUN = ["fit", "dataset=scores", *FAST, "train.batch_size=9", "dropout=0", "optim.lr=2e-3"]
@@ -47,6 +59,35 @@ def test_two_processes_train_as_one(alone, pair):
     np.testing.assert_allclose(curve(folder), curve(alone), **TOLERANCE)
     ours, theirs = (load_file(run / "last.safetensors") for run in (folder, alone))
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-3
+
+
+def test_accelerate_launches_them(place, alone):
+    before = set(place.glob("runs/*/*/*"))
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # The launcher's own --cpu starts one process only, whatever the number.
+    launch = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu"]
+    launch += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+    launch += ["--dynamo_backend=no", f"--main_process_port={port}", "-m", "train"]
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(place / "no-settings")}
+    done = subprocess.run(
+        [*launch, *RUN, "name=launched"],
+        cwd=place,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = set(place.glob("runs/*/*/*")) - before
+    assert done.stdout.count("run: ") == 1
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
+    np.testing.assert_allclose(curve(folder), curve(alone), **TOLERANCE)
+    ours, theirs = (json.loads((run / "metrics.json").read_text()) for run in (folder, alone))
+    assert ours["best_epoch"] == theirs["best_epoch"]
+    for split in ("valid", "test"):
+        assert ours[split] == pytest.approx(theirs[split], rel=2e-4, abs=2e-5)
 
 
 def test_the_first_process_alone_speaks_and_writes(pair):
@@ -117,9 +158,52 @@ def test_two_processes_killed_go_on_as_two(place, forks):
 
 
 def test_all_learn_what_is_not_finite(place, forks):
-    _, (first, second) = fit(place, forks, "optim.lr=1e30", "name=nan", ranks=2, status=1)
-    assert "is not finite in the batch: u0" in first
+    """One number of one utterance is lost, in the share of the process that does not speak."""
+    store = place / "lost.zarr"
+    shutil.copytree(place / "stores" / "scores" / "store.zarr", store)
+    cache = FeatureCache.open(store)
+    table = pd.read_parquet(place / "data" / "scores" / "manifest.parquet")
+    ids = sorted(table.loc[table["split"] == "train", "id"])
+    lengths_N = cache.select(ids, modalities=["text"]).lengths["text"]
+    batch = [ids[i] for i in epoch_order(lengths_N, 9, seed=1, epoch=1, window=100)[1]]
+    row = cache.offsets("audio")[cache.ids.index(batch[3])]
+    zarr.open_group(store)["audio/values"][row, 0] = np.nan
+
+    keys = ["cache=lost.zarr", "sccl.beta=0", "name=nan"]
+    _, (first, second) = fit(place, forks, *keys, ranks=2, status=1)
+    assert f"'task_M' is not finite in the batch: {', '.join(batch[1::2])}\n" in first
     assert second == ""
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    truth_N1 = torch.randn(20, 1, generator=generator)
+    features_1ND = torch.randn(1, 20, 4, generator=generator)
+    given, nearest = [], neighbours.nearest
+
+    def watched(features_ND, knn, rows_R, index):
+        given.append(rows_R)
+        return nearest(features_ND, knn, rows_R, index)
+
+    monkeypatch.setattr(neighbours, "nearest", watched)
+
+    def moved():
+        labels = PseudoLabels(truth_N1, ["a"], 4, lambda x: x, SCLGConfig(knn=3, momentum=False))
+        labels.gather(torch.arange(20), features_1ND)
+        labels.move(2)
+        return labels.labels[0] - truth_N1
+
+    alone = moved()
+    monkeypatch.setattr(processes, "count", lambda: count)
+    shares = []
+    for rank in range(count):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        shares.append(moved())
+    assert torch.equal(given[0], torch.arange(20))
+    assert torch.equal(torch.cat(given[1:]).sort().values, torch.arange(20))
+    assert max(len(rows_R) for rows_R in given[1:]) == -(-20 // count)
+    torch.testing.assert_close(sum(shares), alone)  # a row that another works out stays 0
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -3,12 +3,16 @@
 import json
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from manifests import Manifest
 from tests.datasets import FAST
+from tests.language_models import WORDS, save_language_model
 
 # 6 steps an epoch; dropout on, so that the random states matter.
 RUN = ["fit", "dataset=scores", *FAST, "train.epochs=3", "dropout=0.2"]
@@ -59,6 +63,28 @@ def test_killed_again_and_again_it_ends_bit_for_bit_the_same(place, forks, whole
         code, said = resume(forks, folder, kill)
         assert code == -signal.SIGKILL, (kill, said)
         assert not (folder / "metrics.json").exists()
+    code, said = resume(forks, folder)
+    assert code == 0, said
+    assert contents(folder) == contents(whole)
+
+
+def test_with_a_language_model_and_pieces_of_batches_too(place, forks):
+    # Of the language model one layer learns; each step adds up two pieces; the task is a class.
+    save_language_model("bert", place / "bert")
+    scores = Manifest.load(place / "data" / "scores")
+    words = np.random.default_rng(0).choice(WORDS, (len(scores.table), 6))
+    texts = [" ".join(row[: 1 + i % 6]) for i, row in enumerate(words)]
+    classes = np.where(scores.table["label"] > 0, "high", "low")
+    card = replace(scores.card, task="classification", range=None, classes=["low", "high"])
+    card = replace(card, unimodal=False, metrics="emotion")
+    Manifest(card, scores.table.assign(text=texts, label=classes)).save(place / "data" / "classes")
+    run = [*RUN, "dataset=classes", "text.source=model", "text.model=bert", "text.trainable=1"]
+    run += ["train.epochs=2", "optim.lr_text=1e-3", "train.accumulate=2"]
+    whole = begin(place, forks, [*run, "name=pieces"])
+    stop = ("AdamW.step", 10, signal.SIGKILL)
+    folder = begin(place, forks, [*run, "name=killed-pieces"], stop, status=-signal.SIGKILL)
+    (state,) = folder.glob("state/*")
+    assert state.name == "00002-00000002"
     code, said = resume(forks, folder)
     assert code == 0, said
     assert contents(folder) == contents(whole)

@@ -271,6 +271,8 @@ def _merge(layers: list[Any]) -> Config:
             group = key.rpartition(".")[0]
             raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
         raise ValueError(f"key {key!r}: {_first_line(error)}") from error
+    if config.train.precision == "False":  # what YAML makes of a bare no
+        config.train.precision = "no"
     check(config)
     return config
 

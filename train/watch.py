@@ -63,13 +63,14 @@ class LossWatch:
             return
         rows = torch.stack([row for _, row in waiting]).double().cpu()
         broken = None
-        for (index_B, _), row in zip(waiting, rows, strict=True):
+        for call, ((index_B, _), row) in enumerate(zip(waiting, rows, strict=True)):
             if broken is None and not row.isfinite().all():
                 terms = [n for n, x in zip(self._names, row, strict=True) if not x.isfinite()]
+                terms.sort(key="total".__eq__)  # breaks with any other
                 batch = ", ".join(self.ids[i] for i in index_B.tolist())
-                broken = f"the loss term {terms[0]!r} is not finite in the batch: {batch}"
+                broken = call, f"the loss term {terms[0]!r} is not finite in the batch: {batch}"
             weighted = row * len(index_B)
             self._sums = weighted if self._sums is None else self._sums + weighted
-        for message in processes.all_of(broken):
-            if message is not None:
-                raise ValueError(message)
+        found = [each for each in processes.all_of(broken) if each is not None]
+        if found:  # the first: one call later all weights, and so all shares, are lost
+            raise ValueError(min(found)[1])
