@@ -5,14 +5,14 @@ import torch
 
 from cache import Packed
 from manifests import Card
-from tests.language_models import save_language_model
-from train.config import make_config
+from tests.language_models import CHINESE, NAMES, WORDS, save_language_model
+from train.config import OptimConfig, make_config
 from train.data import Batch
 from train.methods import METHODS, build_method
 from train.optimiser import parameter_groups
 from train.record import predicting_state
 from train.task import Task
-from train.text import Tokens
+from train.text import Tokens, load_tokenizer, tokenize
 
 N = 32
 WIDTHS = {"text": 12, "audio": 5, "vision": 7}
@@ -190,8 +190,7 @@ def test_options_of_another_method_are_refused():
 
 @pytest.fixture(scope="module")
 def language_models(tmp_path_factory):
-    names = ("bert", "xlnet")
-    return {name: save_language_model(name, tmp_path_factory.mktemp(name)) for name in names}
+    return {name: save_language_model(name, tmp_path_factory.mktemp(name)) for name in NAMES}
 
 
 def with_tokens(batch, extra=0, left=False):
@@ -236,3 +235,33 @@ def test_with_a_language_model(name, model, language_models):
     with torch.no_grad():
         longer = method(with_tokens(batch, 3, left=model == "xlnet")).predictions["M"]
         torch.testing.assert_close(longer, method(short).predictions["M"], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_semanticmac_with_every_language_model(model, language_models):
+    """From words to a step of training and an answer that does not depend on padding."""
+    words, gap = (CHINESE, "") if model == "chinese-bert" else (WORDS, " ")
+    texts = [gap.join(words[:n]) for n in (2, 0, 5, 8)]
+    tokenized = tokenize(load_tokenizer(language_models[model]), texts, 32)
+
+    def spoken(index):
+        heard = batch_of(index, absent={(1, "audio"), (2, "vision")})
+        text = tokenized.batch(index)
+        return Batch(index, text, heard.audio, heard.vision, heard.labels)
+
+    method = make("semanticmac", "text.source=model", f"text.model={language_models[model]}")
+    batch = spoken(torch.arange(4))
+    before = {n: p.detach().clone() for n, p in method.named_parameters()}
+    rates = OptimConfig(lr_text=1e-3, lr=1e-2, weight_decay=0)  # what moves had a gradient
+    optimiser = torch.optim.AdamW(parameter_groups(method, rates))
+    method.loss(method.train()(batch), batch)["total"].backward()
+    optimiser.step()
+    learning = {n: p for n, p in method.named_parameters() if p.requires_grad}
+    assert [n for n, p in learning.items() if torch.equal(p, before[n])] == []
+    method.eval()
+    with torch.no_grad():
+        together = method(batch).predictions
+        for i in range(4):
+            alone = method(spoken(torch.tensor([i]))).predictions
+            for k, answer_BC in together.items():
+                torch.testing.assert_close(alone[k][0], answer_BC[i], atol=1e-5, rtol=1e-4)

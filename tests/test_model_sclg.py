@@ -70,9 +70,9 @@ def test_movement_is_the_formula(seed, classes, sigma, reduction):
     features = torch.randn(9, 3, generator=generator)
     truth = torch.randn(9, classes, generator=generator)
     distance, neighbour = nearest(features, 4)
-    expected = slow_movement(truth, slow_nearest(features, 4), sigma, reduction)
+    expected = slow_movement(truth.double(), slow_nearest(features.double(), 4), sigma, reduction)
     delta = movement(truth, torch.arange(9), distance, neighbour, sigma, reduction)
-    torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(delta.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def pseudo(truth, clamp=lambda y: y, **switches):

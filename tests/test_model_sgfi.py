@@ -77,8 +77,18 @@ def test_pooling_is_adaptive_average_pooling_of_the_real_positions(length, token
     torch.testing.assert_close(pooled, F.adaptive_avg_pool1d(x.T[None], tokens)[0].T)
 
 
-def test_gradients():
-    stack, config = make()
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"gate": "output"},
+        {"multi_query": False},
+        {"bridge_tokens": 0},
+        {"gate": "output", "multi_query": False, "bridge_tokens": 0},
+    ],
+)
+def test_gradients(switches):
+    stack, config = make(**switches)
     x = torch.randn(2, 4, WIDTH, dtype=torch.float64, requires_grad=True)
     kv = torch.randn(2, 3, WIDTH, dtype=torch.float64, requires_grad=True)
     mask_x = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
