@@ -98,7 +98,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PROFILE",
         help="run --workers SLURM jobs (docs/extraction.md)",
     )
-    p.add_argument("--timeout", type=float, default=600.0, help="seconds a file may take (600)")
+    p.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        help="seconds a file may take, or of the processor where cores are short (600)",
+    )
     p.add_argument(
         "--share",
         action="append",

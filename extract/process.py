@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TypeVar
 
 import imageio_ffmpeg
+import psutil
 
 IN_MEMORY = 64 << 20
 """Bytes of a stream kept in memory; what goes beyond lies in a temporary file."""
@@ -23,9 +24,9 @@ FFMPEG = "SEMANTICMAC_FFMPEG"
 OLDEST = (5, 1)
 """The first ffmpeg that knows all our options (``-fps_mode``, ``out_chlayout``)."""
 
-YIELDS = 5
+YIELDS = 10
 """How much nicer ffmpeg is than the process it works for: the encoder comes first where there is
-not a core for each, yet ffmpeg is not starved into its timeout."""
+not a core for each, or it would wait for frames that nobody needs yet."""
 
 _LOG_LIMIT = 64 << 10
 _PIECE = 1 << 20
@@ -88,7 +89,8 @@ def run(
     Args:
         names: of the streams.
         command: makes the command line, given the file descriptor to write each stream to.
-        timeout: seconds after which the process is ended.
+        timeout: seconds after which the process is ended, unless it was short of a core: one
+            that still works may do so for as many seconds of the processor.
 
     Returns:
         The exit status, the end of the log, and each stream as a file.
@@ -96,7 +98,6 @@ def run(
     Raises:
         HangingError: the time is over; the process is gone and everything closed.
     """
-    deadline = time.monotonic() + timeout
     pipes: dict[Name, tuple[int, int]] = {}
     try:
         for name in names:
@@ -125,8 +126,8 @@ def run(
             os.setpriority(os.PRIO_PROCESS, process.pid, own + YIELDS)
         assert process.stderr is not None
         sources = {source: streams[name].write for name, (source, _) in pipes.items()}
-        log = _drain(sources, process.stderr.fileno(), deadline)
-        status = process.wait(max(0.0, deadline - time.monotonic()))
+        log = _drain(sources, process.stderr.fileno(), timeout, _short_of_a_core(process.pid))
+        status = process.wait(timeout)
     except (subprocess.TimeoutExpired, HangingError):
         raise HangingError(f"ffmpeg gave no result within {timeout:g} s") from None
     finally:
@@ -140,16 +141,36 @@ def run(
     return status, log.decode("utf-8", "replace"), streams
 
 
-def _drain(sources: Mapping[int, Callable[[bytes], int]], log: int, deadline: float) -> bytes:
+def _short_of_a_core(pid: int) -> Callable[[float], bool]:
+    """Whether a process has worked since it was last asked, and not for so many seconds in all."""
+    watched, worked = psutil.Process(pid), 0.0
+
+    def ask(seconds: float) -> bool:
+        nonlocal worked
+        times = watched.cpu_times()
+        before, worked = worked, times.user + times.system
+        return before < worked < seconds
+
+    return ask
+
+
+def _drain(
+    sources: Mapping[int, Callable[[bytes], int]],
+    log: int,
+    timeout: float,
+    excused: Callable[[float], bool],
+) -> bytes:
     """Pass everything on until all ends are closed; returns the last of the log."""
-    said = b""
+    said, deadline = b"", time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
         for source in (*sources, log):
             selector.register(source, selectors.EVENT_READ)
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if time.monotonic() > deadline:
-                raise HangingError
+                if not excused(timeout):
+                    raise HangingError
+                deadline += timeout / 2
             for key, _ in ready:
                 piece = os.read(key.fd, _PIECE)
                 if not piece:

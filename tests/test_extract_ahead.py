@@ -1,6 +1,10 @@
 """Who decodes and who encodes when: what several blocks of one worker share."""
 
+import os
+import signal
+import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,7 +18,7 @@ from extract.cluster import IN_FLIGHT, Machines, _attempt, connect, threads
 from extract.decode import ffmpeg_exe
 from extract.engine import _job
 from extract.job import Job, Utterance
-from extract.process import YIELDS
+from extract.process import YIELDS, HangingError, run
 from extract.progress import Tally
 from manifests import Manifest
 from tests.test_extract import write_clip, write_manifest
@@ -155,3 +159,42 @@ def test_workers_share_cores_and_memory():
 
 def _unheard(stage: str, ids: list[str]) -> None:
     """Nobody watches."""
+
+
+# Counts, and gives a byte when it is done; {sink} is where to.
+COUNT = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; printf x >&{sink}"
+
+
+def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
+    """Stopped for most of its time, the process is late without having done its seconds."""
+    pids, popen = [], subprocess.Popen
+    started = threading.Event()
+
+    def watched(*args, **options):
+        process = popen(*args, **options)
+        pids.append(process.pid)
+        started.set()
+        return process
+
+    def stop() -> None:
+        started.wait()
+        while psutil.Process(pids[0]).cpu_times().user < 0.03:
+            time.sleep(0.005)
+        for number, seconds in ((signal.SIGSTOP, 1.0), (signal.SIGCONT, 0.0)):
+            os.kill(pids[0], number)
+            time.sleep(seconds)
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    began = time.monotonic()
+    _, _, streams = run(["byte"], lambda sinks: ["sh", "-c", COUNT.format(sink=sinks["byte"])], 0.9)
+    stopping.join()
+    assert time.monotonic() - began > 0.9
+    streams["byte"].seek(0)
+    assert streams["byte"].read() == b"x"
+
+
+def test_who_works_for_ever_is_ended():
+    with pytest.raises(HangingError, match=r"within 0\.5 s"):
+        run(["none"], lambda sinks: ["sh", "-c", "while :; do :; done"], 0.5)
