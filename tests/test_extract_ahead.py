@@ -162,7 +162,7 @@ def _unheard(stage: str, ids: list[str]) -> None:
 
 
 # Counts, and gives a byte when it is done; {sink} is where to.
-COUNT = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; printf x >&{sink}"
+COUNT = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; printf x > /dev/fd/{sink}"
 
 
 def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
