@@ -18,7 +18,8 @@ from cache import catalog
 from cache.diff import diff
 from cache.location import Location
 from cache.mirror import delete, garbage, mirror, mirror_folder
-from cache.pull import index_of, pull
+from cache.peek import index_of
+from cache.pull import pull
 from cache.push import push
 from cache.reader import FeatureCache
 from cache.share import Shared, one_of, resolve

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from cache.checksums import Checksums
 from cache.disk import remove_tree
+from cache.fetch import Progress
 from cache.location import Location, ShareError
-from cache.pull import Progress, pull
+from cache.pull import pull
 from cache.share import one_of
 from cache.store import is_published
 from cache.verify import repair

@@ -7,30 +7,21 @@ interrupted pull goes on where it stopped.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, refuse_gaps
 from cache.disk import is_stale, locked, remove_tree, seal_tree, sync_folder, write_whole
+from cache.fetch import WORKERS, Progress, fetch
 from cache.location import Location, ShareError
-from cache.reader import FeatureCache
-from cache.recipe import STORABLE, Recipe
+from cache.recipe import Recipe
 from cache.share import Shared
 from cache.store import is_published, replace
 
 log = logging.getLogger(__name__)
-
-WORKERS = 8
-"""Files in flight at once; each is held in memory, a chunk of about 8 MB."""
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
 
 
 def pull(
@@ -127,44 +118,6 @@ def _assemble(
     return copied
 
 
-def fetch(
-    source: Shared,
-    checksums: Checksums,
-    names: Iterable[str],
-    folder: Path,
-    workers: int = WORKERS,
-    on_bytes: Progress | None = None,
-) -> int:
-    """Bring files of a store into ``folder``, those that are not there or not as published.
-
-    Returns:
-        How many were copied.
-
-    Raises:
-        ShareError: a file is not as published on the share either; the good ones are kept.
-        OSError: they cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = [name for name in sorted(names) if checksums.problem(folder, name)]
-    in_all = sum(checksums.files[name].size for name in needed)
-    free = shutil.disk_usage(folder).free
-    if in_all > free:
-        raise OSError(f"{in_all / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free")
-
-    def bring(name: str) -> int:
-        data = source.read(name, checksums.files[name])
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # It waits outside: a killed pull or repair leaves nothing in a store.
-        name_of_store = folder.name.lstrip(".").removesuffix(".partial")
-        aside = folder.with_name(f".{name_of_store}.{uuid.uuid4().hex}")
-        write_whole(path, data, aside)
-        return len(data)
-
-    in_threads(bring, needed, workers, in_all, on_bytes)
-    return len(needed)
-
-
 def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None:
     """Pull the store of a recipe from the first share that has it, instead of extracting it.
 
@@ -190,43 +143,5 @@ def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None
     return None
 
 
-@contextmanager
-def index_of(source: Shared, checksums: Checksums) -> Iterator[FeatureCache]:
-    """A store of a share for looking at its table: all but the features is fetched and checked.
-
-    Raises:
-        ShareError: a file is not as published.
-    """
-    features = tuple(f"{modality}/values/c/" for modality in STORABLE)
-    names = [name for name in checksums.files if not name.startswith(features)]
-    with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder, source.name)
-        fetch(source, checksums, names, index)
-        (index / CHECKSUMS).write_bytes(checksums.raw)
-        yield FeatureCache.open(index)
-
-
 def _holds(store: Path, checksums: Checksums) -> bool:
     return is_published(store) and (store / CHECKSUMS).read_bytes() == checksums.raw
-
-
-def in_threads(
-    work: Callable[[str], int],
-    names: Sequence[str],
-    workers: int,
-    in_all: int,
-    on_bytes: Progress | None,
-) -> None:
-    """Do the work, which returns bytes, for every name.
-
-    The first error ends it, once what is under way is done.
-    """
-    pool = ThreadPoolExecutor(workers)
-    done = 0
-    try:
-        for future in as_completed([pool.submit(work, name) for name in names]):
-            done += future.result()
-            if on_bytes is not None:
-                on_bytes(done, in_all)
-    finally:
-        pool.shutdown(cancel_futures=True)

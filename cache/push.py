@@ -18,8 +18,9 @@ from pathlib import Path
 from cache import catalog
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, refuse_gaps
+from cache.fetch import WORKERS, Progress, in_threads
 from cache.location import Location, ShareError
-from cache.pull import WORKERS, Progress, in_threads, index_of
+from cache.peek import index_of
 from cache.reader import FeatureCache
 from cache.share import Shared
 from cache.store import replace as put_in_place

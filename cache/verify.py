@@ -11,8 +11,8 @@ from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.chunks import read_column
 from cache.disk import seal, write_whole
+from cache.fetch import fetch
 from cache.location import Location, ShareError
-from cache.pull import fetch
 from cache.recipe import STORABLE
 from cache.share import Shared
 
