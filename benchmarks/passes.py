@@ -19,10 +19,11 @@ import torch
 
 from cache import MODALITIES, Record
 from extract import graph
-from extract.cluster import Machines, connect, run, threads
+from extract.cluster import run
 from extract.decode import decode, ffmpeg_exe
 from extract.encoders import Encoder, load
 from extract.job import Job, Utterance
+from extract.machines import Machines, connect, threads
 from extract.plan import blocks
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
 

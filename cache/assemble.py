@@ -23,6 +23,8 @@ from cache.recipe import FORMAT_VERSION, Recipe
 
 CHUNK_BYTES = 8 << 20
 CHECKSUMS = "checksums.json"
+OPEN_PARTS = 64
+"""Parts mapped at a time: each holds a descriptor, of which a process has few."""
 COLUMNS = {"id": object, "status": object, "error": object, "duration": np.float64}
 """The table of utterances: column -> type in memory."""
 
@@ -144,6 +146,8 @@ def _in_chunks(
     mapped: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
     for source, index in rows:
         if source.path not in mapped:
+            if len(mapped) == OPEN_PARTS:
+                del mapped[next(iter(mapped))]
             ends = np.cumsum([record.frames(modality) for record in source.records])
             mapped[source.path] = source.values(modality), ends
         values, ends = mapped[source.path]

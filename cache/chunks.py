@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 
 _MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40  # Python names it from 3.13 on
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -106,8 +107,12 @@ class ChunkedRows:
         if not (self.raw and self.bytes and whole_pages and sys.platform in ("linux", "darwin")):
             return None
         # An anonymous mapping holds the range of addresses; each file takes its place in it.
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        room = mmap.mmap(-1, chunks * chunk_bytes, flags=flags)
+        # Without the reservation it may be larger than the memory: no page of it is ever written.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        try:
+            room = mmap.mmap(-1, chunks * chunk_bytes, flags=flags)
+        except OSError:
+            return None
         place = ctypes.addressof(ctypes.c_char.from_buffer(room))
         system_mmap = ctypes.CDLL(None, use_errno=True).mmap
         system_mmap.restype = ctypes.c_void_p

@@ -67,7 +67,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _export(options: argparse.Namespace) -> int:
-    with _progress("exporting") as on_block, _clear_errors():
+    with _progress("exporting") as on_block:
         notes = export.export(options.store, options.to, options.out, options.manifest, on_block)
     _say(notes)
     print(f"wrote {options.out}")
@@ -75,7 +75,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    with _progress("importing") as on_block, _clear_errors():
+    with _progress("importing") as on_block:
         source = importing.read(options.file, options.form, options.modality, options.text)
         if options.manifest_out is not None:
             _check_table(source, options.manifest_out)
@@ -121,15 +121,6 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 def _say(notes: list[str]) -> None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """A full disk or a folder without rights is the user's to mend, not a fault of the program."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(str(error)) from error
 
 
 @contextmanager

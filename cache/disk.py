@@ -109,6 +109,7 @@ def plainly(error: OSError) -> str:
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",
         errno.EFBIG: "the file would be larger than the system allows",
+        errno.EMFILE: "too many files are open (ulimit -n says how many may be)",
     }
     return full.get(error.errno or 0, str(error))
 

@@ -174,4 +174,5 @@ def _write_npz(cache: FeatureCache, file: BinaryIO) -> None:
     for modality, packed in features.batch(torch.arange(len(cache.ids))).items():
         arrays[f"{modality}/values"] = packed.values.numpy()
         arrays[f"{modality}/offsets"] = cache.offsets(modality)
-    np.savez(file, allow_pickle=False, about=np.array(json.dumps(_about(cache))), **arrays)
+    arrays["about"] = np.array(json.dumps(_about(cache)))
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for allow_pickle

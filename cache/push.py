@@ -202,7 +202,6 @@ def _send(
 ) -> int:
     """Send to the folder ``place`` what it does not have; returns the number of files."""
     share = target.share
-    share = target.share
     there = share.sizes(place) if resumed else {}
 
     def missing(name: str) -> bool:

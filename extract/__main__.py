@@ -129,8 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     try:
         manifest = Manifest.load(options.dataset)
-        folder = Path(options.dataset)
-        data = options.data or (folder if folder.is_dir() else Path("data", options.dataset))
+        assert manifest.path is not None, "it was loaded"
+        data = options.data or manifest.path.parent
         settings = Settings(
             encoder=options.encoder or manifest.card.encoder,
             checkpoint=options.checkpoint,
@@ -192,7 +192,8 @@ def _print(summary: Summary, seconds: float) -> None:
     for line in reason_lines(summary.failures):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if summary.statuses.get("failed"):
-        console.print("Once these files are in order: the same command with --retry-failed.")
+        again = "the same command with --retry-failed (make: ARGS=--retry-failed)"
+        console.print(f"Once these files are in order: {again}.")
     console.print(f"store: {summary.store}", soft_wrap=True)
 
 

@@ -22,6 +22,8 @@ GAP_S = 30.0
 """Two utterances of a video that lie further apart are not worth decoding what is between them."""
 PASS_IMAGES = 256
 """Images of one pass (38 MB), unless a single utterance has more."""
+PASS_UTTERANCES = 16
+"""Of one pass: each has a pipe of its own, and some systems give a process 256 descriptors."""
 
 OF_THE_FILE = frozenset(
     {
@@ -57,6 +59,7 @@ def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utteranc
                 and utterance.end is not None
                 and all(u.end is not None for u in last)
                 and (utterance.start or 0.0) <= max(u.end or 0.0 for u in last) + GAP_S
+                and len(last) < PASS_UTTERANCES
                 and sum(map(images, [*last, utterance])) <= PASS_IMAGES
             ):
                 last.append(utterance)

@@ -27,6 +27,17 @@ STREAMS = {"audio": "audio", "vision": "video"}
 _loading = threading.Lock()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes on one thread, as in a worker: its bits depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def extract_block(
     job: Job,
     block: Sequence[Utterance],
@@ -45,9 +56,6 @@ def extract_block(
         ValueError: this machine's encoder or code is not the recipe's.
         OSError: this machine is at fault, not a file: a full disk, a mount that went away.
     """
-    if job.device == "cpu":
-        # One thread per worker: workers share the cores, and threads would wait for each other.
-        torch.set_num_threads(1)
     with _loading:
         encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
     _refuse_other_recipe(job, encoder)

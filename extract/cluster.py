@@ -6,47 +6,26 @@ that one fails with a reason, the others do not notice.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
 import socket
-import sys
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import dask
 import torch
-import yaml
-from dask.distributed import (
-    Client,
-    Future,
-    KilledWorker,
-    LocalCluster,
-    Nanny,
-    get_worker,
-    wait,
-)
-from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
-from distributed.utils import get_mp_context
+from dask.distributed import Client, Future, KilledWorker, get_worker, wait
 
 from cache import Record
 from extract.ahead import DECODERS
 from extract.block import extract_block
 from extract.job import Job, Utterance
+from extract.machines import IN_FLIGHT
 
 log = logging.getLogger(__name__)
 
 TRIES = 3
 """How often an utterance on its own may end its worker before it counts as the culprit."""
-
-IN_FLIGHT = 2
-"""Blocks a worker has at a time: one is decoded while the other is encoded. Its further threads,
-its share of the cores, run ffmpegs."""
 
 LOST_IN_A_ROW = 12 * IN_FLIGHT
 """Blocks lost with their workers and none finished between: more than one culprit can explain."""
@@ -56,150 +35,14 @@ IDLE_DEATHS = 4
 
 POLL_S = 0.5
 
-LINUX = sys.platform == "linux"
+LONELY_S = 60.0
+NO_WORKER = (
+    "no worker is there, waiting for one: squeue and the jobs' logs tell of SLURM's, "
+    "`dask worker ADDRESS` starts one for a scheduler"
+)
+"""Said whenever there was none for so long."""
 
 REMEDY = " (use fewer --workers or a larger --memory-limit)"
-
-_CONFIG = {
-    # One death is enough to know: halving a block is cheaper than losing four workers on it.
-    "distributed.scheduler.allowed-failures": 0,
-    # A worker holds nothing worth spilling, and one that pauses above 80 percent would do so for
-    # ever when the encoder itself is that large. Above 95 percent it is ended.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    # Workers are forked from a process that has imported everything: one that replaces a dead one
-    # is there at once. macOS's libraries do not survive a fork.
-    "distributed.worker.multiprocessing-method": "forkserver" if LINUX else "spawn",
-}
-_IMPORTED = ["extract.cluster", "extract.encoders.embedded", "extract.encoders.imagebind"]
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Where blocks run.
-
-    Attributes:
-        workers: processes (or SLURM jobs); None: one per GPU with ``device="cuda"``, else per core.
-        memory_limit: of each local worker, like ``8GB``; None shares the memory among them.
-        scheduler: address of a running Dask scheduler, instead of processes on this machine.
-        slurm: profile of SLURM jobs (YAML, arguments of ``SLURMCluster``), likewise.
-    """
-
-    workers: int | None = None
-    memory_limit: str | None = None
-    scheduler: str | None = None
-    slurm: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.scheduler and self.slurm:
-            raise ValueError("choose --scheduler or --slurm, not both")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; choose at least 1")
-        if self.memory_limit is not None:
-            try:
-                size = parse_bytes(self.memory_limit)
-            except ValueError:
-                raise ValueError(f"--memory-limit {self.memory_limit!r}: write 8GB") from None
-            if size < 100e6:
-                raise ValueError(f"--memory-limit {self.memory_limit}: no worker can start in that")
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the workers are not processes that this one starts on its own machine."""
-        return self.scheduler is not None or self.slurm is not None
-
-    def count(self, device: str) -> int:
-        """How many workers that makes."""
-        if self.workers is not None:
-            return self.workers
-        if device.startswith("cuda"):
-            return max(1, len(gpus()))
-        return CPU_COUNT
-
-
-def threads(workers: int) -> int:
-    """Of each of so many workers on this machine: its share of the cores, enough for its blocks."""
-    return max(IN_FLIGHT, CPU_COUNT // workers)
-
-
-def gpus() -> list[str]:
-    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` spells them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name]
-    return [str(index) for index in range(torch.cuda.device_count())]
-
-
-class GpuNanny(Nanny):
-    """Starts a worker that sees one GPU only: the worker's name modulo their number."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        names = gpus() or [""]
-        options["env"] = {"CUDA_VISIBLE_DEVICES": names[options["name"] % len(names)]}
-        super().__init__(*args, **options)
-
-
-def slurm_cluster(profile: Path) -> Any:
-    """A ``dask_jobqueue.SLURMCluster`` without jobs.
-
-    Raises:
-        ValueError: dask-jobqueue is not installed, or the profile is unusable.
-    """
-    if importlib.util.find_spec("dask_jobqueue") is None:
-        raise ValueError("--slurm needs dask-jobqueue: pip install 'semanticmac[slurm]'")
-    from dask_jobqueue import SLURMCluster
-
-    try:
-        options = yaml.safe_load(profile.read_text(encoding="utf-8"))
-        with dask.config.set(_CONFIG):
-            return SLURMCluster(**options)
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{profile}: {error}; docs/extraction.md has an example") from error
-
-
-@contextmanager
-def connect(
-    machines: Machines, device: str, blocks: int, say: Callable[[str], None]
-) -> Iterator[Client]:
-    """A client of the workers, which are started and ended here unless a scheduler runs already."""
-    count = max(1, min(machines.count(device), blocks))
-    cluster: Any = None
-    with dask.config.set(_CONFIG):  # to the end: workers are replaced all the time
-        if machines.scheduler is not None:
-            target: Any = machines.scheduler
-        elif machines.slurm is not None:
-            target = cluster = slurm_cluster(machines.slurm)
-            cluster.scale(jobs=count)
-        else:
-            if LINUX:
-                get_mp_context().set_forkserver_preload(_IMPORTED)
-            target = cluster = LocalCluster(
-                n_workers=count,
-                threads_per_worker=threads(count),
-                processes=True,
-                # left out, the workers share the memory equally, whatever their threads
-                **({"memory_limit": machines.memory_limit} if machines.memory_limit else {}),
-                worker_class=GpuNanny if device.startswith("cuda") else Nanny,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            )
-        try:
-            client = Client(target)
-        except OSError as error:
-            raise ValueError(f"no Dask scheduler answers at {target}: {error}") from error
-        try:
-            if importlib.util.find_spec("bokeh") is not None:
-                say(f"dashboard: {client.dashboard_link}")
-            yield client
-        finally:
-            client.close()
-            if cluster is not None:
-                try:
-                    cluster.close()
-                except Exception as error:  # Dask's nanny cannot end a worker that just starts
-                    log.warning("the workers did not end in order: %r", error)
 
 
 @dataclass(frozen=True)
@@ -235,6 +78,7 @@ def run(
     suspects: deque[_Task] = deque()
     running: dict[Future, _Task] = {}
     lost = in_a_row = 0
+    alone_since: float | None = None
     client.subscribe_topic(_topic(job), lambda event: on_stage(*event[1]))
     try:
         while waiting or suspects or running:
@@ -248,6 +92,10 @@ def run(
                 task = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
                 running[_submit(client, job, task)] = task
             finished = _first_done(list(running))
+            alone_since = None if client.nthreads() else alone_since or time.monotonic()
+            if alone_since and time.monotonic() - alone_since > LONELY_S:
+                log.warning(NO_WORKER)
+                alone_since = time.monotonic()
             if _ended_by_memory(client) > lost + IDLE_DEATHS:
                 raise ValueError(f"workers die before they can work: {_why(client)}")
             if not finished:
@@ -297,6 +145,10 @@ def _topic(job: Job) -> str:
 
 def _on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
     worker = get_worker()
+    if job.device == "cpu":
+        # Workers share the cores: threads of each would wait for those of the others. PyTorch
+        # counts them per calling thread.
+        torch.set_num_threads(1)
 
     def on_stage(stage: str, ids: list[str]) -> None:
         worker.log_event(_topic(job), (stage, ids))

@@ -31,6 +31,8 @@ __all__ = [
 
 CODEC_PADDING_S = 0.1
 """Sound that outlasts the picture by less is the audio codec's padding, not content."""
+TOLD_TO_END = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Of an interrupted run, or a job at the end of its time: no fault of the video."""
 BATCH = 32
 """Frames that are read into memory at a time."""
 
@@ -203,7 +205,7 @@ def _one_pass(
         status, log, streams = attempt(
             ["vision"] * ("Video" in present) + ["audio"] * ("Audio" in present)
         )
-    if "received signal" in log:  # an interrupted run, a job at the end of its time
+    if "received signal" in log or -status in TOLD_TO_END:
         raise InterruptedError(errno.EINTR, "ffmpeg was told to end")
     if status < 0:
         raise DecodeError(_ended_by(signal.Signals(-status)))

@@ -27,10 +27,11 @@ from cache.recipe import digest_of_utterances
 from cache.republish import republish
 from cache.store import is_published
 from cache.who import user_name
-from extract.cluster import connect, run, threads
+from extract.cluster import run
 from extract.decode import ffmpeg_version
 from extract.encoders import Encoder
 from extract.job import Job, Utterance
+from extract.machines import connect, threads
 from extract.plan import Estimate, blocks, durations, estimate, utterances_of
 from extract.progress import Tally, reason_lines
 from extract.sampling import PREPROCESS_VERSION, Sampling

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.block import extract_block
+from extract.block import extract_block, one_thread
 from extract.encoders import Encoder
 from extract.job import Job, Utterance
 from manifests import Manifest
@@ -124,7 +124,7 @@ def estimate(
     # Spread over the dataset; the first one warms up the encoder and is not counted.
     step = max(1, len(utterances) // (WARM_UP + 1))
     sample = utterances[::step][: WARM_UP + 1]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, one_thread():
         job = replace(job, store=Path(folder, "warm-up"))
         extract_block(job, sample[:1])
         timed = sample[1:] or sample

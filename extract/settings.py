@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from extract.cluster import Machines
-from extract.encoders import Encoder, load
+from extract.encoders import Encoder, check_device, load
+from extract.machines import Machines
 from extract.sampling import Sampling
 
 
@@ -40,14 +40,15 @@ class Settings:
             object.__setattr__(self, "checkpoint", self.checkpoint.expanduser().absolute())
 
     def load_encoder(self) -> Encoder:
-        """The encoder, in this process.
+        """The encoder that the workers will have, on this process's CPU; theirs takes the GPU.
 
         Raises:
-            ValueError: it cannot be loaded, or does not take what ``sampling`` gives.
+            ValueError: it cannot be loaded, does not take what ``sampling`` gives, or there is no
+                such device here for local workers.
         """
-        # of workers elsewhere, this machine only needs to know what they have: no GPU
-        device = "cpu" if self.machines.elsewhere else self.device
-        encoder = load(self.encoder, self.checkpoint, device, self.precision, self.backend)
+        if not self.machines.elsewhere:
+            check_device(self.device)
+        encoder = load(self.encoder, self.checkpoint, "cpu", self.precision, self.backend)
         longest, window = encoder.longest_window_s, self.sampling.window_s
         if longest is not None and window > longest:
             raise ValueError(

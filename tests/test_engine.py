@@ -18,9 +18,9 @@ from cache import FeatureCache, Parts, Record
 from cache.republish import republish
 from extract import Settings
 from extract.__main__ import main
-from extract.cluster import GpuNanny, Machines, gpus, slurm_cluster
 from extract.engine import dry_run
 from extract.job import Utterance
+from extract.machines import GpuNanny, Machines, gpus, slurm_cluster
 from extract.plan import blocks, durations
 from extract.progress import Tally, View, by_reason
 from manifests import Manifest

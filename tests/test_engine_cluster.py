@@ -21,9 +21,9 @@ from cache import FeatureCache, Parts
 from cache.store import is_published
 from extract import Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
-from extract.cluster import IN_FLIGHT
 from extract.decode import decode
 from extract.encoders import load
+from extract.machines import IN_FLIGHT
 from manifests import Manifest
 from tests.stores import tree_of
 from tests.test_extract import write_clip, write_manifest

@@ -14,10 +14,11 @@ import pytest
 from cache import Parts
 from extract import Settings, ahead, extract
 from extract.block import _Turns, extract_block
-from extract.cluster import IN_FLIGHT, Machines, _attempt, connect, threads
+from extract.cluster import _attempt
 from extract.decode import ffmpeg_exe
 from extract.engine import _job
 from extract.job import Job, Utterance
+from extract.machines import IN_FLIGHT, Machines, connect, threads
 from extract.process import YIELDS, HangingError, run
 from extract.progress import Tally
 from manifests import Manifest

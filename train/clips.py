@@ -39,7 +39,11 @@ def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manife
         raise ValueError(f"{source}: no such file or folder")
     data, table = source.parent, pd.DataFrame({"video": [source.name], "text": [text]})
     if source.is_dir():
-        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(
+            path
+            for path in source.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file() and path.name[0] != "."
+        )
         if not found:
             raise ValueError(f"{source}: no video in this folder (of {', '.join(SUFFIXES)})")
         names = [path.relative_to(source).as_posix() for path in found]

@@ -203,7 +203,9 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
             )
             at.epoch, at.step, at.elapsed = at.epoch + 1, 0, 0.0
             state.save_if_due(at, config.train.save_seconds)
-    state.save(at)
+        state.save(at)
+        if interrupt.asked():
+            raise KeyboardInterrupt(f"stopped; python -m train fit --resume {folder}")
     state.publish()
     return at
 

@@ -70,14 +70,16 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     run = FinishedRun(options.folder, options.device)
     data, clips = read_clips(options.clips, options.text, run.card)
     job = encoder_job(run, options.checkpoint, options.device, options.timeout)
-    found = {}
-    for prediction in predict(run, job, clips, data):
-        say(console, prediction.line())
-        found[prediction.id] = prediction
-    if options.json:
-        rows = [asdict(found[str(i)]) for i in clips.table["id"]]  # in the order given
-        about = {"run": str(options.folder), "dataset": run.card.name, "task": run.card.task}
-        record.write_json(options.json, {**about, "clips": rows})
+    found: dict[str, Prediction] = {}
+    try:
+        for prediction in predict(run, job, clips, data):
+            say(console, prediction.line())
+            found[prediction.id] = prediction
+    finally:
+        if options.json:  # what was judged is kept, in the order given
+            rows = [asdict(found[i]) for i in map(str, clips.table["id"]) if i in found]
+            about = {"run": str(options.folder), "dataset": run.card.name, "task": run.card.task}
+            record.write_json(options.json, {**about, "clips": rows})
     return EXIT_SOME_FAILED if any(each.error for each in found.values()) else 0
 
 
@@ -182,7 +184,7 @@ def predict(run: FinishedRun, job: Job, clips: Manifest, data: Path) -> Iterator
         data: the folder that their paths are relative to.
     """
     from cache import Parts
-    from extract.block import extract_block
+    from extract.block import extract_block, one_thread
     from extract.engine import BLOCK
     from extract.plan import blocks, durations, utterances_of
     from train.context import has_context, preceding
@@ -196,7 +198,8 @@ def predict(run: FinishedRun, job: Job, clips: Manifest, data: Path) -> Iterator
     for block in blocks(utterances, durations(utterances, data), 1, BLOCK):
         with tempfile.TemporaryDirectory() as folder:
             own = replace(job, data=data.resolve(), store=Path(folder, "clips"))
-            records = {record.id: record for record in extract_block(own, block)}
+            with one_thread():
+                records = {record.id: record for record in extract_block(own, block)}
             errors = {i: _error(record, run.frame_limit) for i, record in records.items()}
             (part,) = Parts(own.store).read()
             features = _features(part, [i for i in records if not errors[i]])

@@ -37,7 +37,10 @@ from train.config import Config, load_config, save_config
 from train.method import Method
 from train.task import Task
 
-PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "zarr", "scikit-learn")
+PACKAGES = (
+    *("semanticmac", "torch", "transformers", "accelerate"),
+    *("numpy", "pandas", "zarr", "scikit-learn"),
+)
 
 
 def begin(config: Config, card: Card, features: FeatureCache, origin: Mapping[str, str]) -> Path:
@@ -110,8 +113,9 @@ def tensorboard(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all; NaN becomes null."""
+    """Write JSON, whole or not at all, folders included; NaN becomes null."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, f"{text}\n".encode())
 
 
@@ -232,15 +236,25 @@ def _version(package: str) -> str | None:
         return None
 
 
+def code() -> tuple[str | None, str | None]:
+    """Which code this is: its release and its git revision."""
+    return _version("semanticmac"), git_revision()
+
+
 @lru_cache
 def git_revision() -> str | None:
     """The commit this code stands at, with "+" when the working tree differs from it.
 
     Asked once: a process runs the code that it loaded, whatever is committed meanwhile.
     """
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40"]
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        line = ["git", "-C", str(here.parent), *command]
+        return subprocess.run(line, capture_output=True, text=True, timeout=10, check=True).stdout
+
     try:
-        said = subprocess.run([*command, "--dirty=+"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", here.name)  # else the repository is another project's
+        return git("describe", "--always", "--abbrev=40", "--dirty=+").strip()
+    except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip() or None

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+DEFAULTS = "defaults"  # marks the trial that took every default
 # What a trial draws from, by configuration key. Every list holds the default.
 SPACE: dict[str, list[Any]] = {
     "width": [64, 128, 256],
@@ -62,6 +63,8 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
         ValueError: Optuna is not installed, or a key or value is wrong.
     """
     optuna = _optuna()
+    import torch
+
     from manifests import Manifest
     from train.config import choose_config
     from train.report import say
@@ -80,13 +83,15 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
         load_if_exists=True,
         direction="maximize",
     )
-    tried = len(study.trials)
     # Going on with the first seed would draw the first trials again.
-    study.sampler = optuna.samplers.RandomSampler(seed=config.seed + tried)
-    if tried == 0:  # the defaults are the first trial: what every draw has to beat
-        study.enqueue_trial({key: attrgetter(key)(config) for key in SPACE if key not in fixed})
+    study.sampler = optuna.samplers.RandomSampler(seed=config.seed + len(study.trials))
+    # Interrupted trials do not count.
+    ended = [trial for trial in study.trials if trial.state.is_finished()]
+    if not any(DEFAULTS in trial.user_attrs for trial in ended):  # what every draw has to beat
+        defaults = {key: attrgetter(key)(config) for key in SPACE if key not in fixed}
+        study.enqueue_trial(defaults, user_attrs={DEFAULTS: True})
     failed = 0
-    for place in range(tried + 1, trials + 1):
+    for place in range(len(ended) + 1, trials + 1):
         trial = study.ask()
         drawn = [
             f"{key}={trial.suggest_categorical(key, values)}"
@@ -95,7 +100,7 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
         ]
         try:
             score = _score([*overrides, *drawn, f"runs={folder}"], seeds)
-        except ValueError as error:
+        except (ValueError, torch.OutOfMemoryError) as error:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             failed += 1
             say(console, f"{place}/{trials}  failed: {error}  {' '.join(drawn)}")
@@ -137,7 +142,9 @@ def _rank(study: Any, folder: Path, console: Console) -> None:
     for key in sorted(trials.columns[2:], key=lambda key: -weights.get(key, 0)):
         cells = [str(value) for value in trials[key][:8]]
         table.add_row(key, f"{weights.get(key, math.nan):.2f}", *cells)
-    table.title = "best trials, trial 0 is the defaults"
+    ended = [trial for trial in study.trials if trial.state.is_finished()]
+    defaults = [f"#{trial.number}" for trial in ended if DEFAULTS in trial.user_attrs]
+    table.title = f"best trials; the defaults: {', '.join(defaults)}"
     console.print(table)
     console.print(f"search: {path}", soft_wrap=True)
 

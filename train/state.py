@@ -81,6 +81,7 @@ class RunState:
         self.method, self.learner, self.watch = method, learner, watch
         self._best: dict[str, Tensor] | None = None
         self._saved = time.monotonic()
+        self._place: tuple[int, int] | None = None
 
     def keep_best(self) -> None:
         """Make the present weights the best ones, in memory until the next `save`."""
@@ -96,8 +97,12 @@ class RunState:
     def save(self, progress: Progress) -> None:
         """Write the state.
 
-        All processes call this at the same step; each writes what only it knows.
+        All processes call this at the same step; each writes what only it knows. What is saved
+        already, at this epoch and step, is not written again.
         """
+        place = progress.epoch, progress.step
+        if place == self._place:
+            return
         aside, before = self.folder / ".aside", newest(self.folder)
         leads = processes.rank() == 0
         if leads:
@@ -122,14 +127,12 @@ class RunState:
             sync_folder(aside)
         processes.wait()
         if leads:
-            here = self.folder / f"{progress.epoch:05d}-{progress.step:08d}"
-            if here != before:  # a state at one place is like another
-                aside.replace(here)
-                sync_folder(self.folder)
-                if before is not None:
-                    remove_tree(before)
+            aside.replace(self.folder / "{:05d}-{:08d}".format(*place))
+            sync_folder(self.folder)
+            if before is not None:
+                remove_tree(before)
         processes.wait()
-        self._best, self._saved = None, time.monotonic()
+        self._best, self._saved, self._place = None, time.monotonic(), place
 
     def restore(self) -> Progress | None:
         """Go back to the newest state; None where there is none yet.
@@ -155,7 +158,9 @@ class RunState:
         kept = record.read_json(_own(here, "json"))
         self.watch.load_state_dict(kept["loss"])
         self._restore_random(kept, random_states)
-        return Progress(**shared)
+        at = Progress(**shared)
+        self._place = at.epoch, at.step
+        return at
 
     def publish(self) -> None:
         """Put the best and the last weights into the run's folder, for all processes to read."""
@@ -211,9 +216,11 @@ class Interrupt:
 
     def after(self, step: int) -> bool:
         """Whether to end after this step of the run."""
-        if processes.count() == 1:
-            return self._asked
-        return step % self._every == 0 and any(processes.all_of(self._asked))
+        return (processes.count() == 1 or step % self._every == 0) and self.asked()
+
+    def asked(self) -> bool:
+        """Whether any process was asked to end."""
+        return any(processes.all_of(self._asked))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -11,6 +11,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,8 +138,9 @@ def made_from(config: Config, manifest: Manifest) -> tuple[str, str, str]:
 
 
 def same_code(run: Path) -> bool:
-    """Whether a run was made by the code at hand, as far as git knows."""
-    return bool(record.read_json(run / "environment.json")["git"] == record.git_revision())
+    """Whether a run was made by the code at hand, as far as its version and git know."""
+    made = record.read_json(run / "environment.json")
+    return bool((made["versions"].get("semanticmac"), made["git"]) == record.code())
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -242,7 +244,9 @@ def _finished_runs(folder: Path) -> dict[tuple[str, str, str], Path]:
     runs = {}
     for path in sorted(folder.glob("*/*/metrics.json")):
         made = record.read_json(path.with_name("environment.json"))
-        runs[made["config_digest"], made["manifest_digest"], made["cache_digest"]] = path.parent
+        with suppress(KeyError):  # an older release's
+            key = made["config_digest"], made["manifest_digest"], made["cache_digest"]
+            runs[key] = path.parent
     return runs
 
 

@@ -101,10 +101,11 @@ def resolve(model: str) -> str:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a language model; one without a padding token pads with its last token.
+    """The tokenizer of a language model; one that has no padding token pads with its end.
 
     Raises:
-        ValueError: there is no such model, or its folder has lost the tokenizer's files.
+        ValueError: there is no such model, its folder has lost the tokenizer's files,
+            or nothing to pad with.
     """
     tokenizer = _load(AutoTokenizer, model)
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what no file at all makes
@@ -113,6 +114,8 @@ def load_tokenizer(model: str) -> Any:
             "(tokenizer.json, or vocab.txt and the like) beside its weights"
         )
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"the tokenizer of {model!r} has no token to fill up a batch with")
         tokenizer.pad_token = tokenizer.eos_token
     if isinstance(tokenizer, XLNetTokenizer):
         # XLNet was trained with segments, padding's is 3; left alone its tokenizer gives none.

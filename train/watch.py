@@ -61,7 +61,7 @@ class LossWatch:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        rows = torch.stack([row for _, row in waiting]).double().cpu()
+        rows = torch.stack([row for _, row in waiting]).cpu().double()
         broken = None
         for call, ((index_B, _), row) in enumerate(zip(waiting, rows, strict=True)):
             if broken is None and not row.isfinite().all():

@@ -80,7 +80,7 @@ def load(
             that are missing or not what they should be.
     """
     _keep_freed_memory()
-    _check_device(device)
+    check_device(device)
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if backend not in BACKENDS:
@@ -103,7 +103,8 @@ def load(
     raise ValueError(f"encoder {name!r} is unknown; choose one of {', '.join(NAMES)}")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise a ValueError unless PyTorch can compute on ``device`` here."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

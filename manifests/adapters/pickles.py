@@ -6,6 +6,7 @@ writes for plain arrays of numbers; what it gets for those names are stand-ins t
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,26 @@ class _Unpickler(pickle._Unpickler):
         known = _KNOWN.get(f"{module}.{name}".replace("._core.", ".core."))
         if known is None:
             raise ValueError(f"it asks for {module}.{name}, which is no data")
-        return known
+        return _Global(known)
 
     def get_extension(self, code: int) -> None:
         raise ValueError(f"it asks for the registered extension {code}")
 
     def persistent_load(self, pid: Any) -> Any:
         raise ValueError("it refers to an object outside of itself")
+
+
+class _Global:
+    """What the pickle holds when it names something: it can be called, and not be changed."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("it tries to change what it asks for")
 
 
 class _Type:

@@ -1,0 +1,231 @@
+"""Where blocks run: processes of this machine, a running Dask scheduler, or SLURM jobs."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import dask
+import torch
+import yaml
+from dask.distributed import Client, LocalCluster, Nanny
+from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
+from distributed.utils import get_mp_context
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 2
+"""Blocks a worker has at a time: one is decoded while the other is encoded. Its further threads,
+its share of the cores, run ffmpegs."""
+
+LINUX = sys.platform == "linux"
+
+_CONFIG = {
+    # One death is enough to know: halving a block is cheaper than losing four workers on it.
+    "distributed.scheduler.allowed-failures": 0,
+    # A worker holds nothing worth spilling, and one that pauses above 80 percent would do so for
+    # ever when the encoder itself is that large. Above 95 percent it is ended.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    # Workers are forked from a process that has imported everything: one that replaces a dead one
+    # is there at once. macOS's libraries do not survive a fork.
+    "distributed.worker.multiprocessing-method": "forkserver" if LINUX else "spawn",
+}
+_IMPORTED = ["extract.cluster", "extract.encoders.embedded", "extract.encoders.imagebind"]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where blocks run.
+
+    Attributes:
+        workers: processes (or SLURM jobs); None: one per GPU with ``device="cuda"``, else per core.
+        memory_limit: of each local worker, like ``8GB``; None shares the memory among them.
+        scheduler: address of a running Dask scheduler, instead of processes on this machine.
+        slurm: profile of SLURM jobs (YAML, arguments of ``SLURMCluster``), likewise.
+    """
+
+    workers: int | None = None
+    memory_limit: str | None = None
+    scheduler: str | None = None
+    slurm: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.slurm:
+            raise ValueError("choose --scheduler or --slurm, not both")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; choose at least 1")
+        if self.memory_limit is not None:
+            try:
+                size = parse_bytes(self.memory_limit)
+            except ValueError:
+                raise ValueError(f"--memory-limit {self.memory_limit!r}: write 8GB") from None
+            if size < 100e6:
+                raise ValueError(f"--memory-limit {self.memory_limit}: no worker can start in that")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the workers are not processes that this one starts on its own machine."""
+        return self.scheduler is not None or self.slurm is not None
+
+    def count(self, device: str) -> int:
+        """How many workers that makes."""
+        if self.workers is not None:
+            return self.workers
+        if device.startswith("cuda"):
+            return max(1, len(gpus()))
+        return CPU_COUNT
+
+
+def threads(workers: int) -> int:
+    """Of each of so many workers on this machine: its share of the cores, enough for its blocks."""
+    return max(IN_FLIGHT, CPU_COUNT // workers)
+
+
+def gpus() -> list[str]:
+    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` spells them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+class GpuNanny(Nanny):
+    """Starts a worker that sees one GPU only: the worker's name modulo their number."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        names = gpus() or [""]
+        options["env"] = {"CUDA_VISIBLE_DEVICES": names[options["name"] % len(names)]}
+        super().__init__(*args, **options)
+
+
+def slurm_cluster(profile: Path) -> Any:
+    """A ``dask_jobqueue.SLURMCluster`` without jobs.
+
+    Raises:
+        ValueError: dask-jobqueue is not installed, or the profile is unusable.
+    """
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise ValueError("--slurm needs dask-jobqueue: pip install 'semanticmac[slurm]'")
+    from dask_jobqueue import SLURMCluster
+
+    try:
+        options = yaml.safe_load(profile.read_text(encoding="utf-8"))
+        prologue = [*options.pop("job_script_prologue", []), *_exports()]
+        with dask.config.set(_CONFIG):
+            return SLURMCluster(**options, job_script_prologue=prologue)
+    except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{profile}: {error}; docs/extraction.md has an example") from error
+
+
+def _exports() -> list[str]:
+    """What tells a job's worker our settings; the file of settings it would read is another's."""
+    return [
+        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value}"
+        for key, value in _CONFIG.items()
+        if key.startswith("distributed.worker.memory.")
+    ]
+
+
+@contextmanager
+def connect(
+    machines: Machines, device: str, blocks: int, say: Callable[[str], None]
+) -> Iterator[Client]:
+    """A client of the workers, which are started and ended here unless a scheduler runs already."""
+    count = max(1, min(machines.count(device), blocks))
+    cluster: Any = None
+    with dask.config.set(_CONFIG):  # to the end: workers are replaced all the time
+        try:
+            with _undisturbed():
+                if machines.slurm is not None:
+                    cluster = slurm_cluster(machines.slurm)
+                    # not scale: a job that reached its wall time is followed by another
+                    cluster.adapt(minimum_jobs=count, maximum_jobs=count)
+                elif machines.scheduler is None:
+                    cluster = _local_cluster(machines, device, count)
+            with _client(cluster or machines.scheduler) as client:
+                if importlib.util.find_spec("bokeh") is not None:
+                    say(f"dashboard: {client.dashboard_link}")
+                yield client
+        finally:
+            if cluster is not None:
+                try:
+                    cluster.close()
+                except Exception as error:  # Dask's nanny cannot end a worker that just starts
+                    log.warning("the workers did not end in order: %r", error)
+
+
+def _local_cluster(machines: Machines, device: str, workers: int) -> LocalCluster:
+    if LINUX:
+        get_mp_context().set_forkserver_preload(_IMPORTED)
+        with _deaf():
+            forkserver.ensure_running()
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=threads(workers),
+        processes=True,
+        # left out, the workers share the memory equally, whatever their threads
+        **({"memory_limit": machines.memory_limit} if machines.memory_limit else {}),
+        worker_class=GpuNanny if device.startswith("cuda") else Nanny,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=logging.CRITICAL,
+    )
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started within never hear Ctrl-C: this one tells them what to do."""
+    if threading.current_thread() is not threading.main_thread():  # no other may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of the ``with``: Dask cannot close a cluster that is half there.
+
+    A second one does not wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _client(target: Any) -> Client:
+    try:
+        return Client(target)
+    except OSError as error:
+        raise ValueError(f"no Dask scheduler answers at {target}: {error}") from error
