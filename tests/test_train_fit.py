@@ -209,7 +209,7 @@ def test_classes(fit, dataset):
     metrics = json.loads((folder / "metrics.json").read_text())
     name = {"one": "wF1", "many": "wF1_average"}[dataset]
     assert metrics["test"][name] > metrics["trivial"][name]
-    scores = [line[f"valid/{name}"] for line in metrics["history"]]
+    scores = [(line[f"valid/{name}"], -line["valid/loss"]) for line in metrics["history"]]
     assert metrics["best_epoch"] == 1 + scores.index(max(scores))
     table = pd.read_parquet(folder / "predictions.parquet")
     if dataset == "one":
@@ -218,6 +218,15 @@ def test_classes(fit, dataset):
     else:
         assert set(table["prediction_loud"]) <= {0, 1}
         assert table["pseudo_a_loud"].dropna().between(0, 1).all()
+
+
+def test_of_epochs_with_one_f1_the_lowest_loss_is_chosen(fit):
+    # Rates this low move the probabilities, and nobody to another class.
+    keys = ("train.epochs=4", "optim.lr=1e-7", "optim.lr_text=1e-8", "dropout=0")
+    metrics = json.loads((fit("one", *keys)[0] / "metrics.json").read_text())
+    losses = [line["valid/loss"] for line in metrics["history"]]
+    assert len({line["valid/wF1"] for line in metrics["history"]}) == 1
+    assert metrics["best_epoch"] == 1 + losses.index(min(losses)) > 1
 
 
 def test_patience_ends_a_run_that_gets_no_better(fit):

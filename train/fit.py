@@ -186,9 +186,9 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
             valid = predict(made, "valid")
             figures = judge(made, "valid", valid.outputs["M"])
             score = _score(made.task, valid.loss, figures)
-            best = not at.best_epoch or score > at.best_score
+            best = not at.best_epoch or (score, -valid.loss) > (at.best_score, -at.best_loss)
             if best:
-                at.best_epoch, at.best_score = at.epoch, score
+                at.best_epoch, at.best_score, at.best_loss = at.epoch, score, valid.loss
                 state.keep_best()
             line = {f"train/{name}": value for name, value in terms_mean.items()}
             line |= {"valid/loss": valid.loss}

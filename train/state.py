@@ -49,6 +49,7 @@ class Progress:
         elapsed: seconds spent on them.
         best_epoch: the epoch that the validation split chose so far; 0 before the first.
         best_score: its score, highest best.
+        best_loss: its validation loss; of epochs with one score the lowest is best.
         history: per finished epoch the seconds, the mean of each loss term, the validation figures.
     """
 
@@ -57,6 +58,7 @@ class Progress:
     elapsed: float = 0.0
     best_epoch: int = 0
     best_score: float = -math.inf
+    best_loss: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
 
     def ends(self, epochs: int, patience: int) -> bool:
