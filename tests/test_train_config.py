@@ -88,6 +88,10 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
         ("sgfi.bridge_tokens=-1", "must be 0 or above"),
         ("sccl.bins=[1,0]", "the borders must increase"),
         ("sgfi.heads=3", "cannot be cut into sgfi.heads=3"),
+        ("dropout=1.5", "key 'dropout' is 1.5: it must be 0 or above, and below 1"),
+        ("optim.lr=nan", "must be 0 or above"),
+        ("loss.weights.t=-1", "must be 0 or above"),
+        ("seed=-1", "must be 0 or above"),
         ("demo", "not of the form key=value"),
     ],
 )

@@ -275,7 +275,7 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
     base = ["dataset=score", f"text.model={language_model}", *FAST]
     for wrong, says in {
         "perceiver.max_frames=4": "raise perceiver.max_frames",
-        "text.model=models/nosuch": "cannot load the language model 'models/nosuch'",
+        "text.model=models/nosuch": "models/nosuch: no such folder",
         "text.model=builtin:nosuch": "no language model is called",
         "method=nosuch": "no method is called 'nosuch'",
         "dataset=nosuch": "no such file",
@@ -288,6 +288,19 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
         assert error.count("\n") == 1
     assert main(["evaluate", "runs/nosuch"]) == 1
     assert "no run is there" in capsys.readouterr().err
+
+
+def test_mistakes_are_told_before_a_language_model_is_waited_for(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    base = ["dataset=score", "text.model=org/none", *FAST]
+    for wrong, says in {
+        ("method=nosuch",): "no method is called 'nosuch'",
+        ("options.rank=3",): "method=semanticmac has no options",
+        ("method=lmf", "options.rank=0"): "'options.rank' is 0: it must be at least 1",
+        ("cache=stores/none.zarr",): "no published feature store",
+    }.items():
+        assert main(["fit", *base, *wrong]) == 1
+        assert says in capsys.readouterr().err
 
 
 def test_long_videos_can_be_subsampled(fit):

@@ -1,6 +1,11 @@
 """Language models of several architectures, as folders: tokens in, one vector per token out."""
 
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -139,6 +144,82 @@ def test_a_folder_without_a_model_is_one_clear_error(tmp_path):
     for load in (load_tokenizer, LanguageModel):
         with pytest.raises(ValueError, match="cannot load the language model"):
             load(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["models/none", "./none", "/none", "../a/none", "a/b/c"])
+def test_a_path_to_nothing_is_not_asked_of_the_hub(path):
+    for load in (load_tokenizer, LanguageModel):
+        with pytest.raises(ValueError, match=f"^{path}: no such folder; text.model is a folder"):
+            load(path)
+
+
+LOADS = """
+import sys
+from train.text import LanguageModel, load_tokenizer
+for name in sys.argv[1:]:
+    try:
+        print(len(load_tokenizer(name)), LanguageModel(name).width)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def hub(folder, tmp_path):
+    """A server that has one model, ``org/tiny``; what loads models from it prints."""
+    root = Path(folder("bert"))
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            start = "/org/tiny/resolve/main/"
+            path = root / self.path.removeprefix(start)
+            found = self.path.startswith(start) and path.is_file()
+            self.send_response(200 if found else 404)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            if found:
+                self.send_header("ETag", f'"{path.name}"')
+            elif self.path.startswith("/org/tiny/"):
+                self.send_header("X-Error-Code", "EntryNotFound")
+            content = path.read_bytes() if found else b""
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_GET = do_HEAD  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever).start()
+
+    def load(*names):
+        address = f"http://127.0.0.1:{server.server_port}"
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf")}
+        environment.pop("HF_HUB_OFFLINE", None)
+        command = [sys.executable, "-c", LOADS, *names]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout.splitlines(), done.stderr
+
+    yield server, load
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_of_the_hub_is_downloaded_and_without_a_network_taken_from_the_cache(hub, folder):
+    server, load = hub
+    (tiny, none), _ = load("org/tiny", "org/none")
+    assert tiny == " ".join(map(str, [len(load_tokenizer(folder("bert"))), 16]))
+    assert "cannot load the language model 'org/none'" in none
+    server.shutdown()
+    server.server_close()
+    (again, other), complaints = load("org/tiny", "org/other")
+    assert again == tiny
+    assert "cannot load the language model 'org/other'" in other
+    assert "Retrying" not in complaints  # a minute of them
 
 
 def test_a_folder_without_a_tokenizer_is_one_clear_error(folder, tmp_path):

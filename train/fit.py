@@ -23,7 +23,7 @@ from train import metrics, processes, record
 from train.config import Config, config_digest
 from train.data import Split, load_splits, store_of
 from train.method import Method
-from train.methods import build_method
+from train.methods import build_method, find_method
 from train.metrics import Figures
 from train.optimiser import Learner, rate_factor
 from train.report import figures_table, headline, progress, say, show_run, some
@@ -109,13 +109,14 @@ def setup(config: Config, console: Console) -> Setup:
     console.quiet = console.quiet or not accelerator.is_main_process
     manifest = Manifest.load(config.dataset)
     card = manifest.card
+    find_method(config)  # a language model may have to be downloaded: mistakes are told before
+    config.cache = store_of(manifest, config)
+    features = FeatureCache.open(config.cache)
+    task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     tokenizer = None
     if config.text.source == "model":
         config.text.model = config.text.model or card.language_model
         tokenizer = load_tokenizer(config.text.model)
-    config.cache = store_of(manifest, config)
-    features = FeatureCache.open(config.cache)
-    task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     splits = load_splits(manifest, features, task, tokenizer, config)
     smallest = min(config.train.batch_size, len(splits["train"]))
     if accelerator.num_processes > smallest:

@@ -50,6 +50,10 @@ NOT_NEGATIVE = (
     "train.patience",
     "train.save_every",
     "train.save_seconds",
+    "seed",
+    "sccl.alpha",
+    "sccl.beta",
+    *(f"loss.weights.{k}" for k in ("M", "S", "t", "a", "v")),
 )
 
 
@@ -62,12 +66,14 @@ def check(config: Any) -> None:
             raise ValueError(f"key {key!r} is {value!r}: use one of {', '.join(choices)}")
     for key in POSITIVE:
         value = OmegaConf.select(tree, key)
-        if value <= 0:
+        if not value > 0:  # nor NaN
             raise ValueError(f"key {key!r} is {value}: it must be above 0")
     for key in NOT_NEGATIVE:
         value = OmegaConf.select(tree, key)
-        if value < 0:
+        if not value >= 0:
             raise ValueError(f"key {key!r} is {value}: it must be 0 or above")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"key 'dropout' is {config.dropout}: it must be 0 or above, and below 1")
     for part in ("perceiver", "sgfi"):
         heads = OmegaConf.select(tree, f"{part}.heads")
         if config.width % heads:

