@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def read_csv(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, str
     except csv.Error as error:
         raise ValueError(f"{path}: not comma separated values: {error}") from error
     header = [cell.strip().lower() for cell in records[0]] if records else []
-    if len(header) < 2:
+    if len(header) < 2 and not re.fullmatch(r"\w+", "".join(header)):
         raise ValueError(
             f"{path}: its first line is {','.join(header)!r}: it must name the columns, separated "
             "by commas (not semicolons or tabs)"
@@ -59,12 +60,14 @@ def read_csv(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, str
 
 
 def require(table: pd.DataFrame, columns: list[str], path: Path) -> None:
-    """ValueError that names the columns which `table`, read from `path`, lacks."""
+    """ValueError that names the columns which `table`, read from `path`, lacks; or it is empty."""
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(
             f"{path}: no column {', '.join(missing)}: add it; it has {', '.join(table.columns)}"
         )
+    if table.empty:
+        raise ValueError(f"{path}: it has no rows below its header: write one for each utterance")
 
 
 def numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:

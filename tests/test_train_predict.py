@@ -239,16 +239,21 @@ def test_another_encoder_is_refused(run, videos, tmp_path, capsys):
 def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, capsys):
     path = tmp_path / "clips.csv"
     for content, says in {
-        "text\nhello": "needs a first line with `video`",
-        "video,start,end\na.mp4,2,1": "row 1 ends before it starts",
-        "video,start\na.mp4,1\nb.mp4,one": "row 2: start is 'one', not seconds",
-        "video,id\na.mp4,x\nb.mp4,x": "two rows have the id 'x'",
-        "video,text\n,hello": "row 1 has no video",
-        "": "not a CSV",
-        "text,video\nOh, great,a.mp4": "put a text with a comma in quotes",
-        "video,end\na.mp4,inf": "row 1: end is",
+        "text\nhello": "no column video: add it; it has text",
+        "video,start,end\na.mp4,2,1": "row 2: from 2.0 to 1.0 s: write seconds",
+        "video,start,end\na.mp4,-2,1": "row 2: from -2.0 to 1.0 s: write seconds",
+        "video,start\na.mp4,1\nb.mp4,one": "row 3: start 'one' is no number",
+        "video,id\na.mp4,x\n\nb.mp4,x": "row 4: another row has the id 'x' too",
+        "video,text\n,hello": "row 2: no video",
+        "": "its first line is ''",
+        "video;text\na.mp4;hello": "separated by commas (not semicolons or tabs)",
+        "video,text": "it has no rows",
+        "text,video\nOh, great,a.mp4": "row 2: 3 cells, the header has 2: put quotes",
+        "video,text\na.mp4,caf\xe9": "row 2: byte 0xe9 is not UTF-8: save the file as CSV UTF-8",
+        "video,end\na.mp4,inf": "row 2: end 'inf' is no number",
+        "video,crop_x\na.mp4,left": "row 2: crop_x 'left' is no number",
     }.items():
-        path.write_text(content)
+        path.write_bytes(content.encode("latin-1"))
         error = refused(capsys, run, path)
         assert says in error
         assert str(path) in error
@@ -260,9 +265,12 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
 
 def test_clips_of_one_video_are_told_apart(tmp_path):
     path = tmp_path / "clips.csv"
-    path.write_text("video,end,text\na.mp4,1,NA\nb.mp4,1,\na.mp4,2,hm\n")
-    data, clips = read_clips(path, None, SCORES)
+    path.write_text("Video,end,text,txt\na.mp4,1,NA,\nb.mp4,1,,\na.mp4,2,hm,\n")
+    data, clips, unread = read_clips(path, None, SCORES)
     assert data == tmp_path
+    assert unread == ["txt"]
     assert clips.table["id"].tolist() == ["a.mp4#1", "b.mp4", "a.mp4#2"]
     assert clips.table["text"].fillna("").tolist() == ["NA", "", "hm"]
     assert clips.table["label"].isna().all()
+    path.write_text("video\na.mp4\n")
+    assert read_clips(path, None, SCORES)[1].table["video"].tolist() == ["a.mp4"]

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 
 from manifests import Card, Manifest
+from manifests.csv_table import numbers, read_csv, require
+from manifests.faults import raise_faults
+from manifests.manifest import CONTEXT, FLOATS, INTEGERS, STRINGS, UNIMODAL
 
 SUFFIXES = (
     *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
@@ -17,7 +20,7 @@ SUFFIXES = (
 """What is taken of a folder; a file or a row of a CSV may be called anything."""
 
 
-def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manifest]:
+def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manifest, list[str]]:
     """The clips at ``source`` as a manifest whose labels are empty.
 
     Args:
@@ -28,10 +31,11 @@ def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manife
         card: of the dataset that the run was trained on.
 
     Returns:
-        The folder that the clips' paths are relative to, and the clips in the order given.
+        The folder that the clips' paths are relative to, the clips in the order given, and the
+        names of the CSV's columns that are not read.
 
     Raises:
-        ValueError: nothing is there, or a row of the CSV makes no sense.
+        ValueError: nothing is there, or the CSV cannot be read; names its row.
     """
     if text is not None and (source.is_dir() or source.suffix.lower() == ".csv"):
         raise ValueError("--text is the transcript of one video: write several into a CSV")
@@ -50,6 +54,7 @@ def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manife
         data, table = source, pd.DataFrame({"video": names})
     elif source.suffix.lower() == ".csv":
         table = _read_csv(source)
+    unread = _unread(table, card)
     table = table.assign(split="test", **dict.fromkeys(card.labels))
     for column in ("id", "text"):
         if column not in table:
@@ -57,32 +62,37 @@ def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manife
     table["id"] = table["id"].fillna(_names(table["video"]))
     again = table["id"].duplicated()
     if again.any():
-        raise ValueError(f"{source}: two rows have the id {table['id'][again].iloc[0]!r}")
-    return data, Manifest(replace(card, unimodal=False), table, source)
+        row = table.index[again][0]
+        raise ValueError(f"{source}: row {row}: another row has the id {table['id'][row]!r} too")
+    return data, Manifest(replace(card, unimodal=False), table, source), unread
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    try:  # "NA" and "None" are things that people say
-        table = pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV in UTF-8: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):  # what is too much became an index
-        raise ValueError(
-            f"{path}: a row has more fields than the first line: put a text with a comma in quotes"
-        )
-    if "video" not in table or table.empty:
-        raise ValueError(f"{path}: needs a first line with `video`, and a row for each clip")
-    if table["video"].isna().any():
-        raise ValueError(f"{path}: row {int(table['video'].isna().argmax()) + 1} has no video")
-    for column in ("start", "end"):
-        if column in table:
-            table[column] = _seconds(path, table[column])
-    if "end" in table:
-        start = table["start"].fillna(0.0) if "start" in table else 0.0
-        empty = table["end"] <= start
-        if empty.any():
-            raise ValueError(f"{path}: row {int(empty.argmax()) + 1} ends before it starts")
+    """The cells of a CSV in a manifest's types, an empty one null; the index numbers the rows."""
+    cells, _ = read_csv(path)
+    require(cells, ["video"], path)
+    table = cells.astype("object").where(cells != "", None)
+    for column in [name for name in (*FLOATS, *INTEGERS) if name in cells]:
+        table[column] = numbers(cells, column, path)
+    nothing = pd.Series(np.nan, table.index)
+    start = table.get("start", nothing).fillna(0.0)
+    end = table.get("end", nothing)
+    nameless = table.index[table["video"].isna()]
+    faults = [f"row {row}: no video: give its path, or drop the row" for row in nameless]
+    faults += [
+        f"row {row}: from {start[row]} to {end[row]} s: write seconds of the file, the end after "
+        "the start"
+        for row in table.index[(start < 0) | (end <= start)]
+    ]
+    raise_faults(faults, path)
     return table
+
+
+def _unread(table: pd.DataFrame, card: Card) -> list[str]:
+    """Columns that nothing here reads; labels may be there, as in a table that one trains on."""
+    known = {"video", *STRINGS, *FLOATS, *INTEGERS, *UNIMODAL, CONTEXT}
+    known |= {label.lower() for label in card.labels} | {"label"}
+    return [name for name in map(str, table) if name not in known]
 
 
 def _names(video: pd.Series) -> pd.Series:
@@ -90,14 +100,3 @@ def _names(video: pd.Series) -> pd.Series:
     several = video.duplicated(keep=False)
     number = (video.groupby(video).cumcount() + 1).astype("string")
     return video.where(~several, video + "#" + number)
-
-
-def _seconds(path: Path, column: pd.Series) -> pd.Series:
-    seconds = pd.to_numeric(column, errors="coerce").astype("float64")
-    wrong = (seconds.isna() & column.notna()) | (seconds < 0) | np.isinf(seconds)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"{path}: row {row + 1}: {column.name} is {column.iloc[row]!r}, not seconds"
-        )
-    return seconds

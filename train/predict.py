@@ -51,7 +51,12 @@ def add_commands(commands: Any) -> None:
         "start, end (seconds) and id",
     )
     parser.add_argument("--text", help="transcript of the one video")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all numbers there, clips in the order given; lines come as files are read",
+    )
     parser.add_argument("--checkpoint", type=Path, help="weights file of the encoder imagebind")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument(
@@ -68,7 +73,9 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
 
     hush_transformers(console)
     run = FinishedRun(options.folder, options.device)
-    data, clips = read_clips(options.clips, options.text, run.card)
+    data, clips, unread = read_clips(options.clips, options.text, run.card)
+    if unread:
+        say(console, f"note: columns that are not read: {', '.join(unread)}")
     job = encoder_job(run, options.checkpoint, options.device, options.timeout)
     found: dict[str, Prediction] = {}
     try:
