@@ -180,14 +180,15 @@ def _print(summary: Summary, seconds: float) -> None:
         console.print(f"Pulled from {summary.shared}: nothing to decode.", soft_wrap=True)
     elif summary.resumed:
         console.print(f"{summary.resumed} utterances were there from an earlier run.")
-    table = Table("utterances", *summary.statuses, "audio frames", "vision frames", "video", "took")
-    table.add_row(
-        str(sum(summary.statuses.values())),
-        *(str(count) for count in summary.statuses.values()),
-        *(str(count) for count in summary.frames.values()),
-        f"{summary.seconds:.1f} s",
-        f"{seconds:.1f} s",
-    )
+    # One below the other: beside each other they do not fit into a log's 80 columns.
+    table = Table(show_header=False)
+    table.add_row("utterances", str(sum(summary.statuses.values())))
+    for status, count in summary.statuses.items():
+        table.add_row(status, str(count))
+    for modality, count in summary.frames.items():
+        table.add_row(f"{modality} frames", str(count))
+    table.add_row("video", f"{summary.seconds:.1f} s")
+    table.add_row("took", f"{seconds:.1f} s")
     console.print(table)
     for line in reason_lines(summary.failures):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

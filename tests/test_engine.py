@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from dask.distributed import Client, LocalCluster
 from rich.console import Console
 
@@ -20,7 +20,7 @@ from extract import Settings
 from extract.__main__ import main
 from extract.engine import dry_run
 from extract.job import Utterance
-from extract.machines import GpuNanny, Machines, gpus, slurm_cluster
+from extract.machines import GpuNanny, Machines, gpus
 from extract.plan import blocks, durations
 from extract.progress import Tally, View, by_reason
 from manifests import Manifest
@@ -217,17 +217,25 @@ def test_each_worker_sees_one_gpu(monkeypatch):
     assert sorted(seen.values()) == ["3", "3", "5"]
 
 
-def test_slurm_profile_becomes_a_job_script():
-    pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
-    page = (Path(__file__).parent.parent / "docs/extraction.md").read_text(encoding="utf-8")
-    profile = page.partition("```yaml\n")[2].partition("```")[0]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "slurm.yaml")
-        path.write_text(profile)
-        with slurm_cluster(path) as cluster:
-            script = cluster.job_script()
-        path.write_text("queue: gpu\nflavour: mild\n")
-        with pytest.raises(ValueError, match=r"docs/extraction\.md"):
-            slurm_cluster(path)
-    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 8", "dask_worker"):
-        assert line in script
+def test_videos_lie_where_the_manifest_does(tmp_path, monkeypatch, capsys):
+    """A bare name is a dataset of ``data/``, though a folder of that name lies here as well."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "toy"
+    (folder / "v").mkdir(parents=True)
+    (tmp_path / "toy").mkdir()
+    write_clip(folder / "v/0.mp4", 0.5)
+    write_manifest(folder, {"u0": "v/0.mp4"})
+    assert main(["toy", "--dry-run"]) == 0
+    assert "Nothing was written." in capsys.readouterr().out
+
+
+def test_an_estimate_leaves_the_threads_as_they_were(tmp_path, capsys):
+    write_clip(tmp_path / "0.mp4", 0.5)
+    write_manifest(tmp_path, {"u0": "0.mp4"})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert main([str(tmp_path), "--dry-run", "--root", str(tmp_path / "stores")]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

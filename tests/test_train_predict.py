@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cache.disk import remove_tree
 from extract import Settings, extract
+from extract.block import extract_block
 from extract.decode import ffmpeg_exe
 from manifests import Card, Manifest
 from tests.language_models import save_language_model
@@ -104,7 +106,7 @@ def predict(run, capsys, tmp_path):
 
     def call(*arguments, of=run):
         capsys.readouterr()
-        written = tmp_path / "said.json"
+        written = tmp_path / "new" / "said.json"
         status = main(["predict", str(of), *map(str, arguments), "--json", str(written)])
         said = capsys.readouterr()
         assert not said.err
@@ -164,6 +166,8 @@ def test_a_broken_clip_does_not_stop_the_others(videos, tmp_path, predict):
     (tmp_path / "empty.mov").write_bytes(b"")
     write_clip(tmp_path / "long.mp4", 5.0, 300, "smptebars")
     (tmp_path / "notes.txt").write_text("no clip")
+    (tmp_path / "._good.mp4").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / "folder.mp4").mkdir()
     status, said, clips = predict(tmp_path)
     assert status == EXIT_SOME_FAILED
     assert set(clips) == {"good.mp4", "sub/broken.mp4", "empty.mov", "long.mp4"}
@@ -174,6 +178,38 @@ def test_a_broken_clip_does_not_stop_the_others(videos, tmp_path, predict):
     for name in ("sub/broken.mp4", "empty.mov", "long.mp4"):
         assert clips[name]["answer"] is None
         assert f"{name}: failed: {clips[name]['error']}" in said
+
+
+def test_what_was_judged_is_kept_when_the_rest_cannot_be(
+    run, videos, tmp_path, capsys, monkeypatch
+):
+    test = TABLE[TABLE["split"] == "test"].drop(columns=["split", "label"])
+    written, begun = tmp_path / "said.json", []
+
+    def once(job, block):
+        begun.append(block)
+        if len(begun) > 1:
+            raise OSError(28, "No space left on device")
+        return extract_block(job, block)
+
+    monkeypatch.setattr("extract.block.extract_block", once)
+    monkeypatch.setattr("extract.engine.BLOCK", 1)
+    clips = csv_of(videos, test)
+    assert main(["predict", str(run), str(clips), "--json", str(written)]) == 1
+    assert "No space left" in capsys.readouterr().err
+    (clip,) = json.loads(written.read_text())["clips"]
+    assert clip["answer"]["scores"]
+
+
+def test_the_number_of_threads_stays(run, videos, predict):
+    """The encoder has one, as in a worker; whatever comes after it has as many as before."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert predict(videos / "v/a.mp4")[0] == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel"])

@@ -117,6 +117,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place, forks, whole):
     assert contents(folder) == contents(whole)
 
 
+def test_ctrl_c_in_the_last_validation_ends_the_run_too(place, forks, whole):
+    stop = ("predict", 3, signal.SIGINT)
+    folder = begin(place, forks, [*RUN, "name=late"], stop, status=130)
+    (state,) = folder.glob("state/*")
+    assert state.name == "00004-00000000"
+    assert resume(forks, folder)[0] == 0
+    assert contents(folder) == contents(whole)
+
+
 def test_a_finished_run_says_so(place, forks, whole):
     code, said = resume(forks, whole)
     assert code == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.datasets import FAST, write_scores
@@ -126,6 +127,29 @@ def test_a_trial_that_fails_is_tried_and_the_search_goes_on(place, capsys):
     assert main(["search", *keys, "trials=1", "optim.lr=1e30", "optim.clip=0"]) == 3
     assert "failed: the loss term" in capsys.readouterr().out
     assert main(["search", *keys, "trials=1", "optim.lr=1e30", "optim.clip=0"]) == 0
+
+
+def test_a_search_without_memory_or_patience_goes_on(place, capsys, monkeypatch):
+    """Out of memory is a trial that failed; one that was interrupted does not count as tried."""
+    keys = ["dataset=scores", *FAST]
+
+    def fail(error: BaseException) -> None:
+        def train(*arguments):
+            raise error
+
+        monkeypatch.setattr("train.fit.train", train)
+
+    fail(KeyboardInterrupt())
+    assert main(["search", *keys, "trials=1"]) == 130
+    fail(torch.OutOfMemoryError("no room"))
+    assert main(["search", *keys, "trials=1"]) == 3
+    assert "1/1  failed: no room" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert main(["search", *keys, "trials=2"]) == 0
+    trials = pd.read_csv("runs/scores/studies/search/trials.csv")
+    assert trials["number"].tolist() == [2]
+    assert "the defaults: #1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", (1, 2, 3)), ("7,2", (7, 2)), ("1", (1,))])

@@ -1,0 +1,97 @@
+"""Ctrl-C, as a terminal sends it: to the run, its workers and its ffmpegs at once."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cache import Parts
+from cache.store import is_published
+from extract import Settings, extract
+from extract.__main__ import main
+from extract.decode import DecodeError, decode
+from extract.sampling import Sampling
+from manifests import Manifest
+from tests.stores import tree_of
+from tests.test_extract import write_clip, write_manifest
+
+CLIPS = 10
+LINE = "interrupted; finished blocks are kept, run the command again\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "v").mkdir()
+    for i in range(CLIPS):
+        write_clip(folder / f"v/{i}.mp4", 1.0 + 0.3 * i)
+    write_manifest(folder, {f"u{i}": f"v/{i}.mp4" for i in range(CLIPS)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Path:
+    """The store of a run that nobody interrupted."""
+    settings = Settings("imagebind-tiny", workers=1)
+    return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
+
+
+def named(words: str, below: int) -> bool:
+    """Whether a process below another has these words in its command line."""
+    for child in psutil.Process(below).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if words in " ".join(child.cmdline()):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("moment", ["multiprocessing.forkserver", "ffmpeg"])
+def test_ctrl_c_is_one_line_and_no_video_is_to_blame(data, undisturbed, tmp_path, moment):
+    """While the workers start, and while they decode."""
+    command = [str(data), "--root", str(tmp_path), "--workers", "1"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "extract", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not named(moment, run.pid):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.communicate(timeout=120)[1] == LINE
+    assert run.returncode == 130
+    store = tmp_path / "toy" / undisturbed.name
+    assert not is_published(store)
+    assert {r.status for part in Parts(store).read() for r in part.records} <= {"ok"}
+    assert main(command) == 0
+    assert tree_of(store) == tree_of(undisturbed)
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "TERM"])
+def test_an_ffmpeg_that_was_told_to_end_before_it_listens(data, monkeypatch, tmp_path, name):
+    """It dies of the signal instead of saying that it received one."""
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(f"#!/bin/sh\nkill -{name} $$\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(ffmpeg))
+    with pytest.raises(InterruptedError):
+        decode(data / "v/0.mp4", Sampling())
+
+
+def test_an_ffmpeg_that_crashes_is_the_videos_fault(data, monkeypatch, tmp_path):
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(ffmpeg))
+    with pytest.raises(DecodeError, match="SIGSEGV"):
+        decode(data / "v/0.mp4", Sampling())

@@ -1,0 +1,127 @@
+"""Jobs of SLURM: their script, and programs that stand in for SLURM's own and start it here."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from extract import Settings, extract
+from extract.machines import slurm_cluster
+from manifests import Manifest
+from tests.stores import tree_of
+from tests.test_extract import write_clip, write_manifest
+
+pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
+
+# A job is the group of processes that its script leads; its number is theirs.
+SBATCH = """#!/bin/sh
+for script; do :; done
+cp "$script" "{folder}/job.$$"
+setsid sh "{folder}/job.$$" > "{folder}/log.$$" 2>&1 < /dev/null &
+echo $! >> "{folder}/jobs"
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+for job; do kill -- "-$job" 2> /dev/null; done
+exit 0
+"""
+PROFILE = "cores: 2\nmemory: 2GB\nprocesses: 1\ninterface: lo\nwalltime: '00:10:00'\n"
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """The folder of the jobs; its file ``jobs`` lists them as they come."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, program in (("sbatch", SBATCH.format(folder=folder)), ("scancel", SCANCEL)):
+        (folder / name).write_text(program)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    (folder / "profile.yaml").write_text(PROFILE)
+    return folder
+
+
+def jobs(slurm: Path) -> list[int]:
+    try:
+        return [int(line) for line in (slurm / "jobs").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def test_a_job_that_ends_is_followed_by_another(slurm, tmp_path):
+    """At its wall time, say: what it had under way is done by the next one."""
+    for i in range(4):
+        write_clip(tmp_path / f"{i}.mp4", 1.0 + i)
+    write_manifest(tmp_path, {f"u{i}": f"{i}.mp4" for i in range(4)})
+    manifest = Manifest.load(tmp_path)
+
+    def end_the_first() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if jobs(slurm) and (working := decoding(jobs(slurm)[0])):
+                os.killpg(os.getpgid(working.pid), 15)
+                return
+            time.sleep(0.005)
+
+    ending = threading.Thread(target=end_the_first)
+    ending.start()
+    settings = Settings("imagebind-tiny", workers=1, slurm=slurm / "profile.yaml")
+    store = extract(manifest, tmp_path, tmp_path / "stores", settings).store
+    ending.join()
+    assert len(jobs(slurm)) >= 2
+    undisturbed = extract(
+        manifest, tmp_path, tmp_path / "others", Settings("imagebind-tiny", workers=1)
+    )
+    assert tree_of(store) == tree_of(undisturbed.store)
+
+
+def decoding(job: int) -> psutil.Process | None:
+    """An ffmpeg of a job."""
+    try:
+        found = psutil.Process(job).children(recursive=True)
+        return next((process for process in found if "ffmpeg" in process.name()), None)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def test_slurm_profile_becomes_a_job_script():
+    page = (Path(__file__).parent.parent / "docs/extraction.md").read_text(encoding="utf-8")
+    profile = page.partition("```yaml\n")[2].partition("```")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "slurm.yaml")
+        path.write_text(profile)
+        with slurm_cluster(path) as cluster:
+            script = cluster.job_script()
+        path.write_text("queue: gpu\nflavour: mild\n")
+        with pytest.raises(ValueError, match=r"docs/extraction\.md"):
+            slurm_cluster(path)
+    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 8", "dask_worker"):
+        assert line in script
+
+
+def test_a_job_of_slurm_works_with_our_settings(tmp_path):
+    """They go along in its script: the file of settings that it would read is another machine's."""
+    path = tmp_path / "slurm.yaml"
+    path.write_text("cores: 1\nmemory: 1GB\njob_script_prologue: [module load ffmpeg]\n")
+    with slurm_cluster(path) as cluster:
+        script = cluster.job_script()
+    exports = re.findall(r"^export (DASK_\S+)=(\S+)$", script, re.M)
+    said = subprocess.run(
+        [sys.executable, "-c", "import dask; print(dask.config.get('distributed.worker.memory'))"],
+        env={**os.environ, **dict(exports)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    memory = ast.literal_eval(said)
+    assert (memory["target"], memory["spill"], memory["pause"]) == (False, False, False)
+    assert memory["terminate"] == 0.95
+    assert script.index("module load ffmpeg") < script.index("export DASK")
