@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--timeout",
         type=float,
         default=600.0,
-        help="seconds a file may take, or of the processor where cores are short (600)",
+        help="seconds that decoding a file may take; of processor time where cores are short (600)",
     )
     p.add_argument(
         "--share",

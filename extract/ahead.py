@@ -17,7 +17,7 @@ from extract.job import Job, Utterance
 from extract.sampling import Sampling
 
 DECODERS = 2
-"""ffmpegs of a worker at once, where nobody says how many: the fewest that hide how they start."""
+"""ffmpegs of a worker at once by default: with fewer, the encoder would wait while one starts."""
 GAP_S = 30.0
 """Two utterances of a video that lie further apart are not worth decoding what is between them."""
 PASS_IMAGES = 256

@@ -123,7 +123,7 @@ def _encode_all(
 
 
 class _Turns:
-    """Of a worker's blocks at its one encoder: the oldest that has something for it comes first.
+    """A lock on the worker's one encoder, which serves the oldest of the waiting blocks first.
 
     So the older block is encoded to its end while the younger is decoded ahead. Taking equal turns,
     they would end together, and the next two begin with nothing decoded.

@@ -89,8 +89,8 @@ def run(
     Args:
         names: of the streams.
         command: makes the command line, given the file descriptor to write each stream to.
-        timeout: seconds after which the process is ended, unless it was short of a core: one
-            that still works may do so for as many seconds of the processor.
+        timeout: seconds after which the process is ended. One that still works, but was short of
+            a core, may go on until it has used as many seconds of processor time.
 
     Returns:
         The exit status, the end of the log, and each stream as a file.
@@ -117,7 +117,7 @@ def run(
         for _, sink in pipes.values():
             os.close(sink)  # only the process may hold the writing end, or reading never ends
     streams: dict[Name, IO[bytes]] = {
-        name: tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (closed by its readers)
+        name: tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (kept as long as the rows in it)
         for name in pipes
     }
     try:
