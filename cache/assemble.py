@@ -20,13 +20,12 @@ import zarr
 from cache.disk import seal_tree, sha256_of
 from cache.parts import STATUSES, Record
 from cache.recipe import FORMAT_VERSION, Recipe
+from cache.trust import COLUMNS, missing_file
 
 CHUNK_BYTES = 8 << 20
 CHECKSUMS = "checksums.json"
 OPEN_PARTS = 64
 """Parts mapped at a time: each holds a descriptor, of which a process has few."""
-COLUMNS = {"id": object, "status": object, "error": object, "duration": np.float64}
-"""The table of utterances: column -> type in memory."""
 
 
 class Source(Protocol):
@@ -81,7 +80,7 @@ def assemble(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     _write(folder, recipe, widths, about, rows, on_chunk)
     write_checksums(folder)
-    _refuse_gaps(folder, widths)
+    _refuse_gaps(folder)
     seal_tree(folder)
 
 
@@ -133,7 +132,8 @@ def _write(
             if on_chunk is not None:
                 on_chunk(written, in_all)
     table = root.create_group("utterances")
-    for name, dtype in COLUMNS.items():
+    for name in COLUMNS:
+        dtype = np.float64 if name == "duration" else object
         _column(table, name, np.array([getattr(record, name) for record in records], dtype))
 
 
@@ -199,7 +199,7 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(text, encoding="utf-8")
 
 
-def _refuse_gaps(folder: Path, widths: Mapping[str, int]) -> None:
+def _refuse_gaps(folder: Path) -> None:
     """Refuse a store in whose checksums a file is not listed that its arrays must have.
 
     Zarr makes folders anew when they vanish under it, so a store that another machine took for a
@@ -209,18 +209,11 @@ def _refuse_gaps(folder: Path, widths: Mapping[str, int]) -> None:
         OSError: one is not.
     """
     listed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"].keys()
-    groups = ("", *(f"{name}/" for name in (*widths, "utterances")))
-    arrays = [f"{modality}/{name}" for modality in widths for name in ("values", "offsets")]
-    arrays += [f"utterances/{name}" for name in COLUMNS]
-    expected = [f"{group}zarr.json" for group in groups]
-    for array in arrays:
-        expected.append(f"{array}/zarr.json")
-        meta = json.loads((folder / array / "zarr.json").read_text(encoding="utf-8"))
-        steps = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        counts = [-(-n // step) for n, step in zip(meta["shape"], steps, strict=True)]
-        expected += [f"{array}/c/{'/'.join(map(str, index))}" for index in np.ndindex(*counts)]
-    gaps = [name for name in expected if name not in listed]
-    if gaps:
+    try:
+        gap = missing_file(folder, listed)
+    except ValueError:  # a group made anew has no attributes
+        gap = "zarr.json"
+    if gap:
         raise FileNotFoundError(
-            errno.ENOENT, "another process removed it while the store was written", gaps[0]
+            errno.ENOENT, "another process removed it while the store was written", gap
         )

@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from cache.assemble import CHECKSUMS
-from cache.checksums import Checksums, stays_below
-from cache.location import Location, ShareError
+from cache.checksums import Checksums
+from cache.location import Location, ShareError, UnreadableError
+from cache.recipe import refuse_as_place
+from cache.trust import attributes_of, is_count, is_sha256, parse_json, refuse_other_place
 from cache.who import user_name
 
 log = logging.getLogger(__name__)
 
 CATALOG = "catalog.json"
 ENTRIES = "catalog"
+_LARGEST_ENTRY = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ class Entry:
         except (KeyError, TypeError) as error:
             raise ValueError(f"no catalogue entry: {error!r}") from error
         for field in fields(cls):
-            if not isinstance(values[field.name], kinds[str(field.type)]):
-                raise ValueError(f"{field.name} is {values[field.name]!r}")
-        for part in (values["dataset"], values["name"]):
-            if not stays_below(part) or "/" in part:
-                raise ValueError(f"no folder of a store can be called {part!r}")
+            value, kind = values[field.name], kinds[str(field.type)]
+            if not isinstance(value, kind) or (kind is int and not is_count(value)):
+                raise ValueError(f"{field.name} is {value!r:.200}")
+        for name in ("digest", "content"):
+            if not is_sha256(values[name]):
+                raise ValueError(f"{name} is {values[name]!r:.200}")
+        refuse_as_place(values["dataset"], values["name"])
         return cls(**values)
 
     @property
@@ -142,46 +148,65 @@ def entries(share: Location) -> list[Entry]:
     except FileNotFoundError:
         return _scan(share)
     try:
-        plain = json.loads(raw)["stores"]
+        plain = parse_json(raw, str(share / CATALOG))["stores"]
+        return _readable(share, [(CATALOG, entry) for entry in plain])
     except (ValueError, KeyError, TypeError) as error:
         raise ShareError(f"{share / CATALOG} cannot be read: {error!r}") from error
-    return _readable(share, plain)
 
 
 def _written(share: Location) -> list[Entry]:
-    names = [n for n in sorted(share.sizes(ENTRIES)) if n.endswith(".zarr.json")]
-    return _readable(share, [share.read(f"{ENTRIES}/{name}") for name in names])
-
-
-def _readable(share: Location, found: list[Any]) -> list[Entry]:
-    good = []
-    for plain in found:
+    found: list[tuple[str, Any]] = []
+    for name in (f"{ENTRIES}/{below}" for below in sorted(share.sizes(ENTRIES))):
+        if not name.endswith(".zarr.json"):
+            continue
         try:
-            good.append(Entry.from_json(json.loads(plain) if isinstance(plain, bytes) else plain))
+            found.append((name, share.read(name, _LARGEST_ENTRY)))
+        except UnreadableError as error:  # whose it is may keep it to himself
+            log.warning("passing over an entry: %s", error)
+    return _readable(share, found)
+
+
+def _readable(share: Location, found: list[tuple[str, Any]]) -> list[Entry]:
+    good = []
+    for name, plain in found:
+        try:
+            plain = parse_json(plain, "it") if isinstance(plain, bytes) else plain
+            good.append(Entry.from_json(plain))
         except ValueError as error:
-            log.warning("%s: passing over an entry: %s", share / CATALOG, error)
+            log.warning("%s: passing over an entry: %s", share / name, error)
     return sorted(good, key=lambda entry: entry.path)
 
 
 def _scan(share: Location) -> list[Entry]:
     """Every ``<dataset>/<name>.zarr`` with checksums, where the back-end can list folders."""
     found = []
-    for dataset in share.names():
-        if not stays_below(dataset):
-            continue
-        for name in share.names(dataset):
-            where = share / f"{dataset}/{name}"
-            if not name.endswith(".zarr") or not stays_below(name):
-                continue
-            try:
-                raw = where.read(CHECKSUMS)
-                attributes = json.loads(where.read("zarr.json"))["attributes"]
-                found.append(Entry.of(name, attributes, Checksums.parse(raw, str(where))))
-            except FileNotFoundError:
-                continue  # not published yet
-            except (ValueError, KeyError, TypeError) as error:
-                log.warning("%s: passing over it: %s", where, error)
+    for dataset, name in _places(share):
+        where = share / f"{dataset}/{name}"
+        try:
+            checksums = Checksums.parse(where.read(CHECKSUMS), str(where / CHECKSUMS))
+            raw = where.read("zarr.json", checksums.files["zarr.json"].size)
+            attributes = attributes_of(raw, str(where / "zarr.json"))
+            refuse_other_place(attributes, dataset, name)
+            found.append(Entry.of(name, attributes, checksums))
+        except FileNotFoundError:
+            continue  # not published yet
+        except ValueError as error:
+            log.warning("%s: passing over it: %s", where, error)
     return sorted(found, key=lambda entry: entry.path)
+
+
+def _places(share: Location) -> Iterator[tuple[str, str]]:
+    """The folders of a share that are called as stores are."""
+    for dataset in share.names():
+        try:
+            names = share.names(dataset)
+        except UnreadableError as error:
+            log.warning("passing over a dataset: %s", error)
+            continue
+        for name in names:
+            with suppress(ValueError):
+                refuse_as_place(dataset, name)
+                yield dataset, name
 
 
 def _json(plain: Any) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cache.assemble import CHECKSUMS
-from cache.disk import sha256_of
+from cache.disk import LARGEST_LIST, read_regular, sha256_of
+from cache.trust import is_count, is_sha256, parse_json
 
 
 class FileSum(NamedTuple):
@@ -42,14 +42,19 @@ class Checksums:
         Raises:
             ValueError: it is no such list, or one of its paths leads out of the store.
         """
+        plain = parse_json(raw, where)
         try:
-            entries = json.loads(raw)["files"]
-            files = {n: FileSum(int(e["bytes"]), str(e["sha256"])) for n, e in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            algorithm, entries = plain["algorithm"], plain["files"]
+            files = {n: FileSum(e["bytes"], e["sha256"]) for n, e in entries.items()}
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read: {error!r}") from error
-        for name in files:
-            if not stays_below(name):
+        if algorithm != "sha256" or "zarr.json" not in files:
+            raise ValueError(f"{where} holds no SHA-256 of a store's files; push the store again")
+        for name, entry in files.items():
+            if not stays_below(name) or name == CHECKSUMS:
                 raise ValueError(f"{where} names {name!r}, which is no file inside a store")
+            if not is_count(entry.size) or not is_sha256(entry.sha256):
+                raise ValueError(f"{where} cannot be read: {name} has {entry!r:.200}")
         return cls(raw, files)
 
     @classmethod
@@ -60,7 +65,7 @@ class Checksums:
             ValueError: there is no readable one.
         """
         try:
-            raw = (store / CHECKSUMS).read_bytes()
+            raw = read_regular(store / CHECKSUMS, LARGEST_LIST)
         except OSError as error:
             raise ValueError(f"{store / CHECKSUMS} cannot be read: {error}") from error
         return cls.parse(raw, str(store / CHECKSUMS))
@@ -78,10 +83,13 @@ class Checksums:
     def problem(self, folder: Path, name: str) -> str:
         """What is wrong with a file; empty if it is as published.
 
-        Else ``missing``, ``wrong size``, ``changed``, or ``unreadable``: no right, or a bad disk.
+        Else ``missing``, ``link`` (it, or a folder above it), ``wrong size``, ``changed``, or
+        ``unreadable``: no right, or a bad disk.
         """
         path = folder / name
         try:
+            if is_linked(folder, name):
+                return "link"
             if not path.is_file():
                 return "missing"
             if path.stat().st_size != self.files[name].size:
@@ -103,6 +111,13 @@ def refuse_gaps(folder: Path) -> None:
     for name, entry in checksums.files.items():
         if (folder / name).stat().st_size != entry.size:
             raise OSError(f"{folder / name} was changed by another process")
+
+
+def is_linked(folder: Path, name: str) -> bool:
+    """Whether a path inside a store is a symbolic link or leads through one: to somewhere else."""
+    path = PurePosixPath(name)
+    inside = [part for part in (path, *path.parents) if part.name]
+    return any((folder / part).is_symlink() for part in inside)
 
 
 def stays_below(name: str) -> bool:

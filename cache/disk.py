@@ -24,6 +24,8 @@ try:
 except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
+LARGEST_LIST = 256 << 20
+"""Bytes that the list of a store's files may have: enough for two million of them, 15 TB."""
 _BLOCK = 1 << 20
 _ATTEMPTS = 100
 _STALE_S = 3600.0
@@ -41,7 +43,32 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes, aside: Path | None = None) -> None:
+class IrregularFileError(OSError):
+    """A device, a pipe or a folder where a file should be."""
+
+
+def read_regular(path: Path, at_most: int) -> bytes:
+    """A whole file, or one byte more than there may be: no device or pipe, which has no end.
+
+    Raises:
+        IrregularFileError: it is no regular file.
+        OSError: there is none, or it cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise IrregularFileError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read(min(status.st_size, at_most) + 1)[: at_most + 1]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All that lies below a folder but real folders; no link is followed."""
+    for parent, folders, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+        yield from (path for path in (Path(parent, n) for n in folders) if path.is_symlink())
+
+
+def write_whole(path: Path, data: bytes, aside: Path | None = None, more: int = 0) -> None:
     """Write ``data`` to ``path`` so that a reader sees all of it or no file.
 
     Args:
@@ -49,6 +76,7 @@ def write_whole(path: Path, data: bytes, aside: Path | None = None) -> None:
         data: what it shall hold.
         aside: where the bytes wait until they are whole, on the same file system; by default beside
             ``path``. A killed process leaves that file behind.
+        more: permission bits that it has beside those that the umask leaves.
     """
     aside = aside or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -56,11 +84,23 @@ def write_whole(path: Path, data: bytes, aside: Path | None = None) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if more:
+            aside.chmod(stat.S_IMODE(aside.stat().st_mode) | more)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path, more: int = 0) -> None:
+    """Make a folder and those above it; the new ones have ``more`` than the umask leaves."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, more)
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | more)
 
 
 @contextmanager
@@ -137,12 +177,17 @@ def remove_tree(folder: Path) -> None:
 
 def is_stale(folder: Path) -> bool:
     """Whether nothing in a folder was written for an hour: whoever wrote it was killed."""
-    newest = 0.0
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent), *(Path(parent, name) for name in names)):
-            with suppress(FileNotFoundError):  # renamed or removed while we looked
-                newest = max(newest, path.stat().st_mtime)
-    return time.time() - newest > _STALE_S
+    return time.time() - newest(folder) > _STALE_S
+
+
+def newest(path: Path) -> float:
+    """When a file, or something in a folder, was last written: seconds since the epoch."""
+    latest = 0.0
+    folders = (Path(parent) for parent, _, _ in os.walk(path))
+    for found in (path, *folders, *files_below(path)):
+        with suppress(FileNotFoundError):  # renamed or removed while we looked
+            latest = max(latest, found.lstat().st_mtime)
+    return latest
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from cache.checksums import Checksums
+from cache.checksums import Checksums, is_linked
 from cache.disk import write_whole
 from cache.share import Shared
 
@@ -34,7 +34,7 @@ def fetch(
 
     Raises:
         ShareError: a file is not as published on the share either; the good ones are kept.
-        OSError: they cannot be written.
+        OSError: they cannot be written, or a link in ``folder`` would lead out of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     needed = [name for name in sorted(names) if checksums.problem(folder, name)]
@@ -46,6 +46,8 @@ def fetch(
     def bring(name: str) -> int:
         data = source.read(name, checksums.files[name])
         path = folder / name
+        if is_linked(folder, path.parent.relative_to(folder).as_posix()):
+            raise OSError(f"{path.parent} is, or lies behind, a link to elsewhere; remove the link")
         path.parent.mkdir(parents=True, exist_ok=True)
         # It waits outside: a killed pull or repair leaves nothing in a store.
         name_of_store = folder.name.lstrip(".").removesuffix(".partial")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import threading
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,14 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.config import conf as fsspec_conf
 
-from cache.disk import seal, write_whole
+from cache.disk import (
+    LARGEST_LIST,
+    IrregularFileError,
+    make_folder,
+    read_regular,
+    seal,
+    write_whole,
+)
 
 _PACKAGE = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 _PACKAGE |= {"sftp": "paramiko", "ssh": "paramiko"}
@@ -44,6 +52,10 @@ CONNECT_S = 15
 
 class ShareError(ValueError):
     """A location did not give what it should: out of reach, not permitted, or damaged."""
+
+
+class UnreadableError(ShareError):
+    """One file is not ours to read or write, or none that can be; others may well be."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +119,20 @@ class Location:
         """The location as a folder of this machine, None if it is elsewhere."""
         return Path(self.path) if self.scheme == "file" else None
 
-    def read(self, name: str = "") -> bytes:
-        """A whole file.
+    def read(self, name: str = "", at_most: int = LARGEST_LIST) -> bytes:
+        """A whole file; of one that is larger than it may be, the first ``at_most + 1`` bytes.
+
+        Args:
+            name: the file, relative to this location.
+            at_most: bytes that it may have.
 
         Raises:
             FileNotFoundError: there is none of this name.
+            UnreadableError: it is not ours to read, or no regular file.
             ShareError: anything else went wrong.
         """
         with self._as_share_error(name):
-            data: bytes = self._files().cat_file(self._address(name))
-            return data
+            return self._start_of(name, at_most + 1)
 
     def write(self, name: str, data: bytes, waiting: str) -> None:
         """Write a file so that a reader sees all of it or none, read-only in a folder.
@@ -133,9 +149,10 @@ class Location:
         aside = f"{waiting}/{uuid.uuid4().hex}"
         with self._as_share_error(name, missing=True):
             if self.folder is not None:
+                group = self._group_bits()
                 for below in (name, aside):
-                    (self.folder / below).parent.mkdir(parents=True, exist_ok=True)
-                write_whole(self.folder / name, data, self.folder / aside)
+                    make_folder((self.folder / below).parent, group)
+                write_whole(self.folder / name, data, self.folder / aside, group & ~stat.S_IXGRP)
                 seal(self.folder / name)
             elif self.scheme in _SSH:
                 files = self._files()
@@ -177,6 +194,34 @@ class Location:
         """Raise ShareError if a folder is not there: a file system that is not mounted."""
         if self.folder is not None and not self.folder.is_dir():
             raise ShareError(f"{self}: there is no such folder")
+
+    def _start_of(self, name: str, count: int) -> bytes:
+        """The first bytes of a file."""
+        address = self._address(name)
+        if self.folder is not None:
+            return read_regular(Path(address), count - 1)
+        if self.scheme in _WEB:  # a server may well pass over the range that it is asked for
+            data = bytearray()
+            with self._files().open(address, "rb", block_size=0, size=count) as stream:
+                while len(data) < count and (more := stream.read(count - len(data))):
+                    data += more
+            return bytes(data)
+        try:
+            return bytes(self._files().cat_file(address, start=0, end=count))
+        except OSError as error:
+            if "satisfiable" in str(error):  # an empty object has no range
+                return b""
+            raise
+
+    def _group_bits(self) -> int:
+        """What the group may do in a folder that it shares: all that lies in it is to be shared.
+
+        Otherwise one colleague's narrow umask shuts out the others.
+        """
+        mode = 0
+        if self.folder is not None and self.folder.is_dir():
+            mode = self.folder.stat().st_mode
+        return mode & stat.S_IRWXG if mode & stat.S_IWGRP else 0
 
     def _address(self, name: str) -> str:
         """What the back-end calls a file of this location."""
@@ -227,6 +272,16 @@ class Location:
             raise
         except ShareError:
             raise
+        except PermissionError as error:
+            reason = redacted(str(error))
+            if self.folder is not None:
+                reason = (
+                    f"Permission denied. If this share is yours to use, whoever owns {self / name} "
+                    f"runs: chmod -R g+rwX {self}; and everybody pushes with umask 002"
+                )
+            raise UnreadableError(f"{self / name if name else self}: {reason}") from None
+        except IrregularFileError:
+            raise UnreadableError(f"{self / name}: it is no regular file") from None
         except ValueError as error:  # unusable configuration: no try later will help
             raise ValueError(redacted(str(error))) from None
         except Exception as error:

@@ -14,12 +14,21 @@ from pathlib import Path
 
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, refuse_gaps
-from cache.disk import is_stale, locked, remove_tree, seal_tree, sync_folder, write_whole
+from cache.disk import (
+    files_below,
+    is_stale,
+    locked,
+    remove_tree,
+    seal_tree,
+    sync_folder,
+    write_whole,
+)
 from cache.fetch import WORKERS, Progress, fetch
 from cache.location import Location, ShareError
 from cache.recipe import Recipe
 from cache.share import Shared
 from cache.store import is_published, replace
+from cache.trust import attributes_of, missing_file, refuse_other_place
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +54,8 @@ def pull(
         The pulled store, and how many files were copied: 0 if it was there already.
 
     Raises:
-        ValueError: a store of this name with other content is there, or the disk is full.
+        ValueError: a store of this name with other content is there, or something that is no store;
+            or the disk is full.
         ShareError: the share is out of reach, holds no such store, or a damaged one.
     """
     checksums = source.checksums()
@@ -59,12 +69,20 @@ def pull(
             f"{store} holds the same recipe with other content; python -m cache diff tells how far "
             "they lie apart; pull to another folder with --to"
         )
+    _refuse_what_is_no_store(store)
     try:
         with locked(store.with_name(f".{store.name}.lock")) as alone:
             if not _holds(store, checksums):
                 return store, _assemble(source, checksums, store, alone, workers, on_bytes)
             log.info("%s was pulled by another process meanwhile; using it", store)
             return store, 0
+    except ShareError as error:
+        now = source.checksums()
+        if now is None or now.raw != checksums.raw:
+            raise ShareError(
+                f"{source} was replaced there while it was pulled; pull again"
+            ) from error
+        raise
     except OSError as error:
         if _holds(store, checksums):  # where locks hold nobody
             log.info("%s was pulled by another process meanwhile; using it", store)
@@ -91,13 +109,17 @@ def _assemble(
         with suppress(OSError):
             left.rename(partial)
     try:
-        copied = fetch(source, checksums, checksums.files, partial, workers, on_bytes)
-        for path in [p for p in partial.rglob("*") if p.is_file()]:
+        metadata = [name for name in checksums.files if name.rpartition("/")[2] == "zarr.json"]
+        copied = fetch(source, checksums, metadata, partial, workers)
+        _refuse_unsound(source, checksums, partial)
+        copied += fetch(source, checksums, checksums.files, partial, workers, on_bytes)
+        for path in list(files_below(partial)):
             if path.relative_to(partial).as_posix() not in (*checksums.files, CHECKSUMS):
                 path.unlink()  # of an interrupted pull of something else
         write_whole(partial / CHECKSUMS, checksums.raw)
         seal_tree(partial)
         refuse_gaps(partial)
+        _refuse_what_is_no_store(store)
         replace(store, partial) if store.exists() else partial.rename(store)
     except BaseException:
         if _holds(store, checksums):
@@ -116,6 +138,36 @@ def _assemble(
         elif is_stale(path):  # else it may be another's pull
             remove_tree(path)
     return copied
+
+
+def _refuse_unsound(source: Shared, checksums: Checksums, folder: Path) -> None:
+    """Refuse a store that nobody could read, before its features are fetched.
+
+    Raises:
+        ShareError: it is not what its place says, or not all of it is listed.
+    """
+    root = folder / "zarr.json"
+    try:
+        attributes = attributes_of(root.read_bytes(), f"{source}: zarr.json")
+        refuse_other_place(attributes, source.dataset, source.name)
+        gap = missing_file(folder, checksums.files)
+    except ValueError as error:
+        raise ShareError(f"{source} is no sound store: {error}") from error
+    if gap:
+        raise ShareError(f"{source} is no sound store: {CHECKSUMS} does not list {gap}")
+
+
+def _refuse_what_is_no_store(store: Path) -> None:
+    """Only a published store is ever replaced.
+
+    Raises:
+        ValueError: something else has the store's name.
+    """
+    if (store.exists() or store.is_symlink()) and not is_published(store):
+        raise ValueError(
+            f"{store} is there and is no published store; nothing of it is touched: look what it "
+            "is, and move it away"
+        )
 
 
 def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None:
@@ -139,7 +191,9 @@ def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None
             return str(source)
         except ShareError as error:
             log.warning("passing over a share: %s", error)
-            remove_tree(root / f"{source.path}.partial")
+            left = root / f"{source.path}.partial"
+            if left.exists():
+                log.warning("what came of it is kept in %s, for the next pull", left)
     return None
 
 

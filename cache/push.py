@@ -24,6 +24,7 @@ from cache.peek import index_of
 from cache.reader import FeatureCache
 from cache.share import Shared
 from cache.store import replace as put_in_place
+from cache.trust import missing_file, refuse_other_place
 from cache.who import user_name
 
 
@@ -52,11 +53,14 @@ def push(
 
     Raises:
         ValueError: the share has this recipe with other content and that is not to be replaced, or
-            has more features than this store; or the store is damaged.
+            has more features than this store; or the store is damaged, or called otherwise than
+            its recipe says.
         ShareError: the share is out of reach, or not ours to write.
     """
     cache, checksums = FeatureCache.open(store), Checksums.of(store)
     target = Shared(Location.parse(location), cache.dataset, store.resolve().name)
+    refuse_other_place(cache.attributes, target.dataset, target.name)
+    _refuse_gaps(store, checksums)
     if not target.share.writable:
         raise ValueError(f"{target.share}: a web server is only read; push to what lies behind it")
     entry = catalog.Entry.of(target.name, cache.attributes, checksums)
@@ -82,6 +86,15 @@ def push(
     target.share.remove(_waiting(target))
     catalog.add(target.share, entry)
     return target, copied
+
+
+def _refuse_gaps(store: Path, checksums: Checksums) -> None:
+    try:
+        gap = missing_file(store, checksums.files)
+    except OSError as error:
+        raise ValueError(f"{store} is damaged: {error}; run: python -m cache verify") from error
+    if gap:
+        raise ValueError(f"{store / CHECKSUMS} does not list {gap}; extract or pull it again")
 
 
 def _make_folder(share: Location) -> None:

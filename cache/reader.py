@@ -5,7 +5,6 @@ Opening reads the metadata, selecting reads or maps the rows; no Zarr call is on
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from cache.assemble import CHECKSUMS
 from cache.chunks import ChunkedRows, read_column
 from cache.features import Features
 from cache.memory import free_memory
-from cache.recipe import FORMAT_VERSION
 from cache.store import is_published, published_in
+from cache.trust import NewerFormatError, attributes_of
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +46,16 @@ class FeatureCache:
         if self._seal is None:
             raise ReplacedError(f"{path} is not there, or not there just now")
         with self._as_opened():
-            root = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        self.attributes: dict[str, Any] = root["attributes"]
+            raw = (path / "zarr.json").read_bytes()
+            self.attributes: dict[str, Any] = attributes_of(raw, str(path / "zarr.json"))
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:
         """Open the store at ``path``; one at a URL is mirrored first, verified, and read there.
 
         Raises:
-            ValueError: there is no published store, or its format is newer than this reader.
+            NewerFormatError: its format is newer than this reader.
+            ValueError: there is no published store, or it contradicts itself.
         """
         if "://" in str(path):
             from cache.mirror import mirror  # most readers never go beyond the disk
@@ -65,16 +65,9 @@ class FeatureCache:
         if not is_published(path):
             raise ValueError(f"{path} is no published feature store")
         try:
-            cache = cls(path)
+            return cls(path)
         except ReplacedError:  # at this very moment
             return cls.open(path)
-        version = cache.attributes["format_version"]
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {version}, this release reads {FORMAT_VERSION}; "
-                "install a release that knows it, or extract again"
-            )
-        return cache
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -237,7 +230,7 @@ def find(
     Where several lie, those are preferred whose features were cut as the manifest says, and among
     them one that was extracted from exactly this manifest, labels and all. A store that was cut
     otherwise is taken if it is the only choice, with a warning; an imported one, of which nobody
-    knows, without.
+    knows, without. Where there are others, one of a newer format is passed over with a warning.
 
     Args:
         dataset: name of the dataset.
@@ -255,7 +248,8 @@ def find(
             f"no published store of {dataset!r} in {Path(root, dataset)}; "
             f"run: make extract DATASET={dataset}"
         )
-    made = {path: FeatureCache.open(path).attributes for path in stores}
+    made = _attributes_of_all(stores)
+    stores = list(made)
     if utterances is not None:
         stores = [p for p in stores if made[p]["recipe"]["utterances"] == utterances] or stores
     if len(stores) > 1 and manifest_digest is not None:
@@ -272,6 +266,21 @@ def find(
             *(store, dataset),
         )
     return store
+
+
+def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The root attributes of the stores that this release can read, if it can read any."""
+    made, newer = {}, []
+    for path in stores:
+        try:
+            made[path] = FeatureCache.open(path).attributes
+        except NewerFormatError as error:
+            newer.append(error)
+    if not made:
+        raise newer[0]
+    for reason in newer:
+        log.warning("passing over a store: %s", reason)
+    return made
 
 
 def _seal_of(store: Path) -> tuple[int, ...] | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +18,8 @@ FORMAT_VERSION = 1
 MODALITIES = ("audio", "vision")  # what an encoder gives
 STORABLE = (*MODALITIES, "text")  # what a store may hold
 DTYPES = ("float16", "float32")
+STORE_NAME = r"[^./\\][^/\\]*-[0-9.e+-]+fps-[0-9a-f]{12}\.zarr"
+"""What :func:`store_name` gives, as a regular expression."""
 
 
 def canonical_json(value: Any) -> str:
@@ -37,6 +41,38 @@ def digest_of_utterances(rows: Iterable[tuple[Any, ...]]) -> str:
         rows: ``(id, video, start, end, crop)`` per utterance; ``None`` where a value is absent.
     """
     return digest_of(sorted((list(row) for row in rows), key=lambda row: str(row[0]).encode()))
+
+
+def refuse_as_name(what: str, name: Any) -> None:
+    """Refuse a name that no folder can have on every system, or that would be a hidden one.
+
+    Raises:
+        ValueError: it is such a name, or no string.
+    """
+    good = isinstance(name, str) and name and name == name.strip() and not name.startswith(".")
+    if not good or any(c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise ValueError(f"{what} {name!r} cannot be part of a file name")
+
+
+def refuse_as_place(dataset: Any, name: Any) -> None:
+    """Refuse what is not called ``<dataset>/<store name>`` as a recipe calls its store.
+
+    Whatever names a store from elsewhere comes by here before a folder of that name is touched.
+
+    Raises:
+        ValueError: it is not.
+    """
+    refuse_as_name("dataset", dataset)
+    refuse_as_name("store", name)
+    if not re.fullmatch(STORE_NAME, name):
+        raise ValueError(
+            f"{name!r} is no name of a store; one is called <encoder>-<fps>fps-<12 digits>.zarr"
+        )
+
+
+def store_name(encoder: str, sampling: Mapping[str, Any], digest: str) -> str:
+    """``<encoder>-<sampling>-<digest12>.zarr``."""
+    return f"{encoder}-{sampling['fps']:g}fps-{digest[:12]}.zarr"
 
 
 @dataclass(frozen=True)
@@ -66,10 +102,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; a store holds {' or '.join(DTYPES)}")
-        for field in ("dataset", "encoder"):
-            name = getattr(self, field)
-            if not name or name != name.strip() or set(name) & set('/\\:*?"<>|'):
-                raise ValueError(f"{field} {name!r} cannot be part of a file name")
+        refuse_as_name("dataset", self.dataset)
+        refuse_as_name("encoder", self.encoder)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""
@@ -84,4 +118,4 @@ class Recipe:
     @property
     def store_name(self) -> str:
         """``<encoder>-<sampling>-<digest12>.zarr``, a folder below ``<root>/<dataset>/``."""
-        return f"{self.encoder}-{self.sampling['fps']:g}fps-{self.digest[:12]}.zarr"
+        return store_name(self.encoder, self.sampling, self.digest)

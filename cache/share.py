@@ -5,7 +5,6 @@ A store is on a share when its ``checksums.json`` is; what is read there is comp
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -16,8 +15,10 @@ from typing import Any
 
 from cache import catalog
 from cache.assemble import CHECKSUMS
-from cache.checksums import Checksums, FileSum, stays_below
+from cache.checksums import Checksums, FileSum
 from cache.location import Location, ShareError
+from cache.recipe import refuse_as_place
+from cache.trust import attributes_of
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,18 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Shared:
-    """A store on a share: ``<share>/<dataset>/<name>``."""
+    """A store on a share: ``<share>/<dataset>/<name>``.
+
+    Raises:
+        ValueError: no store can be called so.
+    """
 
     share: Location
     dataset: str
     name: str
+
+    def __post_init__(self) -> None:
+        refuse_as_place(self.dataset, self.name)
 
     @classmethod
     def parse(cls, text: str | Path) -> Shared:
@@ -41,10 +49,12 @@ class Shared:
             ValueError: no store can be there.
         """
         where = Location.parse(text)
-        dataset = where.parent.name
-        if not where.name.endswith(".zarr") or not dataset or not stays_below(dataset):
-            raise ValueError(f"{where} is no store; one is called LOCATION/DATASET/NAME.zarr")
-        return cls(where.parent.parent, dataset, where.name)
+        try:
+            return cls(where.parent.parent, where.parent.name, where.name)
+        except ValueError as error:
+            raise ValueError(
+                f"{where} is no store ({error}); one is called LOCATION/DATASET/NAME.zarr"
+            ) from None
 
     def __str__(self) -> str:
         return str(self.where)
@@ -79,11 +89,13 @@ class Shared:
         """The store's root attributes.
 
         Raises:
-            ShareError: they are not as published.
+            ShareError: they are not as published, or none of a feature store.
         """
-        data = self.read("zarr.json", checksums.files.get("zarr.json", FileSum(0, "")))
-        attributes: dict[str, Any] = json.loads(data).get("attributes", {})
-        return attributes
+        data = self.read("zarr.json", checksums.files["zarr.json"])
+        try:
+            return attributes_of(data, str(self.where / "zarr.json"))
+        except ValueError as error:
+            raise ShareError(str(error)) from error
 
     def read(self, name: str, expected: FileSum) -> bytes:
         """A file of the store, compared with what was published; a stumbling link gets more tries.
@@ -93,7 +105,7 @@ class Shared:
         """
         for attempt in range(1, _TRIES + 1):
             try:
-                data = self.where.read(name)
+                data = self.where.read(name, expected.size)
             except FileNotFoundError:
                 raise ShareError(f"{self}: {name} is missing; push the store again") from None
             except ShareError:

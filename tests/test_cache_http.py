@@ -108,7 +108,7 @@ def test_flipped_bit_over_http_is_refused(web, share, tmp_path, capsys):
 
 def test_missing_store_and_dead_server_are_one_clear_line(web, tmp_path, capsys):
     to = ["--to", str(tmp_path / "pulled")]
-    assert main(["pull", f"{web.url}/toy/none.zarr", *to]) == 1
+    assert main(["pull", f"{web.url}/toy/none-2fps-000000000000.zarr", *to]) == 1
     assert "no published store" in capsys.readouterr().err
     web.stop()
     assert main(["pull", f"{web.url}/{NAME}", *to]) == 1
@@ -143,7 +143,7 @@ def test_mirror_pulls_once_and_works_offline(web, share, cache_folder, caplog):
         assert "using the copy of" in caplog.text
     assert {p: p.stat().st_mtime_ns for p in written} == written
     with pytest.raises(ShareError, match="annot connect"):
-        mirror(f"{web.url}/toy/none.zarr")
+        mirror(f"{web.url}/toy/none-2fps-000000000000.zarr")
 
 
 def test_mirror_follows_the_share(web, share, cache_folder, tmp_path, caplog):
@@ -194,7 +194,10 @@ def test_gc_lists_first_and_deletes_when_told(cache_folder, capsys):
     for days, store in zip((90, 10, 1), stores, strict=True):
         os.utime(store, (time.time() - days * DAY,) * 2)
     size = sum(len(data) for data in tree_of(stores[0]).values())
-    fresh, stale = (cache_folder / "toy" / f"{n}.zarr.partial" for n in ("fresh", "stale"))
+    fresh, stale = (
+        cache_folder / "toy" / f"{name}-2fps-000000000000.zarr.partial"
+        for name in ("fresh", "stale")
+    )
     for folder in (fresh, stale):
         folder.mkdir()
         (folder / "part").write_bytes(b"123")
@@ -286,7 +289,9 @@ def test_extract_goes_on_without_its_shares(extracted, data, tmp_path, caplog):
     assert "annot connect" in caplog.text
     assert "is damaged" in caplog.text
     assert (summary.store / CHECKSUMS).read_bytes() == (extracted / CHECKSUMS).read_bytes()
-    assert list(summary.store.parent.iterdir()) == [summary.store]
+    partial = summary.store.with_name(f"{summary.store.name}.partial")
+    assert sorted(summary.store.parent.iterdir()) == [summary.store, partial]
+    assert f"kept in {partial}" in caplog.text
 
 
 def test_share_with_a_password_stops_extraction(data, tmp_path, monkeypatch, capsys):
