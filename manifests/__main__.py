@@ -79,7 +79,15 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     source = args.source or out
     if args.source and not source.is_dir():
         raise ValueError(f"{source}: no such folder; --source is where the release was unpacked")
-    manifest, notes = adapters.build(args.name, source, not args.no_media, args.variant)
+    try:
+        manifest, notes = adapters.build(args.name, source, not args.no_media, args.variant)
+    except ValueError as error:
+        if args.source is None and _is_bare(source):
+            raise ValueError(
+                f"{str(error).rstrip('.')}; {source} holds no release: say --source FOLDER, the "
+                "folder that it was unpacked to (make: DATA=FOLDER)"
+            ) from error
+        raise
     media = survey(manifest, source)
     if len(media.missing) == media.videos and not args.no_media:
         raise ValueError(
@@ -95,6 +103,12 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     console.print(f"licence: {manifest.card.licence}", **plain)
     console.print(f"language model: {_language_model(manifest.card)}", **plain)
     console.print(f"wrote {manifest.path}", **plain)
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether nothing is there but what `build` writes."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return there <= {"card.yaml", "manifest.parquet"}
 
 
 def _language_model(card: Card) -> str:

@@ -1,7 +1,7 @@
 """What can be wrong with a table of utterances, each fault with its row and its remedy."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +23,8 @@ GARBLED = re.compile("\ufffd|[\0-\x08\x0e-\x1f\x7f-\x9f]|â€|[ÂÃ][¡-º¼-¿
 def find_faults(card: Card, table: pd.DataFrame) -> list[str]:
     """All faults of `table` (in the manifest's types) under `card`, empty if there are none.
 
-    Each reads ``row 12 (id 'a'): what is wrong: what to do``; the number is the table's index.
+    Each reads ``row 12 (id 'a'): what is wrong: what to do``; the number is the table's index. An
+    index of text is the place itself: ``a.csv: row 12``.
     """
     checks = (_ids, _videos, _intervals, _crops, _splits, _texts, _encoding, _labels, _leaks)
     return [fault for check in checks for fault in check(card, table)]
@@ -40,12 +41,16 @@ def raise_faults(faults: Sequence[str], where: Path | str) -> None:
 
 def _at(table: pd.DataFrame, bad: pd.Series, says: str) -> Iterator[str]:
     """One fault for each row where `bad` holds; `says` may name columns in braces."""
-    for row in table.index[bad.fillna(False).astype(bool)]:
+    for row, cells in table[bad.fillna(False).astype(bool)].iterrows():
         values = {
             str(column): repr(value) if isinstance(value, str) else str(value)
-            for column, value in table.loc[row].items()
+            for column, value in cells.items()
         }
-        yield f"row {row} (id {values['id']}): " + says.format_map(values)
+        yield f"{_place(row)} (id {values['id']}): " + says.format_map(values)
+
+
+def _place(row: Hashable) -> str:
+    return row if isinstance(row, str) else f"row {row}"
 
 
 def _blank(column: pd.Series) -> pd.Series:
@@ -113,7 +118,9 @@ def _encoding(card: Card, table: pd.DataFrame) -> Iterator[str]:
 
 def _labels(card: Card, table: pd.DataFrame) -> Iterator[str]:
     if card.task == "classification":
-        unknown = ~table["label"].isin(card.classes)
+        blank = _blank(table["label"])
+        yield from _at(table, blank, "no label: fill it in, or drop the row")
+        unknown = ~blank & ~table["label"].isin(card.classes)
         yield from _at(
             table, unknown, f"unknown class {{label}}: the card has {', '.join(card.classes)}"
         )
@@ -127,7 +134,9 @@ def _labels(card: Card, table: pd.DataFrame) -> Iterator[str]:
     low, high = card.range
     unimodal = [c for c in ("label_t", "label_a", "label_v") if card.unimodal]
     for column in [*card.labels, *unimodal]:
-        outside = ~table[column].between(low, high)  # a missing label is outside too
+        blank = table[column].isna()
+        yield from _at(table, blank, f"no {column}: fill it in, or drop the row")
+        outside = ~blank & ~table[column].between(low, high)
         yield from _at(
             table, outside, f"{column} {{{column}}} is not in [{low}, {high}]: fix it or the card"
         )
@@ -150,6 +159,6 @@ def _leaks(card: Card, table: pd.DataFrame) -> Iterator[str]:
         for value, rows in known[known["split"] != first].groupby(column):
             splits = sorted(known.loc[known[column] == value, "split"].dropna().unique())
             yield (
-                f"row {rows.index[0]} (id {rows['id'].iloc[0]!r}): split leak: {column} {value!r} "
-                f"is in {' and '.join(splits)}: keep every {column} in one split"
+                f"{_place(rows.index[0])} (id {rows['id'].iloc[0]!r}): split leak: "
+                f"{column} {value!r} is in {' and '.join(splits)}: keep every {column} in one split"
             )

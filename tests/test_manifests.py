@@ -174,7 +174,7 @@ CROP = {"crop_x": [0.0] * 3, "crop_y": [0.0] * 3, "crop_w": [1.0] * 3, "crop_h":
         (REGRESSION, {"split": ["train", "dev", "test"]}, "row 1 .*unknown split 'dev'"),
         (REGRESSION, {"split": ["train", None, "test"]}, "row 1 .*unknown split"),
         (REGRESSION, {"label": [0, 3.01, 0]}, "row 1 .*label 3.01 is not in"),
-        (REGRESSION, {"label": [0, np.nan, 0]}, "row 1 .*label nan is not in"),
+        (REGRESSION, {"label": [0, np.nan, 0]}, "row 1 .*no label: fill it in"),
         (
             replace(REGRESSION, unimodal=True),
             {"label_t": [0, 0, 0], "label_a": [0, 9, 0], "label_v": [0, 0, 0]},
@@ -253,6 +253,8 @@ def test_commands(tmp_path, capsys, monkeypatch):
     [
         (["check", "nonesuch"], "no such file"),
         (["build", "nonesuch"], "no card is called 'nonesuch'"),
+        (["build", "meld"], "data/meld holds no release: say --source FOLDER"),
+        (["build", "mine"], "data/mine holds no release: say --source FOLDER"),
         (["build", "ravdess", "--source", "nowhere"], "no such folder"),
         (["build", "ravdess", "--source", "."], "0 RAVDESS speech clips"),
     ],

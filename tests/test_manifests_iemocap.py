@@ -114,7 +114,7 @@ def test_from_the_folder_above_and_without_a_transcript(release, tmp_path, capsy
         (("2.5000,", "two,"), r"Ses01F_impro01.txt: row 3: .* is no evaluation of Ses01F_impro01"),
         (("Ses01F_impro01_M000", "Ses01F_impro02_M000"), "row 3: .* is no evaluation of"),
         (("_M000", "_X000"), "row 3: .* is no evaluation of"),
-        (("8.2400]", "5.2400]"), "bad interval 6.29 to 5.24"),
+        (("8.2400]", "5.2400]"), r"utterance \(id 'Ses01F_\w+'\): bad interval 6.29 to 5.24"),
     ],
 )
 def test_faults_name_the_place(release, change, says):

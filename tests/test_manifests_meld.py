@@ -123,15 +123,29 @@ def test_it_prints_the_counts_of_release_and_paper(release, tmp_path, capsys):
     ("change", "says"),
     [
         (("00:16:16,059", "16:16"), r"train_sent_emo.csv: row 2: '16:16' is no time"),
-        ((",joy,", ",glee,"), r"train_dia0_utt0.*unknown class 'glee'"),
+        ((",joy,", ",glee,"), r"train_sent_emo.csv: row 2 \(id 'train_dia0_utt0'\): unknown class"),
+        (
+            (",neutral,neutral,", ",,neutral,"),
+            r"train_sent_emo.csv: row 4 .*: no label: fill it in",
+        ),
         ((",0,1,8,21,", ",0,one,8,21,"), r"train_sent_emo.csv: row 3: utterance_id 'one'"),
         ((",7,0,8,21,", ",7.5,0,8,21,"), r"train_sent_emo.csv: row 4: .*whole numbers"),
         (("Emotion", "Mood"), "no column emotion"),
-        ((",0,1,8,", ",0,0,8,"), "duplicate id"),
+        ((",0,1,8,", ",0,0,8,"), r"train_sent_emo.csv: row 3 .*duplicate id"),
     ],
 )
 def test_faults_name_the_place(release, change, says):
     (release / "train_sent_emo.csv").write_bytes(TRAIN.replace(*change, 1).encode())
+    with pytest.raises(ValueError, match=says):
+        adapters.build("meld", release, media=False)
+
+
+def test_a_fault_of_a_later_file_names_that_file(release):
+    (release / "below").mkdir()
+    (release / "test_sent_emo.csv").rename(release / "below/test_sent_emo.csv")
+    path = release / "below/test_sent_emo.csv"
+    path.write_text(TEST.replace(",disgust,", ",digust,"), encoding="utf-8")
+    says = rf"^{release}: below/test_sent_emo.csv: row 4 \(id 'test_dia3_utt4'\): unknown class"
     with pytest.raises(ValueError, match=says):
         adapters.build("meld", release, media=False)
 

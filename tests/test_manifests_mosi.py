@@ -79,7 +79,7 @@ def test_windows_1252_is_read_and_told(tmp_path):
         (["a,1,x,good,,,,,train"], r"label.csv: row 2: label 'good' is no number"),
         (['a,1,x,"0,5",,,,,train'], r"row 2: label '0,5' is no number: .* a point"),
         (["a,1,x,1,,,,,train", "", "a,2,x,nan,,,,,train"], "row 4: label 'nan' is no number"),
-        (["a,1,x,,,,,,train"], r"row 2 \(id 'a\$_\$1'\): label nan is not in \[-3, 3\]"),
+        (["a,1,x,,,,,,train"], r"row 2 \(id 'a\$_\$1'\): no label: fill it in"),
         (["a,1,x,3.5,,,,,train"], r"row 2 .*label 3.5 is not in"),
         (["a,1,x,1,,,,,train", "a,1,y,1,,,,,train"], r"row 3 .*duplicate id"),
         (["a,1,x,1,,,,,train", "a,2,y,1,,,,,test"], "row 3 .*split leak: dialogue 'a' is in test"),

@@ -191,6 +191,38 @@ def test_without_transcripts(tmp_path):
     Manifest.load(manifest.save(tmp_path / "out")).check()
 
 
+def test_labels_that_look_like_a_slip_are_told(tmp_path):
+    labels = ["1", "2", "n/a", "2", "3"]
+    rows = [f"u{i},v{i}.mp4,{label},text" for i, label in enumerate(labels)]
+    _, notes = adapters.build("mine", write(tmp_path, PLAIN, *rows))
+    assert "the labels are taken for classes though most are numbers: not 'n/a' (row 4)" in notes
+    labels = ["happy", "Happy", "happy ", "sad", "Happy"]
+    rows = [f"u{i},v{i}.mp4,{label},text" for i, label in enumerate(labels)]
+    says = "classes that differ in capitals alone: 'happy' (row 2), 'Happy' (row 3)"
+    for name in ("mine", "sdme"):
+        _, notes = adapters.build(name, write(tmp_path, PLAIN, *rows))
+        assert says in notes
+        assert not any("most are numbers" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["0", "0", "0"], "every label is 0: fill in others, or write a card.yaml"),
+        (["", "", ""], "the column label is empty"),
+        (["x", "y", ""], r"row 4 \(id 'u2'\): no label: fill it in, or drop the row"),
+        (["1", "2", ""], r"row 4 \(id 'u2'\): no label: fill it in, or drop the row"),
+        ([], "it has no rows below its header"),
+    ],
+)
+def test_labels_that_nothing_can_be_learnt_from(labels, says, tmp_path):
+    rows = [f"u{i},v{i}.mp4,{label},text" for i, label in enumerate(labels)]
+    root = write(tmp_path, PLAIN, *rows)
+    with pytest.raises(ValueError, match=says) as error:
+        adapters.build("mine", root)
+    assert str(error.value).startswith(str(root / "labels.csv"))
+
+
 # --- splits -------------------------------------------------------------------------------------
 
 
@@ -213,9 +245,9 @@ def test_splits_are_drawn_by_speaker(tmp_path):
 
 @given(st.sets(st.text(max_size=5), min_size=3, max_size=60), st.randoms(use_true_random=False))
 def test_the_draw_depends_on_the_names_alone(groups, random):
-    drawn = draw_splits(groups, Path("labels.csv"))
+    drawn = draw_splits(groups)
     again = random.sample(sorted(groups), len(groups))
-    assert draw_splits([*again, again[0]], Path("labels.csv")) == drawn
+    assert draw_splits([*again, again[0]]) == drawn
     counts = {split: list(drawn.values()).count(split) for split in ("train", "valid", "test")}
     assert counts["test"] == max(1, round(0.2 * len(groups)))
     assert counts["valid"] == max(1, round(0.1 * len(groups)))
@@ -224,9 +256,9 @@ def test_the_draw_depends_on_the_names_alone(groups, random):
 
 def test_the_draw_is_the_one_we_published():
     # Another one tomorrow would make yesterday's figures incomparable.
-    drawn = draw_splits("abcdefghij", Path("labels.csv"))
+    drawn = draw_splits("abcdefghij")
     assert [name for name, split in drawn.items() if split != "train"] == ["i", "d", "g"]
-    assert draw_splits("abcdefghij", Path("labels.csv"), seed=2) != drawn
+    assert draw_splits("abcdefghij", seed=2) != drawn
 
 
 def test_speakers_in_several_splits_are_told_or_refused(tmp_path):
@@ -267,6 +299,12 @@ CARD = "name: mine\ntitle: M\ntask: regression\nrange: [-1, 1]"
         ([PLAIN + ",start,end,split", "a,a.mp4,1,x,0,900,train"], "row 2 .*is over 600 s"),
         ([PLAIN, "a,a.mp4,1,well, well"], "row 2: 5 cells, the header has 4: put quotes"),
         ([PLAIN, "a,a.mp4,1,x", "b,b.mp4,1,x"], "2 speakers or videos cannot fill three splits"),
+        ([PLAIN, "a,a.mp4,1,x", "b,b.mp4,2,x"], r"row 3 \(id 'b'\): label 2.0 is not"),
+        (
+            [PLAIN + ",split", "a,a.mp4,1,x,train", "b,b.mp4,0,x,train"],
+            "no row is valid or test: all three splits need some",
+        ),
+        ([PLAIN + ",split", "a,a.mp4,1,x,train", "b,b.mp4,0,x,Test"], "row 3 .*unknown split"),
     ],
 )
 def test_faults_name_file_row_and_remedy(lines, says, tmp_path):
@@ -311,7 +349,7 @@ def test_sdme_takes_its_classes_from_the_table(tmp_path):
     manifest, _ = adapters.build("sdme", write(tmp_path, PLAIN, *rows))
     assert manifest.card.classes == ["angry", "happy", "shy"]
     assert manifest.card.title.startswith("SDME")
-    with pytest.raises(ValueError, match=r"row 3 .*unknown class <NA>"):
+    with pytest.raises(ValueError, match=r"row 3 .*no label: fill it in"):
         adapters.build(
             "sdme", write(tmp_path, PLAIN, rows[0], rows[1].replace("angry", ""), *rows[2:])
         )

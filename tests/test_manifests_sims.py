@@ -61,7 +61,7 @@ def test_the_unsupervised_part_is_left_out_of_v2_alone(tmp_path):
     manifest, notes = adapters.build("simsv2", tmp_path)
     assert len(manifest.table) == 3
     assert notes == ["left out 1 rows without a label: the unsupervised part"]
-    with pytest.raises(ValueError, match=r"meta.csv: row 5 .*label nan is not in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"meta.csv: row 5 .*no label: fill it in"):
         adapters.build("sims", tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_the_unsupervised_part_is_left_out_of_v2_alone(tmp_path):
     [
         (
             "video_0002,0001,好,0.2,0.2,,0.2,Neutral,test",
-            r"row 2 .*label_a nan is not in \[-1, 1\]",
+            r"row 2 .*no label_a: fill it in",
         ),
         (
             "video_0002,0001,好,1.2,0.2,0,0.2,Positive,test",

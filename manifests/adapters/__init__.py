@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_integer_dtype
 
 from manifests.card import Card, builtin_names
 from manifests.faults import find_faults, raise_faults
@@ -31,13 +32,16 @@ class Built:
 
     The overrides are for copies that cannot keep the card's promise: one actor's clips cannot be
     split by actor, so the adapter returns ``{"disjoint": [], "split_rule": "..."}``. With `file`,
-    the table's index holds the rows' numbers in that file, so that faults name the place to mend.
+    the table's index holds the rows' numbers in that file, so that faults name the place to mend;
+    rows of several files have the place in words there, below the data root. `whole` are faults of
+    no single row, told where no row has one.
     """
 
     table: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
     file: Path | None = None
+    whole: list[str] = field(default_factory=list)
 
 
 def has_adapter(name: str) -> bool:
@@ -76,8 +80,10 @@ def build(
     if built.table.empty:
         raise ValueError(f"{source}: nothing of {card.title} in it; to obtain it: {card.obtain}")
     manifest = Manifest(replace(card, **built.card), built.table)
-    rows = manifest.table.set_axis(built.table.index)
-    raise_faults(find_faults(manifest.card, rows), built.file or f"manifest of {name}")
+    rows, where = manifest.table.set_axis(built.table.index), built.file or source
+    if built.file is None and is_integer_dtype(rows.index):  # numbers of a table nobody can see
+        rows.index = pd.Index(["utterance"] * len(rows))
+    raise_faults(find_faults(manifest.card, rows) or built.whole, where)
     return manifest, built.notes
 
 

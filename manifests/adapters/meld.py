@@ -38,7 +38,7 @@ def build(source: Path, media: bool = True) -> Built:
     """
     built = [_read(source, *part) for part in PARTS]
     return Built(
-        pd.concat([part.table for part in built], ignore_index=True),
+        pd.concat([part.table for part in built]),
         [note for part in built for note in part.notes],
     )
 
@@ -77,6 +77,7 @@ def _read(source: Path, split: str, name: str, folder: str) -> Built:
             "episode_end": _seconds(cells["endtime"], path),
         }
     )
+    table.index = pd.Index([f"{path.relative_to(source)}: row {row}" for row in table.index])
     again = len(list((source / place).glob(f"{AGAIN}dia*.mp4")))
     instead = int(table["video"].str.contains(AGAIN).sum())
     notes = [f"{name}: {table['dialogue'].nunique()} dialogues"]

@@ -52,6 +52,7 @@ def read(name: str, source: Path) -> tuple[Card, Built]:
     card = draft_card(name, cells, path)
     built = tabulate(card, cells, path)
     built.notes.insert(0, f"no {CARD}: the labels are taken for {card.target}")
+    built.notes += doubts(cells["label"]) if card.classes else []
     return card, built
 
 
@@ -68,7 +69,9 @@ def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
     columns = ["label", *(UNIMODAL if unimodal else ())]
     labels = pd.Series(cells[columns].to_numpy().ravel())
     scores = pd.to_numeric(labels[labels != ""], errors="coerce")
-    if scores.empty or scores.isna().any():
+    if scores.empty:
+        raise ValueError(f"{path}: the column label is empty: fill it in")
+    if scores.isna().any():
         classes = sorted(set(cells["label"]) - {""})
         metrics = "binary" if len(classes) == 2 else "emotion"
         return Card(task="classification", classes=classes, metrics=metrics, **fields)
@@ -77,6 +80,10 @@ def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
         low = -high
     else:
         low, high = float(math.floor(scores.min())), float(math.ceil(scores.max()))
+    if low == high:
+        raise ValueError(
+            f"{path}: every label is {low:g}: fill in others, or write a {CARD} with their range"
+        )
     metrics = {(-1.0, 1.0): "sims", (-3.0, 3.0): "mosi"}.get((low, high), "score")
     return Card(task="regression", range=[low, high], metrics=metrics, **fields)
 
@@ -105,7 +112,12 @@ def tabulate(card: Card, cells: pd.DataFrame, path: Path) -> Built:
         table["language"] = table["language"].fillna(card.language)
     if "split" not in cells:
         by = "speaker" if "speaker" in cells and (cells["speaker"] != "").all() else "video"
-        table["split"] = cells[by].map(draw_splits(cells[by], path))
+        if cells[by].nunique() < len(SPLITS):
+            few = f"{cells[by].nunique()} speakers or videos cannot fill three splits"
+            return Built(
+                table.assign(split="train"), file=path, whole=[f"{few}: add a column split"]
+            )
+        table["split"] = cells[by].map(draw_splits(cells[by]))
         rule = f"by {by}, drawn with seed {SEED}: a fifth test, a tenth valid, the others train"
         overrides |= {"split_rule": rule, "disjoint": [by]}
         notes.append(f"no column split: {rule}")
@@ -116,23 +128,33 @@ def tabulate(card: Card, cells: pd.DataFrame, path: Path) -> Built:
                 f"{shared} speakers are in several splits, which flatters the figures; "
                 f"`disjoint: [speaker]` in {CARD} makes that a fault"
             )
-    return Built(table, notes, overrides, file=path)
+    empty = [split for split in SPLITS if split not in set(table["split"])]
+    whole = [f"no row is {' or '.join(empty)}: all three splits need some"] if empty else []
+    return Built(table, notes, overrides, file=path, whole=whole)
 
 
-def draw_splits(groups: Iterable[str], path: Path, seed: int = SEED) -> dict[str, str]:
+def doubts(labels: pd.Series) -> list[str]:
+    """What looks like a slip in labels that are taken for classes, with the rows."""
+    notes = []
+    odd = labels[(labels != "") & pd.to_numeric(labels, errors="coerce").isna()]
+    if 0 < 2 * len(odd) < len(labels):
+        rows = ", ".join(f"{label!r} (row {row})" for row, label in odd.head().items())
+        notes.append(f"the labels are taken for classes though most are numbers: not {rows}")
+    for _, alike in labels.groupby(labels.str.casefold()):
+        if alike.nunique() > 1:
+            firsts = alike.drop_duplicates()
+            rows = ", ".join(f"{label!r} (row {row})" for row, label in firsts.items())
+            notes.append(f"classes that differ in capitals alone: {rows}")
+    return notes
+
+
+def draw_splits(groups: Iterable[str], seed: int = SEED) -> dict[str, str]:
     """A split for each group (a speaker, a video), a pure function of their names and `seed`.
 
     The groups are put in the order of a hash of their names: the first fifth is test, the next
-    tenth valid, at least one of each.
-
-    Raises:
-        ValueError: fewer than three groups.
+    tenth valid, at least one of each; there are three groups or more.
     """
     order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest())
-    if len(order) < len(SPLITS):
-        raise ValueError(
-            f"{path}: {len(order)} speakers or videos cannot fill three splits: add a column split"
-        )
     test = max(1, round(TEST * len(order)))
     valid = max(1, round(VALID * len(order)))
     names = ["test"] * test + ["valid"] * valid + ["train"] * (len(order) - test - valid)

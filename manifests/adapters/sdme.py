@@ -21,4 +21,5 @@ def build(source: Path, media: bool = True) -> Built:
     require(cells, ["id", "video", "label", "text"], path)
     classes = sorted(set(cells["label"]) - {""})
     built = own.tabulate(replace(card, classes=classes), cells, path)
+    built.notes += own.doubts(cells["label"])
     return replace(built, card=built.card | {"classes": classes})
