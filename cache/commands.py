@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ def add_commands(commands: Any) -> None:
     clean.add_argument(
         "--mirror", type=Path, help="default: $SEMANTICMAC_CACHE or the user's cache"
     )
-    clean.add_argument("--older-than", type=float, metavar="DAYS", help="stores unused for so long")
+    clean.add_argument("--older-than", type=_days, metavar="DAYS", help="stores unused for so long")
     clean.add_argument(
         "--larger-than",
         type=_size,
@@ -182,6 +183,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _gc(options: argparse.Namespace) -> int:
     folder = options.mirror or mirror_folder()
+    if options.mirror is not None and not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
     found = garbage(folder, options.older_than, options.larger_than)
     for item in found:
         print(f"{item.path}: {_bytes(item.bytes)}, {item.reason}")
@@ -245,8 +248,18 @@ class _Bar:
         self._bar.update(self._task, completed=done, total=in_all)
 
 
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+    return days
+
+
 def _size(text: str) -> int:
-    match = re.fullmatch(r"([\d.]+)([KMGT]?)B?", text.upper())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper(), re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500M, 20G or 1T")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import uuid
@@ -17,18 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.checksums import Checksums
-from cache.disk import remove_tree
+from cache.disk import files_below, newest, remove_tree
 from cache.fetch import Progress
 from cache.location import Location, ShareError
 from cache.pull import pull
+from cache.recipe import STORE_NAME
 from cache.share import one_of
-from cache.store import is_published
+from cache.store import is_published, published_in
 from cache.verify import repair
 
 log = logging.getLogger(__name__)
 
 FOLDER = "SEMANTICMAC_CACHE"
 _DAY_S = 86400.0
+_REMAINS = re.compile(
+    rf"(?P<unfinished>{STORE_NAME})\.partial"
+    rf"|\.(?P<hidden>{STORE_NAME})"
+    r"\.(?P<what>lock|aside|[0-9a-f]{32}(\.partial)?|gone-[0-9a-f]{32})"
+)
+"""What pulls, repairs and deletions leave when they are killed, and nobody else makes."""
 
 
 def mirror_folder() -> Path:
@@ -97,18 +105,21 @@ def garbage(
 
     Remains of pulls that nobody went on with for a day; stores that nobody asked for in
     ``older_than_days``; and, the longest unused first, as many as it takes to bring the rest under
-    ``larger_than`` bytes.
+    ``larger_than`` bytes. What is not ours by its name is none of our business.
     """
     now = time.time()
     found: list[Garbage] = []
     stores: list[tuple[float, Garbage]] = []
-    for path in sorted(folder.glob("*/*")) if folder.is_dir() else []:
-        days = (now - _newest(path)) / _DAY_S
-        if path.suffix == ".zarr" and not path.name.startswith(".") and is_published(path):
-            days = (now - path.stat().st_mtime) / _DAY_S
-            stores.append((days, Garbage(path, f"unused for {days:.0f} days", _size(path))))
-        elif days > 1 and (path.name.startswith(".") or path.name.endswith(".partial")):
-            found.append(Garbage(path, f"left over for {days:.0f} days", _size(path)))
+    for dataset in sorted(folder.glob("*/")):
+        published = published_in(dataset)  # what was left aside and is the only copy is now back
+        for path in sorted(dataset.iterdir()):
+            if path in published and re.fullmatch(STORE_NAME, path.name):
+                days = (now - path.stat().st_mtime) / _DAY_S
+                stores.append((days, Garbage(path, f"unused for {days:.0f} days", _size(path))))
+            elif _is_left_over(path):
+                days = (now - newest(path)) / _DAY_S
+                if days > 1:
+                    found.append(Garbage(path, f"left over for {days:.0f} days", _size(path)))
     kept: list[Garbage] = []
     for days, store in sorted(stores, key=lambda pair: -pair[0]):
         old = older_than_days is not None and days > older_than_days
@@ -124,9 +135,19 @@ def garbage(
 
 def delete(garbage: Garbage) -> None:
     """Delete a store or remains; a store first loses its name, so that nobody sees half of it."""
-    gone = garbage.path.with_name(f".{garbage.path.name}.gone-{uuid.uuid4().hex}")
+    match = _REMAINS.fullmatch(garbage.path.name)
+    store = (match["unfinished"] or match["hidden"]) if match else garbage.path.name
+    gone = garbage.path.with_name(f".{store}.gone-{uuid.uuid4().hex}")
     garbage.path.rename(gone)
-    remove_tree(gone) if gone.is_dir() else gone.unlink()
+    remove_tree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether this is ours and can go; an old store put aside only while the new one stands."""
+    match = _REMAINS.fullmatch(path.name)
+    if match is None:
+        return False
+    return match["what"] != "aside" or is_published(path.with_name(match["hidden"]))
 
 
 def _here(url: str, folder: Path) -> Path | None:
@@ -154,14 +175,6 @@ def _used(store: Path) -> Path:
     return store
 
 
-def _files(path: Path) -> list[Path]:
-    return [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-
-
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
-
-
-def _newest(path: Path) -> float:
-    """When something below a path was last written, seconds since the epoch."""
-    return max(p.stat().st_mtime for p in [path, *_files(path)])
+    files = files_below(path) if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files)

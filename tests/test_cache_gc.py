@@ -1,0 +1,127 @@
+"""What may be deleted from a mirror: our own remains and stores, nothing else that lies there."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cache.__main__ import main
+from cache.mirror import delete, garbage
+from cache.store import is_published
+from tests.stores import RECIPE, build_store, tree_of
+
+NAME = RECIPE.store_name
+HEX = "0123456789abcdef" * 2
+
+
+def long_ago(path: Path) -> Path:
+    """Five days."""
+    for found in [*path.rglob("*"), path]:
+        os.utime(found, (time.time() - 5 * 86400,) * 2)
+    return path
+
+
+def folder_at(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "file").write_bytes(b"123")
+    return long_ago(path)
+
+
+def file_at(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"123")
+    return long_ago(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".git",
+        ".config",
+        "thesis.partial",
+        ".thesis.zarr.lock",
+        "thesis.zarr.partial",
+        f"{NAME}.parts",
+        f".{NAME}.notes",
+        f".{NAME}.gone-thesis",
+        f".{NAME}.{HEX}.old",
+        f"..{NAME}.lock",
+    ],
+)
+def test_what_is_not_ours_by_its_name_is_never_listed(tmp_path, name):
+    folder_at(tmp_path / "thesis" / name)
+    assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
+
+
+def test_a_foreign_store_is_never_listed(tmp_path):
+    file_at(tmp_path / "thesis" / "mine.zarr" / "checksums.json")
+    assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
+
+
+def test_our_own_remains_are_listed_and_deleted(tmp_path):
+    toy = tmp_path / "toy"
+    remains = [
+        folder_at(toy / f"{NAME}.partial"),
+        folder_at(toy / f".{NAME}.{HEX}.partial"),
+        folder_at(toy / f".{NAME}.gone-{HEX}"),
+        file_at(toy / f".{NAME}.{HEX}"),
+        file_at(toy / f".{NAME}.lock"),
+    ]
+    found = garbage(tmp_path)
+    assert sorted(item.path for item in found) == sorted(remains)
+    for item in found:
+        delete(item)
+    assert list(toy.iterdir()) == []
+
+
+def test_a_link_among_the_remains_goes_alone(tmp_path):
+    notes = folder_at(tmp_path / "notes" / "deep")
+    (tmp_path / "toy").mkdir()
+    link = tmp_path / "toy" / f"{NAME}.partial"
+    link.symlink_to(notes)
+    os.utime(link, (time.time() - 5 * 86400,) * 2, follow_symlinks=False)
+    (item,) = garbage(tmp_path)
+    delete(item)
+    assert list((tmp_path / "toy").iterdir()) == []
+    assert (notes / "file").read_bytes() == b"123"
+
+
+def test_the_only_copy_of_a_store_is_put_back_and_never_listed(tmp_path):
+    store = build_store(tmp_path)
+    before = tree_of(store)
+    long_ago(store)
+    store.rename(store.with_name(f".{NAME}.aside"))
+    assert garbage(tmp_path) == []
+    assert is_published(store)
+    assert tree_of(store) == before
+
+
+def test_an_old_store_aside_goes_when_the_new_one_stands(tmp_path):
+    store = build_store(tmp_path)
+    aside = folder_at(store.with_name(f".{NAME}.aside"))
+    assert [item.path for item in garbage(tmp_path)] == [aside]
+    (store / "checksums.json").unlink()
+    assert garbage(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--older-than", "-1"], "'-1' is no number of days"),
+        (["--older-than", "nan"], "'nan' is no number of days"),
+        (["--older-than", "long"], "'long' is no number of days"),
+        (["--larger-than", "1.2.3G"], "'1.2.3G' is no size; write 500M, 20G or 1T"),
+        (["--larger-than", "-1G"], "'-1G' is no size"),
+    ],
+)
+def test_limits_that_mean_nothing_are_refused(arguments, message, capsys):
+    option, value = arguments
+    with pytest.raises(SystemExit):
+        main(["gc", f"{option}={value}"])
+    assert message in capsys.readouterr().err
+
+
+def test_a_mirror_that_is_not_there_is_an_error(tmp_path, capsys):
+    assert main(["gc", "--mirror", str(tmp_path / "typo")]) == 1
+    assert "typo: there is no such folder" in capsys.readouterr().err
