@@ -104,12 +104,7 @@ class Parts:
             ValueError: a value is not finite or does not fit ``dtype``; names the utterance. Or the
                 disk is full.
         """
-        tensors = {}
-        for modality, rows in features.items():
-            values = np.ascontiguousarray(rows)
-            assert len(values) == sum(record.frames(modality) for record in records)
-            _check_range(records, modality, values, dtype)
-            tensors[modality] = values.astype(dtype)
+        tensors = rounded(records, features, dtype)
         plain = [asdict(record) for record in records]
         if "text" not in features:
             for row in plain:
@@ -144,6 +139,19 @@ class Parts:
         remove_tree(self.folder)
         if self.folder.parent.exists():
             sync_folder(self.folder.parent)
+
+
+def rounded(
+    records: list[Record], features: dict[str, np.ndarray], dtype: str
+) -> dict[str, np.ndarray]:
+    """Features as a store of ``dtype`` holds them; arguments and errors as for `Parts.write`."""
+    stored = {}
+    for modality, rows in features.items():
+        values = np.ascontiguousarray(rows)
+        assert len(values) == sum(record.frames(modality) for record in records)
+        _check_range(records, modality, values, dtype)
+        stored[modality] = values.astype(dtype)
+    return stored
 
 
 def newest_per_id(parts: Iterable[Part]) -> dict[str, tuple[Part, int]]:

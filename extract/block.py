@@ -44,13 +44,36 @@ def extract_block(
     decoders: int = DECODERS,
     on_stage: Callable[[str, list[str]], None] = lambda stage, ids: None,
 ) -> list[Record]:
-    """Decode and encode a block, write its part, return what became of each utterance.
+    """`encode_block`, then its part is written; returns what became of each utterance.
+
+    Raises:
+        ValueError: as `encode_block`, or a feature does not fit the stored type.
+        OSError: likewise.
+    """
+    records, features = encode_block(job, block, decoders, on_stage)
+    Parts(job.store).write(records, features, job.dtype)
+    if is_published(job.store):
+        Parts(job.store).remove()  # another run was quicker: nobody would come for this part
+    return records
+
+
+def encode_block(
+    job: Job,
+    block: Sequence[Utterance],
+    decoders: int = DECODERS,
+    on_stage: Callable[[str, list[str]], None] = lambda stage, ids: None,
+) -> tuple[list[Record], dict[str, np.ndarray]]:
+    """Decode and encode a block.
 
     Args:
         job: what it has in common with the others.
         block: the utterances.
         decoders: ffmpegs at once, of all blocks that this process works on.
         on_stage: told ``"decoded"`` or ``"encoded"`` and the ids of those that are, by any thread.
+
+    Returns:
+        What became of each utterance, and their features one after the other, float32
+        ``[rows, d]`` per modality.
 
     Raises:
         ValueError: this machine's encoder or code is not the recipe's.
@@ -65,10 +88,7 @@ def extract_block(
     if job.sampling.crops > job.sampling.rows_per_frame["vision"]:
         of_crops = features["vision"].reshape(-1, job.sampling.crops, encoder.widths["vision"])
         features["vision"] = of_crops.mean(axis=1)
-    Parts(job.store).write(records, features, job.dtype)
-    if is_published(job.store):
-        Parts(job.store).remove()  # another run was quicker: nobody would come for this part
-    return records
+    return records, features
 
 
 def _refuse_other_recipe(job: Job, encoder: Encoder) -> None:

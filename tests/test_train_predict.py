@@ -12,7 +12,7 @@ import torch
 
 from cache.disk import remove_tree
 from extract import Settings, extract
-from extract.block import extract_block
+from extract.block import encode_block
 from extract.decode import ffmpeg_exe
 from manifests import Card, Manifest
 from tests.language_models import save_language_model
@@ -190,9 +190,9 @@ def test_what_was_judged_is_kept_when_the_rest_cannot_be(
         begun.append(block)
         if len(begun) > 1:
             raise OSError(28, "No space left on device")
-        return extract_block(job, block)
+        return encode_block(job, block)
 
-    monkeypatch.setattr("extract.block.extract_block", once)
+    monkeypatch.setattr("extract.block.encode_block", once)
     monkeypatch.setattr("extract.engine.BLOCK", 1)
     clips = csv_of(videos, test)
     assert main(["predict", str(run), str(clips), "--json", str(written)]) == 1

@@ -7,7 +7,6 @@ sampling, encoder and rounding are those of the store that the run was trained o
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:  # the imports take seconds, `--help` and typos should not wait
+    import numpy as np
+
     from cache import Features, Record
-    from cache.parts import Part
     from extract.job import Job
     from manifests import Manifest
     from train.finished_run import Answer, FinishedRun
@@ -186,12 +186,12 @@ def predict(run: FinishedRun, job: Job, clips: Manifest, data: Path) -> Iterator
 
     Args:
         run: the model.
-        job: from `encoder_job`; its folders are filled in here.
+        job: from `encoder_job`; nothing is written, so that it needs no store.
         clips: what to judge; labels are not read.
         data: the folder that their paths are relative to.
     """
-    from cache import Parts
-    from extract.block import extract_block, one_thread
+    from cache.parts import rounded
+    from extract.block import encode_block, one_thread
     from extract.engine import BLOCK
     from extract.plan import blocks, durations, utterances_of
     from train.context import has_context, preceding
@@ -203,14 +203,12 @@ def predict(run: FinishedRun, job: Job, clips: Manifest, data: Path) -> Iterator
     contexts = dict(zip(rows["id"], before, strict=True))
     utterances = utterances_of(clips)
     for block in blocks(utterances, durations(utterances, data), 1, BLOCK):
-        with tempfile.TemporaryDirectory() as folder:
-            own = replace(job, data=data.resolve(), store=Path(folder, "clips"))
-            with one_thread():
-                records = {record.id: record for record in extract_block(own, block)}
-            errors = {i: _error(record, run.frame_limit) for i, record in records.items()}
-            (part,) = Parts(own.store).read()
-            features = _features(part, [i for i in records if not errors[i]])
-        ids = features.ids
+        with one_thread():
+            made, encoded = encode_block(replace(job, data=data.resolve()), block)
+        records = {record.id: record for record in made}
+        errors = {i: _error(record, run.frame_limit) for i, record in records.items()}
+        ids = [i for i in records if not errors[i]]
+        features = _features(made, rounded(made, encoded, job.dtype), ids)
         answers = run.answers(features, [texts[i] for i in ids], [contexts[i] for i in ids])
         found = dict(zip(ids, answers, strict=True))
         for u in block:
@@ -239,19 +237,17 @@ def _missing(record: Record, text: str, no_context: bool) -> list[str]:
     return [] if record.status == "failed" else [what for what, lacking in lacks.items() if lacking]
 
 
-def _features(part: Part, ids: list[str]) -> Features:
-    """The features of some of a part's utterances, as its store would give them."""
-    import numpy as np
+def _features(records: list[Record], encoded: dict[str, np.ndarray], ids: list[str]) -> Features:
+    """The features of some of a block's utterances, as a store would give them."""
     import torch
 
-    from cache import MODALITIES, Features
+    from cache import Features
 
-    kept = torch.tensor([record.id in ids for record in part.records])
+    kept = torch.tensor([record.id in ids for record in records])
     values, starts, lengths = {}, {}, {}
-    for modality in MODALITIES:
-        length_N = torch.tensor([record.frames(modality) for record in part.records])
+    for modality, rows in encoded.items():
+        length_N = torch.tensor([record.frames(modality) for record in records])
         starts[modality] = (length_N.cumsum(0) - length_N)[kept]
         lengths[modality] = length_N[kept]
-        values[modality] = torch.from_numpy(np.array(part.values(modality)))  # the file goes
-    ids = [record.id for record in part.records if record.id in ids]
+        values[modality] = torch.from_numpy(rows)
     return Features(ids, values, starts, lengths, resident=False)
