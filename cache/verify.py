@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.chunks import read_column
-from cache.disk import seal, write_whole
+from cache.disk import files_below, seal, write_whole
 from cache.fetch import fetch
 from cache.location import Location, ShareError
 from cache.recipe import STORABLE
 from cache.share import Shared
+from cache.trust import missing_file
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Fault:
 
     Attributes:
         file: path inside the store.
-        problem: ``missing``, ``extra``, ``wrong size``, ``changed`` or ``unreadable``.
+        problem: ``missing``, ``extra``, ``link`` (to elsewhere), ``wrong size``, ``changed`` or
+            ``unreadable``. Where all files are as published but nobody could read them as a store:
+            ``not listed``, of a file that it lacks, or what is wrong with it.
         utterances: ids with rows in that file; empty where it concerns them all.
     """
 
@@ -40,15 +46,23 @@ def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None)
     """
     store = Path(store)
     checksums = Checksums.of(store)
-    present = {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()}
-    problems = dict.fromkeys(present - checksums.files.keys() - {CHECKSUMS}, "extra")
+    problems = {}
+    for path in files_below(store):
+        name = path.relative_to(store).as_posix()
+        if path.is_symlink():
+            problems[name] = "link"
+        elif name not in checksums.files and name != CHECKSUMS:
+            problems[name] = "extra"
     for done, name in enumerate(sorted(checksums.files), 1):
         problem = checksums.problem(store, name)
         if problem:
             problems[name] = problem
         if on_file is not None:
             on_file(done, len(checksums.files))
-    return [Fault(f, problem, _concerned(store, f)) for f, problem in sorted(problems.items())]
+    if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
+        problems |= _unsound(store, checksums)
+    concerned = _Concerned(store)
+    return [Fault(f, problem, concerned.by(f)) for f, problem in sorted(problems.items())]
 
 
 def repair(store: str | Path, source: str) -> list[Fault]:
@@ -87,11 +101,7 @@ def repair(store: str | Path, source: str) -> list[Fault]:
     unrepaired = []
     for fault in faults:
         try:
-            if fault.problem == "extra":
-                (store / fault.file).unlink()
-            else:
-                fetch(copy, checksums, [fault.file], store)
-                seal(store / fault.file)
+            _mend(store, fault, checksums, copy)
         except ShareError as error:
             unrepaired.append(str(error))
         except OSError as error:
@@ -101,21 +111,63 @@ def repair(store: str | Path, source: str) -> list[Fault]:
     return faults
 
 
-def _concerned(store: Path, file: str) -> tuple[str, ...]:
-    """The utterances with rows in a chunk file; none if the file concerns all of them."""
-    parts = file.split("/")
-    if len(parts) != 5 or parts[0] not in STORABLE or parts[1:3] != ["values", "c"]:
-        return ()
+def _mend(store: Path, fault: Fault, checksums: Checksums, copy: Shared) -> None:
+    """Put one file right; a link goes, never what it leads to.
+
+    Raises:
+        ShareError: no copy can mend it.
+    """
+    path = store / fault.file
+    if fault.file == CHECKSUMS:  # a link: what it led to has been read
+        write_whole(path, checksums.raw)
+        seal(path)
+        return
+    if fault.problem == "extra" or path.is_symlink():
+        path.unlink()
+    elif fault.file not in checksums.files or not checksums.problem(store, fault.file):
+        raise ShareError(f"{path}: {fault.problem}; it was published so: extract or pull it again")
+    if fault.file in checksums.files:
+        fetch(copy, checksums, [fault.file], store)
+        seal(path)
+
+
+def _unsound(store: Path, checksums: Checksums) -> dict[str, str]:
+    """What is wrong with a store although its files are those that were published."""
     try:
-        meta = json.loads((store / parts[0] / "values" / "zarr.json").read_text(encoding="utf-8"))
-        rows = meta["chunk_grid"]["configuration"]["chunk_shape"][0]
-        ids = read_column(store / "utterances" / "id")
-        offsets = read_column(store / parts[0] / "offsets")
-        first = int(parts[3]) * rows
-    except (OSError, ValueError, KeyError, IndexError):  # the index itself is damaged
-        return ()
-    return tuple(
-        i
-        for i, start, stop in zip(ids, offsets[:-1], offsets[1:], strict=True)
-        if start < first + rows and stop > first and stop > start
-    )
+        gap = missing_file(store, checksums.files)
+    except ValueError as error:
+        return {"zarr.json": str(error)}
+    return {gap: "not listed"} if gap else {}
+
+
+class _Concerned:
+    """Which utterances have rows in a file; the index is read once, however many are faulty."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._index = cache(self._read_index)
+
+    def by(self, file: str) -> tuple[str, ...]:
+        """The utterances with rows in a chunk file; none if the file concerns all of them."""
+        parts = file.split("/")
+        if len(parts) != 5 or parts[0] not in STORABLE or parts[1:3] != ["values", "c"]:
+            return ()
+        try:
+            rows, ids, starts, stops = self._index(parts[0])
+            first = int(parts[3]) * rows
+        except (OSError, ValueError, KeyError, TypeError, IndexError):  # the index is damaged
+            return ()
+        here = slice(
+            np.searchsorted(stops, first, side="right"), np.searchsorted(starts, first + rows)
+        )
+        return tuple(ids[here].tolist())
+
+    def _read_index(self, modality: str) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows in a chunk; of the utterances that have any, id, first row and end."""
+        folder = self._store / modality
+        meta = json.loads((folder / "values" / "zarr.json").read_text(encoding="utf-8"))
+        rows = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
+        ids = read_column(self._store / "utterances" / "id")
+        offsets = read_column(folder / "offsets")
+        present = np.flatnonzero(np.diff(offsets))
+        return rows, ids[present], offsets[present], offsets[present + 1]
