@@ -6,17 +6,18 @@ stores of different recipes show what a setting is worth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cache.features import Features
 from cache.reader import FeatureCache
 
-_BLOCK = 256
-"""Utterances compared at a time: memory stays bounded whatever the stores' size."""
+_BLOCK = 1 << 20
+"""Values compared at a time: few steps, and memory stays bounded whatever the stores' size."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,22 @@ class Difference:
         return not apart and not any(d.largest or d.lengths for d in self.values.values())
 
 
-def diff(a: FeatureCache, b: FeatureCache) -> Difference:
+def diff(
+    a: FeatureCache, b: FeatureCache, on_bytes: Callable[[int, int], None] | None = None
+) -> Difference:
     """Compare two stores.
+
+    Args:
+        a: a store.
+        b: another one.
+        on_bytes: called with (bytes of a's features compared, bytes in all).
 
     Raises:
         ValueError: a store is damaged.
     """
     left, right = _flat(a.recipe), _flat(b.recipe)
     both = [i for i in a.ids if i in b.status]
-    widths = {m: (a.widths.get(m, 0), b.widths.get(m, 0)) for m in {**a.widths, **b.widths}}
+    columns = {m: (a.widths.get(m, 0), b.widths.get(m, 0)) for m in {**a.widths, **b.widths}}
     return Difference(
         recipe={
             key: (left.get(key), right.get(key))
@@ -87,48 +95,88 @@ def diff(a: FeatureCache, b: FeatureCache) -> Difference:
         only_a=[i for i in a.ids if i not in b.status],
         only_b=[i for i in b.ids if i not in a.status],
         status={i: (a.status[i], b.status[i]) for i in both if a.status[i] != b.status[i]},
-        widths={m: pair for m, pair in widths.items() if pair[0] != pair[1]},
-        values=_distances(a, b, both, [m for m, pair in widths.items() if pair[0] == pair[1]]),
+        widths={m: pair for m, pair in columns.items() if pair[0] != pair[1]},
+        values=_distances(a, b, both, [m for m, (n, o) in columns.items() if n == o], on_bytes),
     )
 
 
 def _distances(
-    a: FeatureCache, b: FeatureCache, ids: list[str], modalities: list[str]
+    a: FeatureCache,
+    b: FeatureCache,
+    ids: list[str],
+    modalities: list[str],
+    on_bytes: Callable[[int, int], None] | None,
 ) -> dict[str, Distance]:
-    ours, theirs = a.select(ids), b.select(ids)
-    distances = {}
-    for modality in modalities:
-        lengths = ours.lengths[modality]
-        same = lengths == theirs.lengths[modality]
-        compared = torch.nonzero(same & (lengths > 0)).squeeze(1)
-        largest, total, cosine, farthest = 0.0, 0.0, 1.0, ""
-        for block in compared.split(_BLOCK):
-            x = ours.batch(block)[modality].values.double()
-            y = theirs.batch(block)[modality].values.double()
-            apart = (x - y).abs()
-            total += float(apart.sum())
-            cosine = min(cosine, float(_cosine(x, y).min()))
-            if float(apart.max()) > largest:
-                largest = float(apart.max())
-                row = int(apart.amax(dim=1).argmax())
-                ends = lengths[block].cumsum(0)
-                farthest = ids[int(block[torch.searchsorted(ends, row, right=True)])]
-        rows = int(lengths[compared].sum())
-        distances[modality] = Distance(
-            utterances=len(compared),
-            rows=rows,
-            lengths=int((~same).sum()),
-            largest=largest,
-            mean=total / max(1, rows * a.widths[modality]),
-            cosine=cosine,
-            farthest=farthest,
-        )
-    return distances
+    # Mapped, not loaded: each row is looked at once.
+    pairs = {m: (a.select(ids, False, [m]), b.select(ids, False, [m])) for m in modalities}
+    in_all = sum(_bytes_compared(ours, theirs, m) for m, (ours, theirs) in pairs.items())
+    through = 0
+
+    def on_block(size: int) -> None:
+        nonlocal through
+        through += size
+        if on_bytes is not None:
+            on_bytes(through, in_all)
+
+    return {m: _distance(ours, theirs, m, on_block) for m, (ours, theirs) in pairs.items()}
+
+
+def _distance(
+    ours: Features, theirs: Features, modality: str, on_block: Callable[[int], None]
+) -> Distance:
+    lengths, compared = ours.lengths[modality], _comparable(ours, theirs, modality)
+    largest, total, cosine, farthest = 0.0, 0.0, 1.0, ""
+    for block in _blocks(compared, lengths, ours.values[modality].shape[1]):
+        x = ours.batch(block)[modality].values
+        y = theirs.batch(block)[modality].values
+        on_block(x.nbytes)
+        if x.dtype == y.dtype and torch.equal(x, y):
+            continue
+        x, y = x.double(), y.double()
+        apart = (x - y).abs_()
+        total += float(apart.sum())
+        cosine = min(cosine, float(_cosine(x, y).min()))
+        by_row = apart.amax(dim=1)
+        if float(by_row.max()) > largest:
+            largest = float(by_row.max())
+            ends = lengths[block].cumsum(0)
+            place = torch.searchsorted(ends, int(by_row.argmax()), right=True)
+            farthest = ours.ids[int(block[place])]
+    rows = int(lengths[compared].sum())
+    return Distance(
+        utterances=len(compared),
+        rows=rows,
+        lengths=int((lengths != theirs.lengths[modality]).sum()),
+        largest=largest,
+        mean=total / max(1, rows * ours.values[modality].shape[1]),
+        cosine=cosine,
+        farthest=farthest,
+    )
+
+
+def _comparable(ours: Features, theirs: Features, modality: str) -> Tensor:
+    """The places of the utterances with equally many rows, at least one."""
+    lengths = ours.lengths[modality]
+    return torch.nonzero((lengths == theirs.lengths[modality]) & (lengths > 0)).squeeze(1)
+
+
+def _bytes_compared(ours: Features, theirs: Features, modality: str) -> int:
+    rows = int(ours.lengths[modality][_comparable(ours, theirs, modality)].sum())
+    values = ours.values[modality]
+    return rows * values.shape[1] * values.element_size()
+
+
+def _blocks(places: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, ...]:
+    """The utterances in runs of about `_BLOCK` values, at least one in each."""
+    ends = lengths[places].cumsum(0) * width
+    _, counts = torch.unique_consecutive(ends.sub(1) // _BLOCK, return_counts=True)
+    return places.split(counts.tolist())
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of every row of ``x`` with that of ``y``: 1 where they are equal, zeros included."""
-    cosine = torch.cosine_similarity(x, y, dim=1)
+    products, xx, yy = (torch.einsum("rd,rd->r", *pair) for pair in ((x, y), (x, x), (y, y)))
+    cosine = products / (xx * yy).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.where((x == y).all(dim=1), torch.ones_like(cosine), cosine)
 
 
