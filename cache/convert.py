@@ -16,7 +16,7 @@ from cache import export, importing
 from cache.disk import write_whole
 from cache.reader import FeatureCache
 from cache.recipe import DTYPES, MODALITIES
-from cache.source import Source
+from cache.source import Foreign
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,7 +70,7 @@ def _export(options: argparse.Namespace) -> int:
     with _progress("exporting") as on_block:
         notes = export.export(options.store, options.to, options.out, options.manifest, on_block)
     _say(notes)
-    print(f"wrote {options.out}")
+    print(f"wrote {_shown(options.out)}")
     return 0
 
 
@@ -96,11 +96,11 @@ def _import(options: argparse.Namespace) -> int:
     _say(source.notes)
     cache = FeatureCache.open(store)
     widths = ", ".join(f"{m} {width}" for m, width in cache.widths.items())
-    print(f"published {store}: {cache.counts['utterances']} utterances, {widths}")
+    print(f"published {_shown(store)}: {cache.counts['utterances']} utterances, {widths}")
     return 0
 
 
-def _check_table(source: Source, path: Path) -> None:
+def _check_table(source: Foreign, path: Path) -> None:
     """Everything that can be wrong with the wish for a manifest, before the work is done."""
     if source.table is None:
         raise ValueError(f"{source.path} has no splits or labels: --manifest-out is for mmsa")
@@ -115,7 +115,12 @@ def _check_table(source: Source, path: Path) -> None:
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, table.to_parquet(None, engine="pyarrow", index=False))
-    print(f"wrote {path}: put a card.yaml beside it (docs/convert.md)")
+    print(f"wrote {_shown(path)}: put a card.yaml beside it (docs/convert.md)")
+
+
+def _shown(path: Path) -> str:
+    """A path that can be printed: names of files need not be valid text."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _say(notes: list[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cache.arrays import check_fits
 from cache.disk import sync_folder
 from cache.mmsa import write_mmsa
 from cache.reader import FeatureCache
@@ -48,7 +49,7 @@ def export(
 
     Raises:
         ValueError: the file exists, the manifest is missing or does not fit the store or the
-            format, or an id cannot be written in this format.
+            format, an id cannot be written in this format, or the memory cannot hold the file.
     """
     cache = FeatureCache.open(store)
     if to not in FORMATS:
@@ -166,13 +167,24 @@ def _write_h5(
 
 
 def _write_npz(cache: FeatureCache, file: BinaryIO) -> None:
+    columns = _columns(cache)
+    _check_memory(cache, columns)
     arrays = {
         name: column if column.dtype.kind == "f" else np.array([str(v) for v in column], dtype=str)
-        for name, column in _columns(cache).items()
+        for name, column in columns.items()
     }
-    features = cache.select(cache.ids)
-    for modality, packed in features.batch(torch.arange(len(cache.ids))).items():
-        arrays[f"{modality}/values"] = packed.values.numpy()
+    features = cache.select(cache.ids, resident=True)  # all in the store's order: nothing to gather
+    for modality, values in features.values.items():
+        arrays[f"{modality}/values"] = values.numpy()
         arrays[f"{modality}/offsets"] = cache.offsets(modality)
     arrays["about"] = np.array(json.dumps(_about(cache)))
     np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for allow_pickle
+
+
+def _check_memory(cache: FeatureCache, columns: Mapping[str, np.ndarray]) -> None:
+    itemsize = np.dtype(cache.recipe["dtype"]).itemsize
+    needed = sum(int(cache.offsets(m)[-1]) * width * itemsize for m, width in cache.widths.items())
+    for column in columns.values():
+        if column.dtype.kind != "f":  # an array of strings is as wide as the longest of them
+            needed += len(column) * 4 * max((len(str(text)) for text in column), default=0)
+    check_fits(f"{cache.path} as an npz file", needed, "; export to h5, which is written in blocks")

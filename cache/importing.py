@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache.arrays import check_fits
 from cache.disk import sha256_of
 from cache.mmsa import read_mmsa
 from cache.parts import Parts, Record
 from cache.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances
-from cache.source import Source, read_csv, read_h5, read_npz
+from cache.source import Foreign, read_csv, read_h5, read_npz
 from cache.store import is_published, publish
 from cache.who import user_name
 
@@ -22,9 +25,10 @@ FORMATS = ("mmsa", "h5", "npz", "csv")
 NON_FINITE = ("refuse", "zero")
 RULES = 1  # raised whenever the same file would give other values
 BLOCK = 256  # utterances in a part
+BLOCK_BYTES = 1 << 30  # memory that the work on a part takes
 
 
-def read(path: Path, form: str, modality: str | None = None, text: bool = True) -> Source:
+def read(path: Path, form: str, modality: str | None = None, text: bool = True) -> Foreign:
     """What a file holds.
 
     Args:
@@ -47,7 +51,7 @@ def read(path: Path, form: str, modality: str | None = None, text: bool = True) 
 
 
 def import_source(
-    source: Source,
+    source: Foreign,
     form: str,
     root: Path,
     dataset: str | None = None,
@@ -79,52 +83,28 @@ def import_source(
         The store. One that is published already is used as it is.
 
     Raises:
-        ValueError: a value is not finite or does not fit `dtype`, or the dataset has no name.
+        ValueError: a value is not finite or does not fit `dtype`, the dataset has no name or one
+            that no folder can have, or memory or disk are too small.
     """
-    dataset = dataset or source.dataset
-    if not dataset:
-        raise ValueError(f"{source.path} does not name its dataset: say --dataset NAME")
     settings: dict[str, Any] = {"format": form, "non_finite": non_finite}
     if modality is not None:
         settings["modality"] = modality
     if "text" in source.widths:
         settings["text"] = True
-    sha256 = sha256_of(source.path)
-    recipe = Recipe(
-        dataset=dataset,
-        encoder=name or source.path.stem,
-        weights=sha256,
-        settings=settings,
-        sampling={"fps": 0},  # whatever it was, the file does not tell
-        preprocess=RULES,
-        utterances=digest_of_utterances((i, "", None, None, None) for i in source.ids),
-        dtype=dtype,
-    )
-    store = root / dataset / recipe.store_name
+    recipe = _recipe(source, dataset or source.dataset, name, dtype, settings)
+    store = root / recipe.dataset / recipe.store_name
     if is_published(store):
         Parts(store).remove()  # of an import that was killed just after publishing
         return store
-    absent = [m for m in MODALITIES if m not in source.widths]
-    for start in range(0, len(source.ids), BLOCK):
-        block = range(start, min(start + BLOCK, len(source.ids)))
-        # A store always has audio and vision; one that the file lacks has no rows of width 1.
-        features: dict[str, list[np.ndarray]] = {m: [np.empty((0, 1), np.float32)] for m in absent}
-        for m, sequences in source.sequences.items():
-            features[m] = [
-                _checked(source, m, source.ids[i], sequences[i], dtype, non_finite) for i in block
-            ]
-        records = [
-            _record(source, i, {m: len(features[m][i - start]) for m in source.widths})
-            for i in block
-        ]
-        joined = {m: np.concatenate(arrays) for m, arrays in features.items()}
-        Parts(store).write(records, joined, dtype)
+    _check_disk(source, root, dtype)
+    for block in _blocks(source):
+        _write(Parts(store), source, block, dtype, non_finite)
         if on_block is not None:
             on_block(block.stop, len(source.ids))
     about = {
         "licence": licence,
         "creator": user_name(),
-        "imported": {"format": form, "sha256": sha256},
+        "imported": {"format": form, "sha256": recipe.weights},
         "tools": {"python": platform.python_version()}
         | {package: version(package) for package in ("semanticmac", "numpy", "zarr")},
     }
@@ -132,8 +112,69 @@ def import_source(
     return publish(store, recipe, widths, about, source.ids)
 
 
+def _recipe(
+    source: Foreign, dataset: str | None, name: str | None, dtype: str, settings: dict[str, Any]
+) -> Recipe:
+    if not dataset:
+        raise ValueError(f"{source.path} does not name its dataset: say --dataset NAME")
+    try:
+        return Recipe(
+            dataset=dataset,
+            encoder=name or source.path.stem,
+            weights=sha256_of(source.path),
+            settings=settings,
+            sampling={"fps": 0},  # whatever it was, the file does not tell
+            preprocess=RULES,
+            utterances=digest_of_utterances((i, "", None, None, None) for i in source.ids),
+            dtype=dtype,
+        )
+    except ValueError as error:
+        raise ValueError(f"{source.path}: {error}; say --dataset or --name") from error
+
+
+def _write(parts: Parts, source: Foreign, block: range, dtype: str, non_finite: str) -> None:
+    # A store always has audio and vision; one that the file lacks has no rows of width 1.
+    joined = {m: np.empty((0, 1), np.float32) for m in MODALITIES if m not in source.widths}
+    frames: dict[str, list[int]] = {}
+    for m, sequences in source.sequences.items():
+        rows = [_checked(source, m, source.ids[i], sequences[i], dtype, non_finite) for i in block]
+        frames[m] = [len(r) for r in rows]
+        joined[m] = np.concatenate(rows)
+    records = [
+        _record(source, i, {m: counts[place] for m, counts in frames.items()})
+        for place, i in enumerate(block)
+    ]
+    parts.write(records, joined, dtype)
+
+
+def _check_disk(source: Foreign, root: Path, dtype: str) -> None:
+    values = sum(float(source.frames(m).sum()) * width for m, width in source.widths.items())
+    needed = values * np.dtype(dtype).itemsize
+    place = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(
+            f"{source.path}: its features take {needed / 1e9:.2f} GB as a store, {place} has "
+            f"{free / 1e9:.2f} GB free; make room, or name another folder with --root"
+        )
+
+
+def _blocks(source: Foreign) -> Iterator[range]:
+    """Up to `BLOCK` utterances at a time; fewer where they are long, to bound the memory."""
+    sizes = np.zeros(len(source.ids))
+    for modality, width in source.widths.items():
+        sizes += source.frames(modality) * (16.0 * width)  # float64, float32, and these joined
+    longest = int(np.argmax(sizes))
+    check_fits(f"{source.path}: utterance {source.ids[longest]!r}", sizes[longest])
+    # Each utterance takes its share of a block: by its size, but not less than 1 / BLOCK.
+    shares = np.maximum(sizes, BLOCK_BYTES // BLOCK)
+    places = (np.cumsum(shares) - shares) // BLOCK_BYTES
+    edges = np.flatnonzero(np.diff(places, prepend=-1, append=np.inf)).tolist()
+    return (range(start, stop) for start, stop in pairwise(edges))
+
+
 def _checked(
-    source: Source, modality: str, i: str, values: np.ndarray, dtype: str, non_finite: str
+    source: Foreign, modality: str, i: str, values: np.ndarray, dtype: str, non_finite: str
 ) -> np.ndarray:
     """The rows as float32 ``[T, d]``, every value one that the store can hold."""
     finite = np.isfinite(values)
@@ -155,7 +196,7 @@ def _checked(
     return np.asarray(values, np.float32)
 
 
-def _record(source: Source, index: int, frames: dict[str, int]) -> Record:
+def _record(source: Foreign, index: int, frames: dict[str, int]) -> Record:
     audio, vision = frames.get("audio", 0), frames.get("vision", 0)
     status = "ok" if audio and vision else "no_audio" if vision else "no_video"
     status = status if audio or vision else "failed"

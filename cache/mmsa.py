@@ -12,6 +12,7 @@ What a file leaves open is decided by rules, and whatever a rule cut or dropped 
 from __future__ import annotations
 
 import pickle
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,9 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cache.arrays import check_fits
 from cache.reader import FeatureCache
 from cache.recipe import STORABLE
-from cache.source import Source
+from cache.source import Foreign
 from cache.unpickle import load_pickle
 
 SPLITS = ("train", "valid", "test")
@@ -30,7 +32,7 @@ ANNOTATIONS = ("Negative", "Neutral", "Positive")  # their places are the classi
 UNIMODAL = ("T", "A", "V")
 
 
-def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
+def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> Foreign:
     """Read an MMSA file; ids join its arrays, splits and labels.
 
     Of the modalities only the given ones are looked at.
@@ -42,7 +44,7 @@ def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
     splits = [s for s in SPLITS if isinstance(content, dict) and isinstance(content.get(s), dict)]
     if not splits:
         raise ValueError(f"{path}: not MMSA's structure: no dict under any of {', '.join(SPLITS)}")
-    notes = [f"key {key!r} is not read" for key in content if key not in splits]
+    notes = [f"key {reprlib.repr(key)} is not read" for key in content if key not in splits]
     ids = {split: _ids(path, split, content[split]) for split in splits}
     sequences: dict[str, Sequence[np.ndarray]] = {}
     widths = {}
@@ -58,7 +60,7 @@ def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
         if found is not None:
             sequences[modality], widths[modality] = found
     table = pd.concat([_table(path, s, content[s], ids[s]) for s in splits], ignore_index=True)
-    return Source(path, every, sequences, widths, table=table, notes=notes)
+    return Foreign(path, every, sequences, widths, table=table, notes=notes)
 
 
 def _sequences(
@@ -105,8 +107,19 @@ def _ids(path: Path, split: str, content: Mapping[str, Any]) -> list[str]:
         raise ValueError(f"{path}: {split}.id is missing or no list: nothing can be joined")
     for value in values:
         if not isinstance(value, str | bytes | int | np.integer):
-            raise ValueError(f"{path}: {split}.id holds {value!r}, which is no string")
+            raise ValueError(f"{path}: {split}.id holds {reprlib.repr(value)}, which is no string")
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
+
+
+def _texts(path: Path, split: str, name: str, values: Any) -> list[str]:
+    """Texts that any file can hold: what is no Unicode in them becomes a question mark."""
+    for value in values:
+        if isinstance(value, list | tuple | dict | set | frozenset):
+            raise ValueError(
+                f"{path}: {split}.{name} holds {reprlib.repr(value)}, which is no text"
+            )
+    encoded = [v if isinstance(v, bytes) else str(v).encode("utf-8", "replace") for v in values]
+    return [text.decode("utf-8", "replace") for text in encoded]
 
 
 def _padded(
@@ -118,6 +131,8 @@ def _padded(
         raise ValueError(f"{path}: {split}.{modality} is empty for {count} ids")
     items = []
     for value in values:
+        if _too_deep(value):
+            raise ValueError(f"{path}: {split}.{modality} holds lists nested deeper than [T, d]")
         item = np.asarray(value)
         if item.ndim not in (1, 2) or item.dtype.kind not in "biuf":
             raise ValueError(
@@ -126,6 +141,14 @@ def _padded(
             )
         items.append(item if item.ndim == 2 else item[None])
     return items
+
+
+def _too_deep(value: Any) -> bool:
+    """Whether lists are nested beyond ``[T, d]``: numpy would unfold them, to any size."""
+    depth = 0
+    while isinstance(value, list | tuple) and value and depth < 3:
+        value, depth = value[0], depth + 1
+    return depth == 3
 
 
 def _lengths(
@@ -145,6 +168,9 @@ def _lengths(
 
 def _numbers(path: Path, split: str, name: str, values: Any) -> list[float]:
     try:
+        for value in values:
+            if isinstance(value, list | tuple) and (len(value) != 1 or _too_deep(value)):
+                raise ValueError(f"it holds {reprlib.repr(value)}")
         return [float(np.asarray(value, np.float64).reshape(())) for value in values]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {split}.{name} must hold one number an id: {error}") from error
@@ -197,9 +223,7 @@ def _table(path: Path, split: str, content: Mapping[str, Any], ids: list[str]) -
     table = pd.DataFrame({"id": ids, "video": "", "split": split})
     texts = _column(path, split, "raw_text", content, len(ids))
     texts = [""] * len(ids) if texts is None else texts
-    table["text"] = [
-        t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t) for t in texts
-    ]
+    table["text"] = _texts(path, split, "raw_text", texts)
     columns = {"label": "regression_labels"}
     if content.get("regression_labels") is None:
         columns = {"label": "classification_labels"}
@@ -210,7 +234,7 @@ def _table(path: Path, split: str, content: Mapping[str, Any], ids: list[str]) -
             table[column] = _numbers(path, split, name, values)
     annotations = _column(path, split, "annotations", content, len(ids))
     if annotations is not None:
-        table["annotation"] = [str(value) for value in annotations]
+        table["annotation"] = _texts(path, split, "annotations", annotations)
     return table
 
 
@@ -226,7 +250,8 @@ def write_mmsa(cache: FeatureCache, table: pd.DataFrame, file: BinaryIO) -> list
         Sentences on what the file lacks.
 
     Raises:
-        ValueError: a split or a label is not one that MMSA knows, or the store lacks an utterance.
+        ValueError: a split or a label is not one that MMSA knows, the store lacks an utterance, or
+            the padded arrays do not fit into memory.
     """
     missing = [c for c in ("id", "split", "text", "label") if c not in table]
     if missing:
@@ -242,6 +267,8 @@ def write_mmsa(cache: FeatureCache, table: pd.DataFrame, file: BinaryIO) -> list
     labels = {name: _finite(table, column) for column, name in names.items()}
     frames = cache.select(table["id"].tolist(), resident=False).lengths
     longest = {m: max(1, int(lengths.max())) for m, lengths in frames.items()}
+    padded = sum(len(table) * n * cache.widths[m] * 4.0 for m, n in longest.items())
+    check_fits("an mmsa file, padded to its longest utterances,", padded, "; export to h5 instead")
     content = {}
     for split in SPLITS:
         chosen = (table["split"] == split).to_numpy()

@@ -6,17 +6,17 @@ Nothing is joined by position across modalities: each file says which rows belon
 from __future__ import annotations
 
 import json
-import zipfile
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-import h5py
 import numpy as np
 import pandas as pd
 
+from cache.arrays import h5_arrays, npz_arrays
 from cache.parts import STATUSES
 from cache.recipe import MODALITIES, STORABLE
 
@@ -26,7 +26,7 @@ NOT_A_NUMBER = ["", "nan", "NaN", "NAN"]
 
 
 @dataclass
-class Source:
+class Foreign:
     """The content of a foreign file.
 
     Attributes:
@@ -65,6 +65,13 @@ class Source:
             if not i or (not i.isprintable() and not _encodable(i)):
                 raise ValueError(f"{self.path}: {i!r} is no id; give every utterance one")
 
+    def frames(self, modality: str) -> np.ndarray:
+        """``[N]`` int64: the rows of each utterance; none of them is read."""
+        sequences = self.sequences[modality]
+        if isinstance(sequences, Ragged):
+            return np.diff(sequences.offsets)
+        return np.fromiter(map(len, sequences), np.int64, len(sequences))
+
 
 def _encodable(text: str) -> bool:
     try:
@@ -99,53 +106,45 @@ class Ragged(Sequence[np.ndarray]):
         return np.asarray(self.values[int(self.offsets[index]) : int(self.offsets[index + 1])])
 
 
-def read_h5(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
-    """Read the HDF5 form of the layout (``docs/convert.md``).
+def read_h5(path: Path, modalities: Sequence[str] = STORABLE) -> Foreign:
+    """Read the HDF5 form of the layout (``docs/convert.md``); features stay in it until imported.
 
     Raises:
-        ValueError: the file is no HDF5, or a dataset is missing or has the wrong shape.
+        ValueError: the file is no HDF5, a dataset is missing or has the wrong shape, or the content
+            of one lies in another file.
     """
-    try:
-        file = h5py.File(path, "r")  # stays open: the rows are read block by block
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as HDF5: {error}") from error
-    found: dict[str, Any] = {}
-    for name in ("ids", "status", "error", "duration", *_keys()):
-        node = file.get(name)
-        if isinstance(node, h5py.Dataset):
-            if node.is_virtual or node.external:
-                raise ValueError(f"{path}: {name}: its content lies in other files; copy it in")
-            found[name] = node.asstr()[:] if h5py.check_string_dtype(node.dtype) else node
-    return _of_layout(path, found, dict(file.attrs), modalities)
+    values = [f"{modality}/values" for modality in modalities]
+    found, about = h5_arrays(path, _names(modalities), values, ("layout", "version", "dataset"))
+    return _of_layout(path, found, about, modalities)
 
 
-def read_npz(path: Path, modalities: Sequence[str] = STORABLE) -> Source:
+def read_npz(path: Path, modalities: Sequence[str] = STORABLE) -> Foreign:
     """Read the NumPy form of the layout (``docs/convert.md``); it is never unpickled.
 
     Raises:
-        ValueError: the file is no npz, or an array is missing or has the wrong shape.
+        ValueError: the file is no npz, or an array is missing, has the wrong shape or does not fit
+            into memory.
     """
+    found = npz_arrays(path, [*_names(modalities), "about"])
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
-    about = found.pop("about", None)
-    return _of_layout(path, found, {} if about is None else json.loads(str(about)), modalities)
+        about = json.loads(str(found.pop("about", "{}")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: 'about' is no JSON: {error}; leave it out") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: 'about' is no JSON object, no {{...}}; leave it out")
+    return _of_layout(path, found, about, modalities)
 
 
-def _keys() -> list[str]:
-    return [f"{modality}/{name}" for modality in STORABLE for name in ("values", "offsets")]
+def _names(modalities: Sequence[str]) -> list[str]:
+    """All that the layout knows of; whatever else a file holds is not looked at."""
+    of_modalities = [f"{m}/{name}" for m in modalities for name in ("values", "offsets")]
+    return ["ids", "status", "error", "duration", *of_modalities]
 
 
 def _of_layout(
     path: Path, found: Mapping[str, Any], about: Mapping[str, Any], modalities: Sequence[str]
-) -> Source:
-    if about.get("layout", LAYOUT) != LAYOUT or about.get("version", 1) > LAYOUT_VERSION:
-        raise ValueError(
-            f"{path} is {about.get('layout')!r} version {about.get('version')}; this release "
-            f"reads {LAYOUT!r} version {LAYOUT_VERSION}"
-        )
+) -> Foreign:
+    dataset = _dataset_of(path, about)
     if "ids" not in found:
         raise ValueError(f"{path}: no 'ids'; the layout is in docs/convert.md")
     ids = _strings(path, "ids", found["ids"])
@@ -160,15 +159,29 @@ def _of_layout(
         if name in found:
             columns[name] = _strings(path, name, found[name])
     if "duration" in found:
-        columns["duration"] = np.asarray(found["duration"], np.float64).tolist()
+        columns["duration"] = _seconds(path, found["duration"])
     for name, column in columns.items():
         if len(column) != len(ids):
             raise ValueError(f"{path}: {name} has {len(column)} entries for {len(ids)} ids")
     unknown = set(columns.get("status", ())) - set(STATUSES)
     if unknown:
         raise ValueError(f"{path}: status {min(unknown)!r}; use one of {', '.join(STATUSES)}")
+    return Foreign(path, ids, sequences, widths, columns, dataset=dataset)
+
+
+def _dataset_of(path: Path, about: Mapping[str, Any]) -> str | None:
+    """The dataset that a file of this layout and version names, if it names one."""
+    layout, version = about.get("layout", LAYOUT), about.get("version", LAYOUT_VERSION)
+    known = isinstance(layout, str) and layout == LAYOUT
+    if not (known and isinstance(version, int | np.integer) and version <= LAYOUT_VERSION):
+        raise ValueError(
+            f"{path} is {reprlib.repr(layout)} version {reprlib.repr(version)}; this release "
+            f"reads {LAYOUT!r} version {LAYOUT_VERSION}"
+        )
     dataset = about.get("dataset")
-    return Source(path, ids, sequences, widths, columns, dataset=dataset and str(dataset))
+    if not isinstance(dataset, str | None):
+        raise ValueError(f"{path}: the dataset's name is {reprlib.repr(dataset)}, which is no text")
+    return dataset
 
 
 def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> Ragged:
@@ -199,14 +212,29 @@ def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> 
     return Ragged(values, offsets)
 
 
+def _seconds(path: Path, values: Any) -> list[float]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(
+            f"{path}: duration is {array.dtype} {array.shape}; it must be seconds [N], none of "
+            "them infinite or NaN"
+        )
+    return array.astype(np.float64).tolist()
+
+
 def _strings(path: Path, name: str, values: Any) -> list[str]:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "USOT":
         raise ValueError(f"{path}: {name} is {array.dtype} {array.shape}; it must be strings [N]")
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist()]
+    try:
+        strings = [v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist()]
+        "".join(strings).encode()
+    except UnicodeError as error:
+        raise ValueError(f"{path}: {name} holds text that is not UTF-8: {error}") from error
+    return strings
 
 
-def read_csv(path: Path, modality: str | None = None) -> Source:
+def read_csv(path: Path, modality: str | None = None) -> Foreign:
     """Read a table with one row an utterance or a frame (``docs/convert.md``).
 
     Args:
@@ -250,7 +278,7 @@ def read_csv(path: Path, modality: str | None = None) -> Source:
     return _of_table(path, table, names)
 
 
-def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> Source:
+def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> Foreign:
     ids = sorted(table["id"].unique())
     table["place"] = table["id"].map({i: place for place, i in enumerate(ids)})
     sequences: dict[str, Sequence[np.ndarray]] = {}
@@ -274,4 +302,4 @@ def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> Source:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         sequences[str(modality)] = Ragged(values[:, :width], offsets)
         widths[str(modality)] = width
-    return Source(path, ids, sequences, widths)
+    return Foreign(path, ids, sequences, widths)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def load_pickle(path: Path) -> Any:
             ) from error
 
 
+# Messages show what is wrong by reprlib: a list of a list of ... twice the same, 26 deep, is a few
+# bytes here and gigabytes in full.
+#
 # In Python, not in C: the C unpickler sizes its memo by numbers in the file, and the few thousand
 # operations of a file of arrays take no time in either.
 class _DataUnpickler(pickle._Unpickler):
@@ -82,7 +86,7 @@ class _Type:
 
     def __init__(self, name: Any, align: Any = False, copy: Any = False) -> None:
         if not isinstance(name, str) or not _TYPE.fullmatch(name):
-            raise RefusedError(f"the pickle holds an array of type {name!r}")
+            raise RefusedError(f"the pickle holds an array of type {reprlib.repr(name)}")
         self.dtype = np.dtype("O" if name.lstrip("|").startswith("O") else name)
 
     def __setstate__(self, state: Any) -> None:
@@ -92,7 +96,7 @@ class _Type:
         if any(part is not None for part in parts):
             raise RefusedError("the pickle holds an array of records")
         if order not in ("<", ">", "=", "|"):
-            raise RefusedError(f"the pickle holds the byte order {order!r}")
+            raise RefusedError(f"the pickle holds the byte order {reprlib.repr(order)}")
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -114,14 +118,16 @@ class _Array(np.ndarray):
                 and len(content) == wanted * kind.dtype.itemsize
             )
         if not fits:
-            raise RefusedError(f"the pickle holds an array of shape {shape} with other content")
+            raise RefusedError(
+                f"the pickle holds an array of shape {reprlib.repr(shape)} with other content"
+            )
         checked: Any = (1, shape, kind.dtype, bool(fortran), content)
         super().__setstate__(checked)
 
 
 def _size(shape: Any) -> int:
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise RefusedError(f"the pickle holds an array of shape {shape!r}")
+        raise RefusedError(f"the pickle holds an array of shape {reprlib.repr(shape)}")
     return math.prod(shape)
 
 
@@ -148,7 +154,7 @@ def _not_callable(*_: Any) -> Any:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # How Python 3 writes bytes for the readers of Python 2; other codecs could unpack a bomb.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise RefusedError(f"the pickle asks for the codec {encoding!r}")
+        raise RefusedError(f"the pickle asks for the codec {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 

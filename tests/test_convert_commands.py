@@ -1,0 +1,169 @@
+"""Converting on the command line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cache import FeatureCache
+from cache.__main__ import main
+from cache.export import export
+from cache.importing import read
+from tests.foreign import (
+    GOOD,
+    RAGGED_FILE,
+    back,
+    manifest_of,
+    mmsa_file,
+    write_npz,
+)
+from tests.stores import build_store
+
+
+def test_mmsa_file_to_store_and_manifest_on_the_command_line(tmp_path, capsys):
+    more = {
+        "raw_text": ["one", "two"],
+        "regression_labels_T": [0.5, -0.5],
+        "annotations": ["Negative", "Positive"],
+    }
+    path = mmsa_file(tmp_path, GOOD | more)
+    table = tmp_path / "data" / "manifest.parquet"
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "mine", "--name", "facet"]
+    command += ["--root", str(tmp_path / "stores"), "--manifest-out", str(table)]
+    assert main(command) == 0
+    (store,) = (tmp_path / "stores" / "mine").glob("facet-*.zarr")
+    assert str(store) in capsys.readouterr().out
+    rows = pd.read_parquet(table).to_dict("records")
+    assert rows == [
+        {"id": "a", "video": "", "split": "train", "text": "one", "label": -1.0}
+        | {"label_t": 0.5, "annotation": "Negative"},
+        {"id": "b", "video": "", "split": "train", "text": "two", "label": 1.0}
+        | {"label_t": -0.5, "annotation": "Positive"},
+    ]
+    assert main(["verify", str(store)]) == 0
+    again = [str(store), "--to", "mmsa", str(tmp_path / "again.pkl"), "--manifest", str(table)]
+    assert main(["export", *again]) == 0
+    assert read(tmp_path / "again.pkl", "mmsa").ids == ["a", "b"]
+
+
+def test_a_manifest_on_request_is_checked_before_the_work(tmp_path, capsys):
+    path = mmsa_file(tmp_path, {k: v for k, v in GOOD.items() if k != "regression_labels"})
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--root", str(tmp_path)]
+    assert main([*command, "--manifest-out", str(tmp_path / "m.parquet")]) == 1
+    assert "neither regression_labels nor" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("import missing.pkl --from mmsa --dataset d", "no such file"),
+        ("import features.pkl --from mmsa", "does not name its dataset: say --dataset"),
+        ("import features.pkl --from mmsa --dataset a/b", "cannot be part of a file name"),
+        ("import features.pkl --from h5 --dataset d", "cannot be read as HDF5"),
+        ("import features.pkl --from npz --dataset d", "cannot be read as npz"),
+        ("export STORE --to mmsa out.pkl", "say --manifest"),
+        ("export STORE --to mmsa out.pkl --manifest nowhere", "nowhere/manifest.parquet"),
+        ("export STORE --to h5 out.h5 --manifest nowhere", "--manifest is for mmsa"),
+        ("export STORE --to h5 features.pkl", "exists"),
+        ("export features.pkl --to h5 out.h5", "no published feature store"),
+    ],
+)
+def test_mistakes_end_with_one_clear_line(tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    mmsa_file(tmp_path, GOOD)
+    store = build_store(tmp_path)
+    assert main([str(store) if word == "STORE" else word for word in command.split()]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*out.*"))
+
+
+@pytest.mark.parametrize("dataset", [".", "..", "../up", "a\0b", "a\udc80"])
+def test_a_dataset_that_is_no_name_of_a_folder_is_refused(tmp_path, capsys, dataset):
+    path = write_npz(tmp_path / "f.npz", RAGGED_FILE)
+    root = tmp_path / "deep" / "stores"
+    command = ["import", str(path), "--from", "npz", "--root", str(root), "--dataset", dataset]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: dataset ")
+    assert error.endswith("cannot be part of a file name; say --dataset or --name\n")
+    assert not root.parent.exists()
+
+
+def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, capsys):
+    """They cannot be printed as they are: the captured output is strict UTF-8, as a terminal."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    path = write_npz(folder / os.fsdecode(b"\xfe.npz"), RAGGED_FILE)
+    with pytest.raises(ValueError, match=r"encoder '\\udcfe' .*; say --dataset or --name"):
+        back(path, "npz", folder)
+    into = ["import", str(path), "--from", "npz", "--dataset", "d", "--root", str(folder)]
+    assert main([*into, "--name", "f"]) == 0
+    (store,) = (folder / "d").glob("f-*.zarr")
+    assert main(["export", str(store), "--to", "h5", str(folder / "f.h5")]) == 0
+    assert "\\udcff/f.h5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [["import", "f", "--from", "zip"], ["export", "s", "--to", "h5"]]
+)
+def test_bad_usage_is_told_apart(command):
+    with pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "all"}, "split 'all'"),
+        ({"label": np.nan}, "label of 'a' is nan"),
+        ({"label": "joy"}, "label of 'a' is joy"),
+        ({"id": "unknown"}, "holds no features of"),
+        ({"text": None}, "no column text"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
+    store = build_store(tmp_path)
+    table = pd.read_parquet(manifest_of(tmp_path, ["a"]))
+    ((column, value),) = change.items()
+    table = table.drop(columns=column) if value is None else table.assign(**change)
+    table.to_parquet(tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match=message):
+        export(store, "mmsa", tmp_path / "f.pkl", tmp_path / "m.parquet")
+    assert not list(tmp_path.glob("*f.pkl*"))
+
+
+def test_utterances_outside_the_manifest_are_told(tmp_path):
+    store = build_store(tmp_path)
+    notes = export(store, "mmsa", tmp_path / "f.pkl", manifest_of(tmp_path, ["a", "b"]))
+    assert any("3 utterances of the store are not in the manifest" in note for note in notes)
+
+
+def test_ids_that_a_format_cannot_keep_are_refused(tmp_path):
+    store = build_store(tmp_path, {"a\0": (1, 1)})
+    with pytest.raises(ValueError, match="NUL, which HDF5 cannot keep"):
+        export(store, "h5", tmp_path / "f.h5")
+
+
+def test_a_store_that_was_imported_says_so(tmp_path):
+    path = mmsa_file(tmp_path, GOOD)
+    attributes = FeatureCache.open(back(path, "mmsa", tmp_path, licence="CC0")).attributes
+    assert attributes["imported"]["format"] == "mmsa"
+    assert attributes["licence"] == "CC0"
+    assert str(tmp_path) not in json.dumps(attributes)
+
+
+def test_help_works_without_a_terminal():
+    done = subprocess.run(
+        [sys.executable, "-m", "cache", "import", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "--manifest-out" in done.stdout
