@@ -299,6 +299,7 @@ CARD = "name: mine\ntitle: M\ntask: regression\nrange: [-1, 1]"
         ([PLAIN + ",start,end,split", "a,a.mp4,1,x,0,900,train"], "row 2 .*is over 600 s"),
         ([PLAIN, "a,a.mp4,1,well, well"], "row 2: 5 cells, the header has 4: put quotes"),
         ([PLAIN, "a,a.mp4,1,x", "b,b.mp4,1,x"], "2 speakers or videos cannot fill three splits"),
+        (["id,video,label", "a,a.mp4,1", "b,b.mp4,1"], "2 speakers or videos cannot fill"),
         ([PLAIN, "a,a.mp4,1,x", "b,b.mp4,2,x"], r"row 3 \(id 'b'\): label 2.0 is not"),
         (
             [PLAIN + ",split", "a,a.mp4,1,x,train", "b,b.mp4,0,x,train"],

@@ -78,7 +78,10 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
     [
         ("sclg.kn=3", "unknown key 'sclg.kn'; the group 'sclg' has: enabled, knn"),
         ("sed=3", "unknown key 'sed'; a run has: dataset"),
-        ("train.epochs=many", "key 'train.epochs'"),
+        ("train.epochs=many", "key 'train.epochs' must be a whole number, not many"),
+        ("train.epochs=2.5", "key 'train.epochs' must be a whole number, not 2.5"),
+        ("optim.lr=fast", "key 'optim.lr' must be a number, not fast"),
+        ("sccl.enabled=5.5", "key 'sccl.enabled' cannot hold this"),
         ("train.epochs=0", "must be above 0"),
         ("train.patience=-1", "must be 0 or above"),
         ("sgfi.gate=both", "use one of query, output, none"),
@@ -110,6 +113,13 @@ def test_a_dataset_is_needed(capsys):
 def test_unknown_preset():
     with pytest.raises(ValueError, match="no preset is called 'nosuch'; there are: demo"):
         make_config("nosuch")
+
+
+def test_a_run_that_goes_on_takes_no_keys(capsys):
+    for key in ("seed=2", "--cache=stores/x"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["fit", "--resume", "runs/x", key])
+        assert "error: --resume takes no keys" in capsys.readouterr().err
 
 
 def test_bad_usage():

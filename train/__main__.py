@@ -102,7 +102,10 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
     from train.report import hush_transformers
     from train.study import Study, Variant, parse_seeds, run_study, take_key
 
-    if bool(options.overrides or options.cache) == bool(options.resume):
+    keys = bool(options.overrides or options.cache)
+    if options.resume and keys:
+        options.refuse("--resume takes no keys: the run goes on with those that it was begun with")
+    if not options.resume and not keys:
         options.refuse("say what to train (KEY=VALUE ...) or which run shall go on (--resume RUN)")
     hush_transformers(console)
     if options.resume:

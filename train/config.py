@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -20,6 +21,9 @@ from manifests import Manifest
 from train.limits import check
 
 Options = TypeVar("Options")
+
+WANTED = {"Integer": "a whole number", "Float": "a number"}
+"""What OmegaConf calls a type, and what a reader does."""
 
 PRESETS = resources.files("train") / "presets"
 
@@ -252,7 +256,7 @@ def read_options(kind: type[Options], config: Config) -> Options:
             raise ValueError(
                 f"unknown key 'options.{error.full_key}'; method={config.method} has: {known}"
             ) from error
-        raise ValueError(f"key 'options.{error.full_key}': {_first_line(error)}") from error
+        raise ValueError(f"key 'options.{error.full_key}' {_refused(error)}") from error
     options = cast(Options, OmegaConf.to_object(merged))
     for name, default in vars(kind()).items():
         value = getattr(options, name)
@@ -270,7 +274,7 @@ def _merge(layers: list[Any]) -> Config:
         if "not in" in str(error):
             group = key.rpartition(".")[0]
             raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
-        raise ValueError(f"key {key!r}: {_first_line(error)}") from error
+        raise ValueError(f"key {key!r} {_refused(error)}") from error
     if config.train.precision == "False":  # what YAML makes of a bare no
         config.train.precision = "no"
     check(config)
@@ -281,6 +285,15 @@ def _keys_of(group: str) -> str:
     tree = OmegaConf.structured(Config)
     keys = OmegaConf.select(tree, group).keys() if group else tree.keys()
     return f"{f'the group {group!r}' if group else 'a run'} has: {', '.join(keys)}"
+
+
+def _refused(error: BaseException) -> str:
+    """What is wrong with a key's value, after the key."""
+    line = _first_line(error)
+    found = re.search(r"Value '(.*)' .*could not be converted to (\w+)$", line)
+    if found is None or found[2] not in WANTED:
+        return f"cannot hold this: {line}"
+    return f"must be {WANTED[found[2]]}, not {found[1]}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,11 +11,16 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
 from rich.table import Table
+from rich.text import Text
 
 from manifests import Manifest
 from train.labels import label_worth, worth_table
 from train.metrics import UNSCALED, Figures
+
+FEW = 5
+"""Steps after which the time of one is known."""
 
 
 def say(console: Console, line: str) -> None:
@@ -26,11 +31,30 @@ def say(console: Console, line: str) -> None:
 @contextmanager
 def progress(console: Console, steps: int, done: int = 0) -> Iterator[Callable[[], None]]:
     """A bar on a terminal, nothing elsewhere; yields what to call after each step."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    left = _Remaining(done)
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), left)
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("", total=steps, completed=done)
         yield lambda: bar.advance(task)
+
+
+class _Remaining(TimeRemainingColumn):
+    """The time left, as soon as some steps of this process tell how long one takes.
+
+    Args:
+        done: steps that were done before; the first of this process is slow.
+    """
+
+    def __init__(self, done: int) -> None:
+        super().__init__()
+        self.done = done
+
+    def render(self, task: RichTask) -> Text:
+        """Dashes at first, then the time."""
+        if task.completed < self.done + FEW:
+            return Text("-:--:--", style="progress.remaining")
+        return super().render(task)
 
 
 def figures_table(predictors: Mapping[str, Figures]) -> Table:

@@ -114,9 +114,8 @@ def tabulate(card: Card, cells: pd.DataFrame, path: Path) -> Built:
         by = "speaker" if "speaker" in cells and (cells["speaker"] != "").all() else "video"
         if cells[by].nunique() < len(SPLITS):
             few = f"{cells[by].nunique()} speakers or videos cannot fill three splits"
-            return Built(
-                table.assign(split="train"), file=path, whole=[f"{few}: add a column split"]
-            )
+            whole = [f"{few}: add a column split"]
+            return Built(table.assign(split="train"), notes, overrides, path, whole)
         table["split"] = cells[by].map(draw_splits(cells[by]))
         rule = f"by {by}, drawn with seed {SEED}: a fifth test, a tenth valid, the others train"
         overrides |= {"split_rule": rule, "disjoint": [by]}
