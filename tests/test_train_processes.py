@@ -214,7 +214,7 @@ def test_shares_are_disjoint_and_complete(count, monkeypatch):
             found = []
             for rank in range(count):
                 monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-                found.append(processes.share(torch.arange(size), pieces))
+                found.append(processes.shard(torch.arange(size), pieces))
             assert len({len(parts) for parts in found}) == 1
             parts = [part for parts in found for part in parts]
             assert all(len(part) for part in parts)

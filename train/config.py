@@ -49,7 +49,7 @@ class PerceiverConfig:
     ffn: int = 2  # hidden width of the feed forward network, in model widths
     max_frames: int = 128  # rows of the frame embedding
     long_video: str = "error"  # error | subsample: what to do with more frames than max_frames
-    frames: int | None = None  # so many of every video, evenly left out or repeated; null: all
+    frames: int | None = None  # resample every video to so many frames, evenly; null: keep all
     missing: str = "learned"  # [R] learned | zero: what the tokens of an absent modality attend to
     frame_embedding: bool = True
     layer_norm: bool = True

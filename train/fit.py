@@ -96,8 +96,7 @@ def setup(config: Config, console: Console) -> Setup:
     """Load the data and build a seeded, untrained model.
 
     Fills in what the configuration leaves to the dataset: ``text.model`` and ``cache``. With
-    ``text.source=features`` no language model is looked for. Of several processes only the first
-    goes on to speak.
+    ``text.source=features`` no language model is looked for. Only rank 0 prints.
     """
     accelerator = Accelerator(
         cpu=config.train.cpu,
@@ -167,7 +166,7 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
             started = time.perf_counter() - at.elapsed
             method.train()
             for index_B in _order(made, at.epoch)[at.step :]:
-                pieces = processes.share(index_B, config.train.accumulate)
+                pieces = processes.shard(index_B, config.train.accumulate)
                 parts = [split.batch(index_P) for index_P in pieces]
                 terms = learner.step(parts, len(index_B), rate_factor(done, steps, config))
                 for part, said in zip(parts, terms, strict=True):
@@ -227,7 +226,7 @@ class Predicted(NamedTuple):
 
 @torch.inference_mode()
 def predict(made: Setup, split_name: str) -> Predicted:
-    """Run the method over a split; several processes share it, and all get the whole."""
+    """Run the method over a split, sharded over the ranks; every rank gets all predictions."""
     split, method, device = made.splits[split_name], made.method, made.accelerator.device
     method.eval()
     mine: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
@@ -243,8 +242,8 @@ def predict(made: Setup, split_name: str) -> Predicted:
             mine["outputs", name].append(output_BC)
         for name, value_B in out.reported.items():
             mine["reported", name].append(value_B)
-    shares = processes.all_of({key: torch.cat(rows).cpu() for key, rows in mine.items()})
-    found = {key: torch.cat([share[key] for share in shares if share]) for key in shares[0]}
+    shards = processes.all_gather({key: torch.cat(rows).cpu() for key, rows in mine.items()})
+    found = {key: torch.cat([shard[key] for shard in shards if shard]) for key in shards[0]}
     back_N = found["", "index"].argsort()
     return Predicted(
         {name: rows[back_N] for (kind, name), rows in found.items() if kind == "outputs"},
@@ -306,7 +305,7 @@ def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
             },
         )
         remove_tree(folder / "state")
-    processes.wait()
+    processes.barrier()
 
 
 def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, Figures]:
@@ -341,7 +340,7 @@ def _score(task: Task, loss: float, figures: Figures) -> float:
 
 
 def _order(made: Setup, epoch: int) -> list[Tensor]:
-    """The batches of an epoch. One too small for all processes to share joins another."""
+    """The batches of an epoch. One with fewer utterances than ranks joins another."""
     train, lengths_N = made.config.train, made.splits["train"].text_lengths
     order = epoch_order(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
     few = [index_B for index_B in order if len(index_B) < processes.count()]

@@ -16,6 +16,9 @@ from train.config import Config
 from train.data import Batch
 from train.task import Task
 
+MODALITIES = ("t", "a", "v")
+"""Text, audio and vision, in the order in which tensors stack them."""
+
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 

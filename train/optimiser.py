@@ -19,7 +19,7 @@ from train.config import Config, OptimConfig
 from train.data import Batch
 from train.method import Method
 
-# Names of weights that are added to something or looked up, though they may be matrices.
+# Biases, embeddings and learnable tokens by name: no weight decay, though some are matrices.
 _ADDED = re.compile(r"bias|embed|emb$|token|^modality$")
 
 
@@ -66,9 +66,10 @@ def rate_factor(step: int, steps_per_epoch: int, config: Config) -> float:
 
 
 class Learner:
-    """A method under AdamW; `step` learns from one batch, however many share and split it.
+    """A method and its AdamW; `step` is one optimiser step on a global batch.
 
-    A method without a weight to train only computes its loss.
+    The batch may be sharded over ranks and accumulated over micro-batches. A method without a
+    trainable weight only computes its loss.
 
     Args:
         method: on the accelerator's device.
@@ -93,12 +94,12 @@ class Learner:
         """One step on the mean loss of a batch.
 
         Args:
-            parts: what this process takes of the batch, in pieces computed one after another.
-            size: utterances of the batch, over all pieces of all processes.
+            parts: this rank's micro-batches.
+            size: utterances of the global batch, over all micro-batches of all ranks.
             factor: what the learning rates are multiplied with.
 
         Returns:
-            The terms of each piece, without gradient.
+            The loss terms of each micro-batch, detached.
         """
         said = []
         for number, part in enumerate(parts, 1):
@@ -106,7 +107,7 @@ class Learner:
             with nullcontext() if last else self.accelerator.no_sync(self.module):
                 terms = self.module(part.to(self.accelerator.device))
                 if self.optimiser is not None:
-                    # Gradients add up over pieces and are averaged over processes.
+                    # Gradients are summed over micro-batches and averaged over ranks.
                     share = len(part) * self.accelerator.num_processes / size
                     self.accelerator.backward(terms["total"] * share)
             said.append({name: term.detach() for name, term in terms.items()})

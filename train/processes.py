@@ -1,7 +1,7 @@
-"""What the processes of one run tell each other; a process alone tells nobody and waits for nobody.
+"""Collective operations among the ranks of a run; with one process each is a no-op.
 
-Accelerate starts them and averages their gradients. Every function here is called by all of them
-at the same point of the program, or they would wait for each other for ever.
+Accelerate starts the processes and averages their gradients. Every rank must call a collective at
+the same point of the program, or the run hangs.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if _several() else 0
 
 
 def count() -> int:
-    """How many processes work on this run."""
+    """The world size: how many processes work on this run."""
     return dist.get_world_size() if _several() else 1
 
 
-def wait() -> None:
-    """Go on when all have come here."""
+def barrier() -> None:
+    """Return once every rank has called it."""
     if _several():
         dist.barrier()
 
 
-def all_of(thing: T) -> list[T]:
-    """What each process gave, in the order of their ranks."""
+def all_gather(thing: T) -> list[T]:
+    """The object of each rank, in the order of ranks; anything that pickles."""
     if not _several():
         return [thing]
     things: list[Any] = [None] * count()
@@ -41,17 +41,17 @@ def all_of(thing: T) -> list[T]:
     return things
 
 
-def share(index_B: Tensor, pieces: int) -> tuple[Tensor, ...]:
-    """What this process takes of a batch, in at most ``pieces``; every process has as many.
+def shard(index_B: Tensor, pieces: int) -> tuple[Tensor, ...]:
+    """The shard of a batch that is this rank's, cut into at most ``pieces`` micro-batches.
 
-    The batch has as many utterances as there are processes, or more.
+    Every rank gets the same number of them; the batch has at least one utterance per rank.
     """
     pieces = min(pieces, len(index_B) // count())
     return index_B[rank() :: count()].tensor_split(pieces)
 
 
-def add_up(x: Tensor) -> None:
-    """Replace a tensor, in its place, by the sum of what each process holds."""
+def all_reduce_sum(x: Tensor) -> None:
+    """Replace a tensor, in place, by its sum over all ranks."""
     if _several():
         dist.all_reduce(x)
 
@@ -59,19 +59,19 @@ def add_up(x: Tensor) -> None:
 def gather_batch(
     features_BD: Tensor, labels_BC: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The rows of all processes, for a loss among the utterances of a whole batch.
+    """All-gather the rows of a batch, with gradient, for a contrastive loss among all of them.
 
-    The gradient of the features reaches the process that they came from. Shares may differ in
-    length; they are filled up to a length that all know, so that no size has to be asked for.
+    Shards may differ in length; they are padded to a length that every rank knows, so that no
+    sizes are exchanged. The backward pass gives each rank the gradient of its own rows.
 
     Args:
-        features_BD: this process's features.
+        features_BD: this rank's features.
         labels_BC: its targets.
-        batch_size: utterances of a step over all processes.
+        batch_size: global batch size of a step.
 
     Returns:
-        Features and targets of all, and ``[rows]`` bool, False where a row only fills up; None
-        where no row does.
+        Features and targets of all ranks, and ``[rows]`` bool, False on padding; None where there
+        is none.
     """
     if not _several():
         return features_BD, labels_BC, None
@@ -85,7 +85,7 @@ def gather_batch(
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of equal number from every process, below each other."""
+    """Differentiable all-gather along the first axis; as many rows on every rank."""
 
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Each process has its own loss of all rows: a row's gradient is the sum of what they say.
+        # Each rank has a loss of its own over all rows: a row's gradient is the sum of theirs.
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total.chunk(count())[rank()]

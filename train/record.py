@@ -56,7 +56,7 @@ def begin(config: Config, card: Card, features: FeatureCache, origin: Mapping[st
         made_by = {"recipe": features.recipe, "widths": features.widths}
         write_json(folder / "encoder.json", made_by)  # all that new clips need of the store
         save_config(config, folder / "config.yaml")
-    (folder, *_) = processes.all_of(folder)
+    (folder, *_) = processes.all_gather(folder)
     assert folder is not None
     return folder
 

@@ -81,7 +81,7 @@ class PseudoLabels(nn.Module):
     def move(self, epoch: int) -> None:
         """Equation (15) after epoch ``epoch`` (from 1), once every utterance was gathered."""
         if self.config.enabled and epoch >= self.config.start_epoch:
-            processes.add_up(self.features)
+            processes.all_reduce_sum(self.features)
             for k in range(len(self.subtasks)):
                 moved_NC = self.truth + self._delta(self.features[k])
                 if self.config.momentum:
@@ -100,7 +100,7 @@ class PseudoLabels(nn.Module):
         delta_NC[rows_R] = movement(
             self.truth, rows_R, distance_RK, neighbour_RK, config.sigma, config.reduction
         )
-        processes.add_up(delta_NC)
+        processes.all_reduce_sum(delta_NC)
         return delta_NC
 
 

@@ -1,7 +1,7 @@
 """Semantic-centric Gated Feature Interaction (SGFI), equations (5) to (11).
 
 The modalities of an utterance lie one after the other in one sequence and share their weights, so
-every layer is computed once for all of them; `Sight` says who looks at whom.
+every layer is computed once for all of them; `Sight` holds the attention masks.
 
 Letters: B batch, L query positions, S key positions, M modalities of the query, K bridge tokens of
 all of them, D model width, H heads, d = D / H.
@@ -21,15 +21,15 @@ from train.perceiver import feed_forward
 
 
 class Sight(NamedTuple):
-    """Who looks at whom.
+    """The attention masks of one stack of Gated Bridge Attention.
 
     Attributes:
         pool: ``[B, K, L]`` weights that pool each modality's query to its bridge tokens, equation
             (7); None without bridge tokens.
-        bridge: ``[L, K]``, True on the bridge tokens of a query's own modality; None without bridge
-            tokens, or where there is but one modality.
-        key: ``[B, 1, K, S]``, True on the keys that each bridge token looks at, for all heads;
-            without bridge tokens ``[B, 1, L, S]``, those that each query looks at.
+        bridge: ``[L, K]``, True where a query position may attend to a bridge token (those of its
+            own modality); None without bridge tokens, or where there is but one modality.
+        key: ``[B, 1, K, S]``, True where a bridge token may attend to a key, one mask for all
+            heads; without bridge tokens ``[B, 1, L, S]``, True where a query position may.
     """
 
     pool: Tensor | None
@@ -40,13 +40,13 @@ class Sight(NamedTuple):
     def of(
         cls, lengths: Sequence[int], mask_BL: Tensor, key_BMS: Tensor, bridge_tokens: int
     ) -> Sight:
-        """Work it out for one stack.
+        """Build the masks of one stack.
 
         Args:
-            lengths: positions of each modality of the query, padding included.
-            mask_BL: True on the real ones of them; at least one of each modality.
-            key_BMS: True on the keys that each modality looks at; at least one of each.
-            bridge_tokens: of each modality; 0: none.
+            lengths: query positions of each modality, padding included.
+            mask_BL: False on padded query positions; at least one real one per modality.
+            key_BMS: True on the keys that each modality attends to; at least one per modality.
+            bridge_tokens: per modality; 0: none.
         """
         part_ML = parts(lengths, mask_BL.device)
         if not bridge_tokens:

@@ -93,7 +93,7 @@ class RunState:
     def save_if_due(self, progress: Progress, seconds: float) -> None:
         """`save`, unless the last one is less than so many seconds ago."""
         due = time.monotonic() - self._saved >= seconds
-        if any(processes.all_of(due)):  # clocks differ; all save or none
+        if any(processes.all_gather(due)):  # clocks differ; all save or none
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
@@ -110,7 +110,7 @@ class RunState:
         if leads:
             remove_tree(aside)
             aside.mkdir(parents=True)
-        processes.wait()
+        processes.barrier()
         self._write_own(aside)
         if leads:
             scaler = self.learner.accelerator.scaler
@@ -127,13 +127,13 @@ class RunState:
             elif before is not None and (before / "best.safetensors").exists():
                 link(before / "best.safetensors", aside / "best.safetensors")
             sync_folder(aside)
-        processes.wait()
+        processes.barrier()
         if leads:
             aside.replace(self.folder / "{:05d}-{:08d}".format(*place))
             sync_folder(self.folder)
             if before is not None:
                 remove_tree(before)
-        processes.wait()
+        processes.barrier()
         self._best, self._saved, self._place = None, time.monotonic(), place
 
     def restore(self) -> Progress | None:
@@ -172,7 +172,7 @@ class RunState:
             run = self.folder.parent
             link(here / "best.safetensors", record.weights_path(run))
             link(here / "weights.safetensors", run / "last.safetensors")
-        processes.wait()
+        processes.barrier()
 
     def _write_own(self, aside: Path) -> None:
         own = record.training_state(self.method)
@@ -222,7 +222,7 @@ class Interrupt:
 
     def asked(self) -> bool:
         """Whether any process was asked to end."""
-        return any(processes.all_of(self._asked))
+        return any(processes.all_gather(self._asked))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -11,14 +11,14 @@ from train import processes
 
 
 class LossWatch:
-    """Takes the terms of each step; asks the device for them only now and then.
+    """Accumulates the loss terms on the device and synchronises with it every few calls.
 
-    Under several processes each sees its own share of the batches; they look at the same steps and
-    learn of each other what is not finite.
+    Each rank sees its own shards; all synchronise at the same steps, and if a term is not finite
+    on one rank, all ranks raise.
 
     Args:
         ids: utterance ids of the training split.
-        every: calls of `see` between two looks; the device must be waited for at each.
+        every: calls of `see` between two synchronisations with the device.
     """
 
     def __init__(self, ids: list[str], every: int) -> None:
@@ -42,7 +42,7 @@ class LossWatch:
         """The mean of each term over the utterances of the epoch, which is closed by this."""
         self._look()
         assert self._sums is not None, "an epoch has at least one step"
-        sums = torch.stack(processes.all_of(self._sums)).sum(0)
+        sums = torch.stack(processes.all_gather(self._sums)).sum(0)
         self._sums = None
         return dict(zip(self._names, (sums / len(self.ids)).tolist(), strict=True))
 
@@ -71,6 +71,6 @@ class LossWatch:
                 broken = call, f"the loss term {terms[0]!r} is not finite in the batch: {batch}"
             weighted = row * len(index_B)
             self._sums = weighted if self._sums is None else self._sums + weighted
-        found = [each for each in processes.all_of(broken) if each is not None]
-        if found:  # the first: one call later all weights, and so all shares, are lost
+        found = [each for each in processes.all_gather(broken) if each is not None]
+        if found:  # the first: one call later all weights, and so all shards, are lost
             raise ValueError(min(found)[1])

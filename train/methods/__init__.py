@@ -29,7 +29,7 @@ METHODS = {
     "mean": "trivial.Mean",
     "majority": "trivial.Majority",
 }
-# Not a method to compare with others, but to look into one.
+# Diagnostic models, left out of comparisons: linear probes of frozen representations.
 PROBES = {"probe": "probe.Probe"}
 
 

@@ -34,14 +34,12 @@ from torch import Tensor, nn
 from cache import Packed
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import Method, Outputs
+from train.method import MODALITIES, Method, Outputs
 from train.perceiver import AffectivePerceiver
 from train.predictor import predictor
 from train.sgfi import masked_mean
 from train.task import Task
 from train.text_features import text_source
-
-MODALITIES = ("t", "a", "v")
 
 
 @dataclass

@@ -26,14 +26,12 @@ from torch import Tensor, nn
 
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import Method, Outputs
+from train.method import MODALITIES, Method, Outputs
 from train.perceiver import feed_forward
 from train.predictor import predictor
 from train.sequences import Frames
 from train.task import Task
 from train.text_features import text_source
-
-MODALITIES = ("t", "a", "v")
 
 
 @dataclass

@@ -34,14 +34,13 @@ from torch import Tensor, nn
 from train import processes
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import Method, Outputs
+from train.method import MODALITIES, Method, Outputs
 from train.predictor import predictor
 from train.sequences import Frames, LastState
 from train.sgfi import masked_mean
 from train.task import Task
 from train.text_features import text_source
 
-MODALITIES = ("t", "a", "v")
 SUBTASKS = ("M", *MODALITIES)
 
 
@@ -150,7 +149,7 @@ class UnimodalLabels(nn.Module):
     def move(self, epoch: int) -> None:
         """y_s^(e+1) after epoch e (from 1), once every utterance was gathered."""
         if epoch >= 2:
-            processes.add_up(self.features)  # each has gathered the utterances of its shares
+            processes.all_reduce_sum(self.features)  # each rank has gathered its shards alone
             middle = (self.task.low + self.task.high) / 2
             signed_NC = self.truth - middle
             alpha_M, *alphas = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from train.config import Config
 from train.data import Batch
-from train.method import Method, Outputs
+from train.method import MODALITIES, Method, Outputs
 from train.perceiver import AffectivePerceiver
 from train.predictor import predictor
 from train.processes import gather_batch
@@ -23,7 +23,6 @@ from train.sgfi import GatedInteraction, Sight, masked_means, parts
 from train.task import Task
 from train.text_features import text_source
 
-MODALITIES = ("t", "a", "v")
 PSEUDO = ("S", *MODALITIES)
 SUBTASKS = ("M", *PSEUDO)
 
