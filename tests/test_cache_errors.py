@@ -1,9 +1,12 @@
 """What goes wrong on a command line is one clear line, whatever system it runs on."""
 
+import logging
 import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,7 @@ def as_anybody(folder: Path, *arguments: str) -> tuple[int, str, str]:
         for number, path in enumerate(streams, 1):
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
         sys.stdout, sys.stderr = (os.fdopen(n, "w") for n in (1, 2))
+        logging.getLogger().handlers.clear()  # the tests' own, so warnings go where users see them
         if not os.getuid():
             os.setuid(65534)
         status = main(list(arguments))
@@ -97,6 +101,65 @@ def test_push_of_an_unreadable_file_is_a_clear_error(store, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert "audio/values/c/0/0 cannot be read: Permission denied" in said
     assert said.count("\n") == 1
+
+
+@pytest.fixture
+def lab() -> Iterator[Path]:
+    """A folder that every user can come to, as they cannot to the tests' own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_an_entry_that_is_not_ours_to_read_hides_no_other(store, lab):
+    share = lab / "share"
+    push(store, str(share))
+    theirs = share / "catalog" / "toy" / "theirs.zarr.json"
+    theirs.write_text("{}")
+    theirs.chmod(0)
+    for folder in (share, share / "catalog"):
+        folder.chmod(0o755)
+    status, said, warned = as_anybody(lab, "list", "share")
+    assert status == 0
+    assert RECIPE.digest[:12] in said
+    assert "passing over an entry" in warned
+    assert "chmod -R g+rwX" in warned
+
+
+def test_a_narrow_umask_shuts_nobody_out_of_a_shared_folder(store, tmp_path):
+    share = tmp_path / "share"
+    share.mkdir()
+    share.chmod(0o2775)
+    before = os.umask(0o077)
+    try:
+        push(store, str(share))
+    finally:
+        os.umask(before)
+    for path in share.rglob("*"):
+        wanted = 0o070 if path.is_dir() else 0o040
+        assert path.stat().st_mode & 0o070 == wanted, path
+
+
+def test_a_folder_of_one_person_stays_theirs(store, tmp_path):
+    share = tmp_path / "share"
+    share.mkdir()
+    share.chmod(0o755)
+    before = os.umask(0o077)
+    try:
+        push(store, str(share))
+    finally:
+        os.umask(before)
+    assert not any(path.stat().st_mode & 0o077 for path in share.rglob("*"))
+
+
+def test_permission_denied_names_the_remedy(store, lab):
+    push(store, str(lab / "share"))
+    (lab / "share" / "toy").chmod(0)
+    status, _, said = as_anybody(lab, "pull", f"share/{NAME}", "--to", "mine")
+    (lab / "share" / "toy").chmod(0o755)
+    assert status == 1
+    assert f"runs: chmod -R g+rwX {lab / 'share'}" in said
+    assert "umask 002" in said
 
 
 def test_push_where_no_folder_can_be_made_is_a_clear_error(store, tmp_path, capsys):
