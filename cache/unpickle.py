@@ -19,6 +19,8 @@ import numpy as np
 
 _TYPE = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|[SU]\d+|O[48]?)")
 
+_DEEPEST = 16  # tuples in tuples
+
 
 class RefusedError(ValueError):
     """The pickle asks for something that is no numpy array and no plain container."""
@@ -50,8 +52,20 @@ def load_pickle(path: Path) -> Any:
 # In Python, not in C: the C unpickler sizes its memo by numbers in the file, and the few thousand
 # operations of a file of arrays take no time in either.
 class _DataUnpickler(pickle._Unpickler):
+    stack: list[Any]
+
     def __init__(self, file: Any) -> None:
         super().__init__(file, encoding="latin1")
+        self._depths: dict[int, tuple[tuple, int]] = {}  # by id, with what keeps the id taken
+
+    def refuse_deep_tuples(self) -> None:
+        """Hashing a tuple of twice the same tuple, of twice the same ... would never end."""
+        made = self.stack[-1]
+        inner = (self._depths[id(v)][1] for v in made if id(v) in self._depths)
+        depth = 1 + max(inner, default=0)
+        if depth > _DEEPEST:
+            raise RefusedError(f"the pickle holds tuples nested more than {_DEEPEST} deep")
+        self._depths[id(made)] = made, depth
 
     def find_class(self, module: str, name: str) -> Any:
         make = _ALLOWED.get(f"{module}.{name}")
@@ -66,6 +80,19 @@ class _DataUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise RefusedError("the pickle refers to an object outside of itself")
+
+
+def _then_refuse_deep_tuples(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load_tuple(self: _DataUnpickler) -> None:
+        load(self)
+        self.refuse_deep_tuples()
+
+    return load_tuple
+
+
+_DataUnpickler.dispatch = dict(pickle._Unpickler.dispatch)
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _DataUnpickler.dispatch[_code[0]] = _then_refuse_deep_tuples(_DataUnpickler.dispatch[_code[0]])
 
 
 class _Global:

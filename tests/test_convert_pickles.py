@@ -131,6 +131,21 @@ def test_damaged_pickles_are_clear_errors(tmp_path, data):
         load_pickle(tmp_path / "f.pkl")
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_tuples_whose_hash_would_never_end_are_refused(tmp_path, protocol):
+    nested: tuple = (1,)
+    for _ in range(15):
+        nested = (nested, nested)
+    assert load_pickle(write_pickle(tmp_path / "f.pkl", nested, protocol)) == nested
+    for _ in range(40):
+        nested = (nested, nested)
+    # As a key: the dictionary is begun before it and ends after it.
+    data = b"}" + pickle.dumps(nested, protocol)[2 if protocol > 1 else 0 : -1] + b"I1\ns."
+    (tmp_path / "f.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match="tuples nested more than 16 deep; nothing of it was run"):
+        load_pickle(tmp_path / "f.pkl")
+
+
 DATA = {
     "floats": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3),
     "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
