@@ -80,7 +80,7 @@ def _describe(cache: FeatureCache, title: str) -> int:
 def _verify(options: argparse.Namespace) -> int:
     if options.repair:
         for fault in repair(options.store, options.repair):
-            what = "removed" if fault.problem == "extra" else "fetched"
+            what = {"extra": "removed", "link": "unlinked"}.get(fault.problem, "fetched")
             print(f"{fault.file}: was {fault.problem}, {what}")
     faults = verify(options.store)
     for fault in faults:

@@ -101,6 +101,8 @@ class Entry:
             value, kind = values[field.name], kinds[str(field.type)]
             if not isinstance(value, kind) or (kind is int and not is_count(value)):
                 raise ValueError(f"{field.name} is {value!r:.200}")
+            if isinstance(value, str):
+                value.encode()  # a lone surrogate, which no terminal prints, is a ValueError
         for name in ("digest", "content"):
             if not is_sha256(values[name]):
                 raise ValueError(f"{name} is {values[name]!r:.200}")

@@ -40,7 +40,7 @@ def parse_json(raw: bytes, where: str) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} cannot be read: {error!r}") from error
+        raise ValueError(f"{where} cannot be read: {error}") from error
 
 
 def is_count(value: Any) -> bool:

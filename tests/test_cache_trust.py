@@ -265,6 +265,7 @@ BROKEN = {
     "sampling": {"sampling": [1]},
     "dataset": {"dataset": "../.."},
     "hidden": {"dataset": ".ssh"},
+    "no text": {"who": "\ud800"},
 }
 
 
