@@ -205,7 +205,8 @@ def _gc(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     a, b = (FeatureCache.open(mirror(s) if "://" in s else s) for s in (options.a, options.b))
-    difference = diff(a, b)
+    with _Bar("diff") as bar:
+        difference = diff(a, b, on_bytes=bar.show)
     for key, (ours, theirs) in difference.recipe.items():
         print(f"recipe: {key}: {ours} | {theirs}")
     for where, only in ((options.a, difference.only_a), (options.b, difference.only_b)):

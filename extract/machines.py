@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -188,15 +188,13 @@ def _local_cluster(machines: Machines, device: str, workers: int) -> LocalCluste
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes started within never hear Ctrl-C: this one tells them what to do."""
-    if threading.current_thread() is not threading.main_thread():  # no other may say so
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Processes started within never hear Ctrl-C; this one hears it afterwards."""
+    resource_tracker.ensure_running()  # it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
