@@ -1,9 +1,15 @@
 """What tests of several files stand on: a share on a real S3 server, a dataset and its trainers."""
 
 import pytest
+from dask.system import CPU_COUNT
 
 from tests.datasets import write_scores
 from tests.forks import Forks
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as cores: many tests wait for processes of their own."""
+    return CPU_COUNT + CPU_COUNT // 2
 
 
 @pytest.fixture(scope="module")

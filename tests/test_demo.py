@@ -15,7 +15,7 @@ def test_more_than_one_modality_is_needed_and_generated_labels_follow_theirs(tmp
     monkeypatch.chdir(tmp_path)
     assert manifests(["build", "demo"]) == 0
     assert extract(["demo"]) == 0
-    keys = ["dataset=demo", "methods=text,audio,vision,mean", "train.cpu=true", "train.epochs=12"]
+    keys = ["dataset=demo", "methods=text,audio,vision,mean", "train.cpu=true", "train.epochs=8"]
     assert train(["compare-methods", *keys]) == 0
 
     mae = pd.read_csv("runs/demo/studies/compare-methods/table.csv", index_col="variant")["MAE"]
