@@ -60,7 +60,7 @@ def decoders(pid: int) -> list[psutil.Process]:
     return found
 
 
-def wait_until(condition, seconds: float = 60) -> None:
+def wait_until(condition, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
