@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cache import convert
-from cache.commands import add_commands, opened
+from cache.commands import add_commands, opened, plain
 from cache.reader import FeatureCache
 from cache.verify import repair, verify
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, RecursionError, OverflowError, MemoryError) as error:
-        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {plain(str(error)) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
@@ -63,7 +63,7 @@ def _describe(cache: FeatureCache, title: str) -> int:
     for name, value in cache.attributes.items():
         if isinstance(value, dict):
             value = "\n".join(f"{k} = {v}" for k, v in value.items())
-        table.add_row(name, escape(str(value)))
+        table.add_row(escape(plain(name)), escape(plain(str(value))))
     console.print(table)
     failed = [
         (i, s, e)
@@ -71,7 +71,7 @@ def _describe(cache: FeatureCache, title: str) -> int:
         if s != "ok"
     ]
     for i, status, error in failed[:20]:
-        console.print(f"{i}: {status}: {error}", markup=False)
+        console.print(plain(f"{i}: {status}: {error}"), markup=False)
     if len(failed) > 20:
         console.print(f"... and {len(failed) - 20} more")
     return 0
@@ -81,10 +81,10 @@ def _verify(options: argparse.Namespace) -> int:
     if options.repair:
         for fault in repair(options.store, options.repair):
             what = {"extra": "removed", "link": "unlinked"}.get(fault.problem, "fetched")
-            print(f"{fault.file}: was {fault.problem}, {what}")
+            print(plain(f"{fault.file}: was {fault.problem}, {what}"))
     faults = verify(options.store)
     for fault in faults:
-        print(f"{fault.file}: {fault.problem}{_named(fault.utterances)}")
+        print(plain(f"{fault.file}: {fault.problem}{_named(fault.utterances)}"))
     print(f"{options.store}: {f'{len(faults)} faults' if faults else 'every file is as published'}")
     return 1 if faults else 0
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cache.assemble import CHECKSUMS
 from cache.disk import LARGEST_LIST, read_regular, sha256_of
-from cache.trust import is_count, is_sha256, parse_json
+from cache.trust import LARGEST_METADATA, is_count, is_sha256, parse_json
 
 
 class FileSum(NamedTuple):
@@ -55,6 +55,8 @@ class Checksums:
                 raise ValueError(f"{where} names {name!r}, which is no file inside a store")
             if not is_count(entry.size) or not is_sha256(entry.sha256):
                 raise ValueError(f"{where} cannot be read: {name} has {entry!r:.200}")
+            if name.endswith("zarr.json") and entry.size > LARGEST_METADATA:
+                raise ValueError(f"{where}: {name} has {entry.size} bytes, no metadata is so large")
         return cls(raw, files)
 
     @classmethod
@@ -123,5 +125,5 @@ def is_linked(folder: Path, name: str) -> bool:
 def stays_below(name: str) -> bool:
     """Whether a relative path from elsewhere stays below the folder it is joined to."""
     path = PurePosixPath(name)
-    plain = str(path) == name and "\\" not in name and "\0" not in name and name != "."
+    plain = str(path) == name and "\\" not in name and name.isprintable() and name != "."
     return plain and not path.is_absolute() and ".." not in path.parts

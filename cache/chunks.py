@@ -8,7 +8,6 @@ addresses: then a tensor over that range is the whole array, and the system load
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
 import os
 import struct
@@ -19,8 +18,13 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from cache.disk import read_regular
+from cache.recipe import DTYPES
+from cache.trust import array_metadata
+
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40  # Python names it from 3.13 on
+_LARGEST_COLUMN = 2 << 30  # bytes of one chunk, which has up to 2**20 entries
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -44,14 +48,16 @@ class ChunkedRows:
 
     @classmethod
     def open(cls, folder: Path) -> ChunkedRows:
-        """Read the array's metadata, nothing else."""
-        meta = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
-        rows, width = meta["shape"]
-        chunk_rows, chunk_width = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        raw = meta["codecs"] == [little] and chunk_width == width
-        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        return cls(folder, (rows, width), chunk_rows, dtype, raw)
+        """Read the array's metadata, nothing else.
+
+        Raises:
+            ValueError: it is no array of features.
+        """
+        (rows, width), (chunk_rows, chunk_width), kind, plain = array_metadata(folder, 2)
+        if kind not in DTYPES:
+            raise ValueError(f"{folder} holds {kind}, which are no features")
+        dtype = np.dtype(kind).newbyteorder("<")
+        return cls(folder, (rows, width), chunk_rows, dtype, plain and chunk_width == width)
 
     @property
     def bytes(self) -> int:
@@ -171,22 +177,22 @@ def read_column(folder: Path) -> np.ndarray:
     process must be able to read.
 
     Raises:
-        ValueError: a chunk file is missing or too short.
+        ValueError: it is no such array, or a chunk file is missing or too short.
     """
-    meta = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
-    codecs = [codec["name"] for codec in meta["codecs"]]
-    (count,), (step,) = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    if codecs not in (["bytes"], ["vlen-utf8"]):
+    (count,), (step,), kind, plain = array_metadata(folder, 1)
+    if not plain:
         return np.asarray(zarr.open_array(folder, mode="r")[:])
     pieces: list[np.ndarray] = []
     for index in range(-(-count // step)):
         path = folder / "c" / str(index)
         try:
-            data = path.read_bytes()
-            if codecs == ["vlen-utf8"]:
+            if path.stat().st_size > _LARGEST_COLUMN:
+                raise ValueError("it is larger than any")
+            data = read_regular(path, _LARGEST_COLUMN)
+            if kind == "string":
                 pieces.append(np.array(_strings(data), dtype=object))
             else:
-                little = np.dtype(meta["data_type"]).newbyteorder("<")
+                little = np.dtype(kind).newbyteorder("<")
                 pieces.append(np.frombuffer(data, little, step))
         except (OSError, ValueError, struct.error) as error:
             raise _damaged(path, error) from error

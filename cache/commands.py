@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cache import catalog
 from cache.diff import diff
-from cache.location import Location
+from cache.location import Location, ShareError
 from cache.mirror import delete, garbage, mirror, mirror_folder
 from cache.peek import index_of
 from cache.pull import pull
@@ -105,6 +105,11 @@ def add_commands(commands: Any) -> None:
     compare.set_defaults(run=_diff)
 
 
+def plain(text: str) -> str:
+    """Text from elsewhere without what a terminal obeys or cannot print."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def opened(store: str) -> Iterator[FeatureCache]:
     """A store for looking at: of a URL all files but the features are fetched and checked.
@@ -142,10 +147,17 @@ def _push(options: argparse.Namespace) -> int:
 
 def _pull(options: argparse.Namespace) -> int:
     sources: list[Shared] = resolve(options.source) if options.all else [one_of(options.source)]
+    refused = []
     for source in sources:
-        with _Bar("pull") as bar:
-            store, copied = pull(source, options.to, on_bytes=bar.show)
+        try:
+            with _Bar("pull") as bar:
+                store, copied = pull(source, options.to, on_bytes=bar.show)
+        except ShareError as error:  # of a newer format, or damaged there
+            refused.append(str(error))
+            continue
         print(f"{store}: {f'{copied} files copied' if copied else 'was there already'}")
+    if refused:
+        raise ShareError("\n".join(refused))
     return 0
 
 
@@ -175,7 +187,7 @@ def _list(options: argparse.Namespace) -> int:
             entry.when,
             entry.licence,
         )
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(plain(cell)) for cell in row))
     # Where nobody looks at a terminal, lines may be long.
     (console if console.is_terminal else Console(width=160)).print(table)
     return 0
@@ -261,9 +273,10 @@ def _days(text: str) -> float:
 
 def _size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper(), re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500M, 20G or 1T")
-    return int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    if size == math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r:.50} is no size; write 500M, 20G or 1T")
+    return int(size)
 
 
 def _bytes(size: int) -> str:

@@ -77,9 +77,12 @@ class Location:
         """A location from a URL or the path of a folder.
 
         Raises:
-            ValueError: unknown scheme, or the URL carries credentials or a query.
+            ValueError: unknown scheme, or the URL carries credentials or a query; or it is empty,
+                as a variable of the shell that is not set.
         """
         text = str(text)
+        if not text.strip():
+            raise ValueError("the location is empty; the folder that you are in is called .")
         scheme, separator, rest = text.partition("://")
         if not separator or scheme == "file":
             folder = Path(rest if separator else text).expanduser().absolute()
@@ -212,6 +215,10 @@ class Location:
             if "satisfiable" in str(error):  # an empty object has no range
                 return b""
             raise
+
+    def share_with_group(self, folder: Path) -> None:
+        """A new folder in this one: the group may do there what it may do here."""
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | self._group_bits())
 
     def _group_bits(self) -> int:
         """What the group may do in a folder that it shares: all that lies in it is to be shared.

@@ -18,14 +18,18 @@ from pathlib import Path
 from cache import catalog
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, refuse_gaps
+from cache.disk import files_below
 from cache.fetch import WORKERS, Progress, in_threads
 from cache.location import Location, ShareError
 from cache.peek import index_of
 from cache.reader import FeatureCache
+from cache.recipe import STORABLE
 from cache.share import Shared
 from cache.store import replace as put_in_place
 from cache.trust import missing_file, refuse_other_place
 from cache.who import user_name
+
+_LARGEST_CLAIM = 1000  # bytes
 
 
 def push(
@@ -60,7 +64,7 @@ def push(
     cache, checksums = FeatureCache.open(store), Checksums.of(store)
     target = Shared(Location.parse(location), cache.dataset, store.resolve().name)
     refuse_other_place(cache.attributes, target.dataset, target.name)
-    _refuse_gaps(store, checksums)
+    _refuse_unsound(cache, checksums)
     if not target.share.writable:
         raise ValueError(f"{target.share}: a web server is only read; push to what lies behind it")
     entry = catalog.Entry.of(target.name, cache.attributes, checksums)
@@ -70,6 +74,7 @@ def push(
     if not _already_there(target, checksums, old):
         swapped = old is not None and target.share.folder is not None
         place = f"{_waiting(target)}/{target.name}" if swapped else target.path
+        _refuse_what_is_no_push(target.share, place, checksums)
         try:
             resumed = _claim(target, checksums, old, take_over)
             if old is not None and not swapped:
@@ -88,13 +93,15 @@ def push(
     return target, copied
 
 
-def _refuse_gaps(store: Path, checksums: Checksums) -> None:
+def _refuse_unsound(cache: FeatureCache, checksums: Checksums) -> None:
+    store = cache.path
     try:
         gap = missing_file(store, checksums.files)
     except OSError as error:
         raise ValueError(f"{store} is damaged: {error}; run: python -m cache verify") from error
     if gap:
         raise ValueError(f"{store / CHECKSUMS} does not list {gap}; extract or pull it again")
+    cache.check_index()
 
 
 def _make_folder(share: Location) -> None:
@@ -102,7 +109,9 @@ def _make_folder(share: Location) -> None:
     if share.folder is None:
         return
     try:
-        share.folder.mkdir(exist_ok=True)
+        if not share.folder.is_dir():
+            share.folder.mkdir(exist_ok=True)
+            share.parent.share_with_group(share.folder)
     except FileNotFoundError:
         raise ShareError(
             f"{share}: there is no folder {share.parent}; is it mounted? push only makes the last "
@@ -151,6 +160,28 @@ def _replaceable(target: Shared, cache: FeatureCache, checksums: Checksums) -> C
     return old
 
 
+def _refuse_what_is_no_push(share: Location, place: str, checksums: Checksums) -> None:
+    """A push writes, and tidies up, only where nothing but a push has written before.
+
+    Raises:
+        ValueError: a file that no push leaves lies there, or a link to elsewhere.
+    """
+    ours = {*checksums.files, CHECKSUMS}
+    strange = [
+        name
+        for name in sorted(share.sizes(place).keys() - ours)
+        if name.partition("/")[0] not in (*STORABLE, "utterances", "zarr.json")
+    ]
+    if share.folder is not None:
+        where = share.folder / place
+        strange += [str(path) for path in (where, *files_below(where)) if path.is_symlink()]
+    if strange:
+        raise ValueError(
+            f"{share / place}: {strange[0]!r} is none that a push leaves; nothing there is "
+            "touched: look what it is, and move it away"
+        )
+
+
 def _swap(target: Shared, place: str) -> None:
     """Put the store at ``place``, in the same folder share, where the old one is."""
     assert target.share.folder is not None
@@ -191,7 +222,8 @@ def _claim(target: Shared, checksums: Checksums, old: Checksums | None, take_ove
     target.share.write(f"{_waiting(target)}/{ours}", json.dumps(by).encode(), _waiting(target))
     try:
         for other in _claims(target) - {ours}:
-            whose = target.share.read(f"{_waiting(target)}/{other}").decode(errors="replace")
+            told = target.share.read(f"{_waiting(target)}/{other}", _LARGEST_CLAIM)
+            whose = told.decode(errors="replace")
             raise ValueError(
                 f"{target}: somebody is pushing the same recipe with other content ({whose}); wait "
                 "for that push, or drop what it left with --take-over"

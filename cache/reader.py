@@ -17,10 +17,12 @@ import torch
 
 from cache.assemble import CHECKSUMS
 from cache.chunks import ChunkedRows, read_column
+from cache.disk import read_regular
 from cache.features import Features
 from cache.memory import free_memory
+from cache.parts import STATUSES
 from cache.store import is_published, published_in
-from cache.trust import NewerFormatError, attributes_of
+from cache.trust import COLUMNS, LARGEST_METADATA, NewerFormatError, attributes_of
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class FeatureCache:
         if self._seal is None:
             raise ReplacedError(f"{path} is not there, or not there just now")
         with self._as_opened():
-            raw = (path / "zarr.json").read_bytes()
+            raw = read_regular(path / "zarr.json", LARGEST_METADATA)
             self.attributes: dict[str, Any] = attributes_of(raw, str(path / "zarr.json"))
 
     @classmethod
@@ -62,6 +64,7 @@ class FeatureCache:
 
             path = mirror(str(path))
         path = Path(path)
+        path = path if path.name else path.absolute()  # that one is in
         if not is_published(path):
             raise ValueError(f"{path} is no published feature store")
         try:
@@ -97,7 +100,9 @@ class FeatureCache:
     @cached_property
     def ids(self) -> list[str]:
         """All utterance ids, in the order of the rows (sorted)."""
-        return list(self.column("id"))
+        ids = list(self.column("id"))
+        self._refuse_unless(len(set(ids)) == len(ids), "utterances/id")
+        return ids
 
     @cached_property
     def status(self) -> dict[str, str]:
@@ -112,7 +117,11 @@ class FeatureCache:
             ValueError: it is damaged.
         """
         with self._as_opened():
-            return read_column(self.path / "utterances" / name)
+            column = read_column(self.path / "utterances" / name)
+            good = len(column) == self.counts["utterances"]
+            good = good and (name != "status" or set(column.tolist()) <= set(STATUSES))
+            self._refuse_unless(good, f"utterances/{name}")
+            return column
 
     def offsets(self, modality: str) -> np.ndarray:
         """``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
@@ -122,7 +131,12 @@ class FeatureCache:
             ValueError: they are damaged.
         """
         with self._as_opened():
-            return read_column(self.path / modality / "offsets")
+            offsets = read_column(self.path / modality / "offsets")
+            good = offsets.dtype == np.int64 and len(offsets) == self.counts["utterances"] + 1
+            good = good and offsets[0] == 0 and bool((offsets[1:] >= offsets[:-1]).all())
+            rows = self.counts[f"{modality}_frames"]
+            self._refuse_unless(good and offsets[-1] == rows, f"{modality}/offsets")
+            return offsets
 
     def select(
         self,
@@ -156,6 +170,9 @@ class FeatureCache:
     def _select(self, ids: list[str], resident: bool | None, wanted: list[str]) -> Features:
         rows = self._rows_of(ids)
         arrays = {m: ChunkedRows.open(self.path / m / "values") for m in wanted}
+        for m, array in arrays.items():
+            shape = self.counts[f"{m}_frames"], self.widths[m]
+            self._refuse_unless(array.shape == shape, f"{m}/values")
         offsets = {m: self.offsets(m) for m in wanted}
         # Audio and vision mostly lie alike: one index then serves both.
         like = {
@@ -197,6 +214,25 @@ class FeatureCache:
                 f"{unknown[0]!r}; it was extracted from another manifest: extract again"
             )
         return np.fromiter((position[i] for i in ids), np.int64, len(ids))
+
+    def check_index(self) -> None:
+        """Refuse a store whose table and offsets contradict each other or its attributes.
+
+        Raises:
+            ValueError: they do, or are damaged.
+        """
+        _ = self.ids  # which are looked at for themselves
+        for name in COLUMNS:
+            self.column(name)
+        for modality in self.widths:
+            self.offsets(modality)
+
+    def _refuse_unless(self, good: bool, array: str) -> None:
+        if not good:
+            raise ValueError(
+                f"{self.path / array} contradicts the rest of the store: whatever its checksums "
+                "say, no reader can trust it; extract it again, or pull another"
+            )
 
     @contextmanager
     def _as_opened(self) -> Iterator[None]:

@@ -10,8 +10,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cache.disk import read_regular
 from cache.parts import STATUSES
 from cache.recipe import (
     FORMAT_VERSION,
@@ -25,6 +26,16 @@ from cache.recipe import (
 
 COLUMNS = ("id", "status", "error", "duration")
 """The table of utterances."""
+
+LARGEST_METADATA = 16 << 20
+"""Bytes that a ``zarr.json`` may have."""
+
+_LITTLE = [{"name": "bytes", "configuration": {"endian": "little"}}]
+PLAIN = {
+    **dict.fromkeys(("float16", "float32", "float64", "int64"), _LITTLE),
+    "string": [{"name": "vlen-utf8"}],
+}
+"""The types of a store's arrays, each with the codecs of one that is not compressed."""
 
 
 class NewerFormatError(ValueError):
@@ -53,6 +64,42 @@ def is_sha256(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
+class ArrayMetadata(NamedTuple):
+    """What the ``zarr.json`` of an array says: shape, shape of a chunk, type, whether it is plain.
+
+    Plain is an array whose chunk files are its pieces, neither compressed nor sharded.
+    """
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    kind: str
+    plain: bool
+
+
+def array_metadata(folder: Path, dimensions: int) -> ArrayMetadata:
+    """The metadata of an array of a store, which has so many dimensions.
+
+    Raises:
+        ValueError: it is no such array.
+        OSError: there is none.
+    """
+    where = folder / "zarr.json"
+    meta = parse_json(read_regular(where, LARGEST_METADATA), str(where))
+    try:
+        shape, chunk = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+        kind, codecs = meta["data_type"], meta["codecs"]
+        good = len(shape) == len(chunk) == dimensions and kind in PLAIN and codecs
+        good = good and all(map(is_count, (*shape, *chunk))) and 0 not in chunk
+        # Zarr's releases write an empty configuration or none.
+        told = [{key: value for key, value in codec.items() if value} for codec in codecs]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is none of a feature store: {error!r:.200}") from error
+    if not good:
+        found = f"{kind!r:.50}, shape {shape!r:.50}, chunks {chunk!r:.50}"
+        raise ValueError(f"{where} is none of a feature store: an array of {found}")
+    return ArrayMetadata(tuple(shape), tuple(chunk), kind, told == PLAIN[kind])
+
+
 def attributes_of(raw: bytes, where: str) -> dict[str, Any]:
     """A store's root attributes from its ``zarr.json``: all that a reader goes by is as it must be.
 
@@ -76,8 +123,9 @@ def attributes_of(raw: bytes, where: str) -> dict[str, Any]:
         )
     try:
         wrong = "format_version" if version != FORMAT_VERSION else _wrong(found)
+        json.dumps(found, ensure_ascii=False).encode()  # no lone surrogate
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
-        raise ValueError(f"{where} is none of a feature store: {e!r}") from e
+        raise ValueError(f"{where} is none of a feature store: {e!r:.200}") from e
     if wrong:
         raise ValueError(f"{where} is none of a feature store: {wrong} is {found[wrong]!r:.200}")
     return found
@@ -137,26 +185,28 @@ def _wrong(found: Mapping[str, Any]) -> str:
 def _needed(folder: Path) -> Iterator[str]:
     """Every file of a store; its arrays have the shapes that the attributes demand."""
     yield "zarr.json"
-    found = attributes_of((folder / "zarr.json").read_bytes(), str(folder / "zarr.json"))
+    root = folder / "zarr.json"
+    found = attributes_of(read_regular(root, LARGEST_METADATA), str(root))
     count = found["counts"]["utterances"]
-    shapes: dict[str, list[int]] = {f"utterances/{name}": [count] for name in COLUMNS}
+    arrays: dict[str, tuple[tuple[int, ...], str]] = {
+        f"utterances/{name}": ((count,), "float64" if name == "duration" else "string")
+        for name in COLUMNS
+    }
     for modality, width in found["widths"].items():
-        shapes[f"{modality}/values"] = [found["counts"][f"{modality}_frames"], width]
-        shapes[f"{modality}/offsets"] = [count + 1]
+        rows = found["counts"][f"{modality}_frames"]
+        arrays[f"{modality}/values"] = (rows, width), found["recipe"]["dtype"]
+        arrays[f"{modality}/offsets"] = (count + 1,), "int64"
     for group in (*found["widths"], "utterances"):
         yield f"{group}/zarr.json"
-    for array, shape in shapes.items():
+    for array, (shape, kind) in arrays.items():
         yield f"{array}/zarr.json"
-        where = folder / array / "zarr.json"
-        meta = parse_json(where.read_bytes(), str(where))
-        try:
-            steps = meta["chunk_grid"]["configuration"]["chunk_shape"]
-            good = meta["shape"] == shape and len(steps) == len(shape)
-            if not good or not all(is_count(step) and step for step in steps):
-                raise ValueError(f"an array of shape {shape} was expected")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{where} is none of a feature store: {error!r}") from error
-        chunks = [-(-size // step) for size, step in zip(shape, steps, strict=True)]
+        meta = array_metadata(folder / array, len(shape))
+        if meta[:1] + meta[2:] != (shape, kind, True):
+            raise ValueError(
+                f"{folder / array / 'zarr.json'} is none of a feature store: an array of {kind} "
+                f"and shape {list(shape)} was expected, not compressed"
+            )
+        chunks = [-(-size // step) for size, step in zip(shape, meta.chunk, strict=True)]
         yield from _keys(f"{array}/c", chunks)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +15,12 @@ from cache.chunks import read_column
 from cache.disk import files_below, seal, write_whole
 from cache.fetch import fetch
 from cache.location import Location, ShareError
+from cache.reader import FeatureCache
 from cache.recipe import STORABLE
 from cache.share import Shared
-from cache.trust import missing_file
+from cache.trust import array_metadata, missing_file
+
+_INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None)
         if on_file is not None:
             on_file(done, len(checksums.files))
     if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
-        problems |= _unsound(store, checksums)
+        problems |= _unsound(store, checksums, problems)
     concerned = _Concerned(store)
     return [Fault(f, problem, concerned.by(f)) for f, problem in sorted(problems.items())]
 
@@ -92,6 +94,11 @@ def repair(store: str | Path, source: str) -> list[Fault]:
     try:
         Checksums.of(store)
     except ValueError:
+        if store.name != copy.name:  # else all that lies in a folder named by mistake would go
+            raise ValueError(
+                f"{store} has no readable {CHECKSUMS} and is not called {copy.name}: nothing of it "
+                "is touched; name the store's own folder"
+            ) from None
         theirs = copy.checksums()
         if theirs is None:
             raise ShareError(f"{copy}: there is no published store") from None
@@ -131,10 +138,12 @@ def _mend(store: Path, fault: Fault, checksums: Checksums, copy: Shared) -> None
         seal(path)
 
 
-def _unsound(store: Path, checksums: Checksums) -> dict[str, str]:
+def _unsound(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:
     """What is wrong with a store although its files are those that were published."""
     try:
         gap = missing_file(store, checksums.files)
+        if not (gap or any(name.startswith(("utterances/", *_INDEX)) for name in faulty)):
+            FeatureCache(store).check_index()
     except ValueError as error:
         return {"zarr.json": str(error)}
     return {gap: "not listed"} if gap else {}
@@ -165,8 +174,7 @@ class _Concerned:
     def _read_index(self, modality: str) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         """Rows in a chunk; of the utterances that have any, id, first row and end."""
         folder = self._store / modality
-        meta = json.loads((folder / "values" / "zarr.json").read_text(encoding="utf-8"))
-        rows = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
+        rows = array_metadata(folder / "values", 2).chunk[0]
         ids = read_column(self._store / "utterances" / "id")
         offsets = read_column(folder / "offsets")
         present = np.flatnonzero(np.diff(offsets))
