@@ -171,8 +171,12 @@ def seal(path: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that another process may be removing too."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder that another process may be removing too; of a link only the link."""
+    if folder.is_symlink():
+        with suppress(OSError):
+            folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_stale(folder: Path) -> bool:

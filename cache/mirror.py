@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.disk import files_below, newest, remove_tree
 from cache.fetch import Progress
@@ -79,7 +80,7 @@ def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = Non
         log.warning("%s; using the copy of %s", error, store)
         return _used(store)
     store = folder / source.dataset / source.name
-    if is_published(store) and Checksums.of(store).raw != checksums.raw:
+    if is_published(store) and (store / CHECKSUMS).read_bytes() != checksums.raw:
         log.warning("%s has other content now; replacing the copy in %s", source, store)
     elif is_published(store) and _damaged(store):
         log.warning("%s is damaged; repairing it from %s", store, source)
@@ -105,15 +106,18 @@ def garbage(
 
     Remains of pulls that nobody went on with for a day; stores that nobody asked for in
     ``older_than_days``; and, the longest unused first, as many as it takes to bring the rest under
-    ``larger_than`` bytes. What is not ours by its name is none of our business.
+    ``larger_than`` bytes. What is not ours by its name is none of our business, nor is what lies
+    behind a link, as to a share.
     """
     now = time.time()
     found: list[Garbage] = []
     stores: list[tuple[float, Garbage]] = []
-    for dataset in sorted(folder.glob("*/")):
-        published = published_in(dataset)  # what was left aside and is the only copy is now back
+    for dataset in sorted(path for path in folder.glob("*/") if not path.is_symlink()):
+        published = {*published_in(dataset)}  # what was left aside as the only copy is now back
         for path in sorted(dataset.iterdir()):
             if path in published and re.fullmatch(STORE_NAME, path.name):
+                if path.is_symlink():
+                    continue
                 days = (now - path.stat().st_mtime) / _DAY_S
                 stores.append((days, Garbage(path, f"unused for {days:.0f} days", _size(path))))
             elif _is_left_over(path):
@@ -162,7 +166,11 @@ def _here(url: str, folder: Path) -> Path | None:
 
 def _damaged(store: Path) -> bool:
     """Whether a file is missing or short; the bytes were compared when they came."""
-    for name, expected in Checksums.of(store).files.items():
+    try:
+        files = Checksums.of(store).files
+    except ValueError:
+        return True
+    for name, expected in files.items():
         path = store / name
         if not path.is_file() or path.stat().st_size != expected.size:
             return True

@@ -108,6 +108,8 @@ def _assemble(
     if not alone:
         with suppress(OSError):
             left.rename(partial)
+    if partial.is_symlink():
+        partial.unlink()  # what it leads to is somebody's, and would be written to and tidied up
     try:
         metadata = [name for name in checksums.files if name.rpartition("/")[2] == "zarr.json"]
         copied = fetch(source, checksums, metadata, partial, workers)

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from cache.assemble import CHECKSUMS, Row, assemble, bytes_of
 from cache.checksums import refuse_gaps
 from cache.disk import is_stale, locked, plainly, remove_tree, sync_folder
 from cache.parts import Parts, newest_per_id
-from cache.recipe import Recipe
+from cache.recipe import STORE_NAME, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ def published_in(folder: Path) -> list[Path]:
     # misses it under its name finds it aside, or, if its replacement came in between, under its
     # name again.
     listed = [*folder.glob("*.zarr")]
-    listed += [_put_back_to(aside) for aside in folder.glob(".*.zarr.aside")]
+    put_aside = map(_put_back_to, folder.glob(".*.zarr.aside"))
+    listed += [store for store in put_aside if re.fullmatch(STORE_NAME, store.name)]
     listed += folder.glob("*.zarr")
     return [store for store in sorted(set(listed)) if is_published(store)]
 

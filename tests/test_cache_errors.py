@@ -126,13 +126,14 @@ def test_an_entry_that_is_not_ours_to_read_hides_no_other(store, lab):
     assert "chmod -R g+rwX" in warned
 
 
-def test_a_narrow_umask_shuts_nobody_out_of_a_shared_folder(store, tmp_path):
+@pytest.mark.parametrize("where", [".", "features"])
+def test_a_narrow_umask_shuts_nobody_out_of_a_shared_folder(store, tmp_path, where):
     share = tmp_path / "share"
     share.mkdir()
     share.chmod(0o2775)
     before = os.umask(0o077)
     try:
-        push(store, str(share))
+        push(store, str(share / where))
     finally:
         os.umask(before)
     for path in share.rglob("*"):

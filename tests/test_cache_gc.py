@@ -59,6 +59,27 @@ def test_a_foreign_store_is_never_listed(tmp_path):
     assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
 
 
+@pytest.mark.parametrize("level", ["dataset", "store"])
+def test_what_lies_behind_a_link_is_never_listed(tmp_path, level):
+    store = long_ago(build_store(tmp_path / "share"))
+    before, mirror = tree_of(store), tmp_path / "mirror"
+    (mirror / "toy").parent.mkdir()
+    if level == "dataset":
+        (mirror / "toy").symlink_to(store.parent)
+    else:
+        (mirror / "toy").mkdir()
+        (mirror / "toy" / NAME).symlink_to(store)
+    assert main(["gc", "--mirror", str(mirror), "--older-than=0", "--larger-than=0", "--yes"]) == 0
+    assert tree_of(store) == before
+    assert is_published(mirror / "toy" / NAME)
+
+
+def test_what_somebody_else_put_aside_stays_there(tmp_path):
+    theirs = file_at(tmp_path / "thesis" / ".mine.zarr.aside" / "checksums.json")
+    assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
+    assert theirs.is_file()
+
+
 def test_our_own_remains_are_listed_and_deleted(tmp_path):
     toy = tmp_path / "toy"
     remains = [
@@ -113,6 +134,7 @@ def test_an_old_store_aside_goes_when_the_new_one_stands(tmp_path):
         (["--older-than", "long"], "'long' is no number of days"),
         (["--larger-than", "1.2.3G"], "'1.2.3G' is no size; write 500M, 20G or 1T"),
         (["--larger-than", "-1G"], "'-1G' is no size"),
+        (["--larger-than", "9" * 400], "is no size; write 500M, 20G or 1T"),
     ],
 )
 def test_limits_that_mean_nothing_are_refused(arguments, message, capsys):
