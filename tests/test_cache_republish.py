@@ -86,7 +86,7 @@ def test_no_room_is_a_clear_error_and_the_store_stands(tmp_path):
     said = fork.Queue()
     process = fork.Process(target=_republish_limited, args=(store, said))
     process.start()
-    message = said.get(timeout=20)
+    message = said.get(timeout=120)
     process.join()
     assert "larger than the system allows" in message
     assert "the store is as it was, what was retried is kept" in message

@@ -168,7 +168,7 @@ def test_size_limit_is_a_clear_error_and_work_goes_on(tmp_path, limit, finished)
     said = fork.Queue()
     process = fork.Process(target=_publish_limited, args=(tmp_path / "full", limit, said))
     process.start()
-    message = said.get(timeout=20)
+    message = said.get(timeout=120)
     process.join()
     assert "larger than the system allows" in message
     assert "finished blocks are kept" in message
