@@ -22,6 +22,9 @@ BLOCK_S = 120.0
 BLOCKS_PER_WORKER = 4
 """A small dataset gets smaller blocks, so that no worker waits long for the last one."""
 
+FIRST = 4
+"""So many times shorter is each worker's first block: until it is decoded, the encoder waits."""
+
 BYTES_PER_S = 125_000
 """A megabit a second: what stands for the length of a file before it is opened."""
 
@@ -75,7 +78,7 @@ def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
 def blocks(
     utterances: Sequence[Utterance], lengths: dict[str, float], workers: int, most: int
 ) -> list[list[Utterance]]:
-    """Blocks of about equal length, the same for the same arguments.
+    """Blocks of about equal length but for shorter first ones, the same for the same arguments.
 
     Segments of one video follow one another. What is stored does not depend on the blocks.
 
@@ -86,12 +89,13 @@ def blocks(
         most: utterances in a block, however short they are.
     """
     share = sum(lengths[u.id] for u in utterances) / (BLOCKS_PER_WORKER * workers)
-    limit = min(BLOCK_S, share)
+    usual = min(BLOCK_S, share)
     cut: list[list[Utterance]] = []
-    filled = 0.0
+    filled = limit = 0.0
     for utterance in sorted(utterances, key=lambda u: (u.video, u.start or 0.0, u.id)):
         length = lengths[utterance.id]
         if not cut or len(cut[-1]) == most or filled + length > limit:
+            limit = usual / FIRST if len(cut) < workers else usual
             cut.append([])
             filled = 0.0
         cut[-1].append(utterance)
