@@ -20,6 +20,7 @@ from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums, refuse_gaps
 from cache.disk import files_below
 from cache.fetch import WORKERS, Progress, in_threads
+from cache.index import check_index
 from cache.location import Location, ShareError
 from cache.peek import index_of
 from cache.reader import FeatureCache
@@ -101,7 +102,7 @@ def _refuse_unsound(cache: FeatureCache, checksums: Checksums) -> None:
         raise ValueError(f"{store} is damaged: {error}; run: python -m cache verify") from error
     if gap:
         raise ValueError(f"{store / CHECKSUMS} does not list {gap}; extract or pull it again")
-    cache.check_index()
+    check_index(store, cache.attributes)
 
 
 def _make_folder(share: Location) -> None:

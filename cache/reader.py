@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from cache.assemble import CHECKSUMS
-from cache.chunks import ChunkedRows, read_column
+from cache.chunks import ChunkedRows
 from cache.disk import read_regular
 from cache.features import Features
+from cache.index import offsets_of, refuse_unless, table_column
 from cache.memory import free_memory
-from cache.parts import STATUSES
 from cache.store import is_published, published_in
-from cache.trust import COLUMNS, LARGEST_METADATA, NewerFormatError, attributes_of
+from cache.trust import LARGEST_METADATA, NewerFormatError, attributes_of
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +100,7 @@ class FeatureCache:
     @cached_property
     def ids(self) -> list[str]:
         """All utterance ids, in the order of the rows (sorted)."""
-        ids = list(self.column("id"))
-        self._refuse_unless(len(set(ids)) == len(ids), "utterances/id")
-        return ids
+        return list(self.column("id"))
 
     @cached_property
     def status(self) -> dict[str, str]:
@@ -117,11 +115,7 @@ class FeatureCache:
             ValueError: it is damaged.
         """
         with self._as_opened():
-            column = read_column(self.path / "utterances" / name)
-            good = len(column) == self.counts["utterances"]
-            good = good and (name != "status" or set(column.tolist()) <= set(STATUSES))
-            self._refuse_unless(good, f"utterances/{name}")
-            return column
+            return table_column(self.path, name, self.counts)
 
     def offsets(self, modality: str) -> np.ndarray:
         """``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
@@ -131,12 +125,7 @@ class FeatureCache:
             ValueError: they are damaged.
         """
         with self._as_opened():
-            offsets = read_column(self.path / modality / "offsets")
-            good = offsets.dtype == np.int64 and len(offsets) == self.counts["utterances"] + 1
-            good = good and offsets[0] == 0 and bool((offsets[1:] >= offsets[:-1]).all())
-            rows = self.counts[f"{modality}_frames"]
-            self._refuse_unless(good and offsets[-1] == rows, f"{modality}/offsets")
-            return offsets
+            return offsets_of(self.path, modality, self.counts)
 
     def select(
         self,
@@ -172,7 +161,7 @@ class FeatureCache:
         arrays = {m: ChunkedRows.open(self.path / m / "values") for m in wanted}
         for m, array in arrays.items():
             shape = self.counts[f"{m}_frames"], self.widths[m]
-            self._refuse_unless(array.shape == shape, f"{m}/values")
+            refuse_unless(array.shape == shape, self.path / m / "values")
         offsets = {m: self.offsets(m) for m in wanted}
         # Audio and vision mostly lie alike: one index then serves both.
         like = {
@@ -214,25 +203,6 @@ class FeatureCache:
                 f"{unknown[0]!r}; it was extracted from another manifest: extract again"
             )
         return np.fromiter((position[i] for i in ids), np.int64, len(ids))
-
-    def check_index(self) -> None:
-        """Refuse a store whose table and offsets contradict each other or its attributes.
-
-        Raises:
-            ValueError: they do, or are damaged.
-        """
-        _ = self.ids  # which are looked at for themselves
-        for name in COLUMNS:
-            self.column(name)
-        for modality in self.widths:
-            self.offsets(modality)
-
-    def _refuse_unless(self, good: bool, array: str) -> None:
-        if not good:
-            raise ValueError(
-                f"{self.path / array} contradicts the rest of the store: whatever its checksums "
-                "say, no reader can trust it; extract it again, or pull another"
-            )
 
     @contextmanager
     def _as_opened(self) -> Iterator[None]:

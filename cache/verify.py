@@ -12,13 +12,13 @@ import numpy as np
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.chunks import read_column
-from cache.disk import files_below, seal, write_whole
+from cache.disk import files_below, read_regular, seal, write_whole
 from cache.fetch import fetch
+from cache.index import check_index
 from cache.location import Location, ShareError
-from cache.reader import FeatureCache
 from cache.recipe import STORABLE
 from cache.share import Shared
-from cache.trust import array_metadata, missing_file
+from cache.trust import LARGEST_METADATA, array_metadata, attributes_of, missing_file
 
 _INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
 
@@ -143,7 +143,8 @@ def _unsound(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict
     try:
         gap = missing_file(store, checksums.files)
         if not (gap or any(name.startswith(("utterances/", *_INDEX)) for name in faulty)):
-            FeatureCache(store).check_index()
+            root = store / "zarr.json"
+            check_index(store, attributes_of(read_regular(root, LARGEST_METADATA), str(root)))
     except ValueError as error:
         return {"zarr.json": str(error)}
     return {gap: "not listed"} if gap else {}

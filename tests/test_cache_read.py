@@ -173,7 +173,7 @@ def test_an_epoch_of_a_store_ten_times_larger_than_memory(tmp_path, monkeypatch)
 
 def test_opening_reads_metadata_only(store, monkeypatch):
     opened = []
-    monkeypatch.setattr("cache.reader.read_column", opened.append)
+    monkeypatch.setattr("cache.index.read_column", opened.append)
     assert FeatureCache.open(store).counts["utterances"] == len(LENGTHS)
     assert opened == []
 
