@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterable
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ def test_imports_run_one_way(path):
 def test_an_exception_imports_when_it_is_called(name, package):
     assert package in imported(ROOT / name)
     assert package not in imported(ROOT / name, ast.iter_child_nodes)
+
+
+def test_no_module_imports_in_a_circle():
+    """Not even when a function is called; but modules may name what their package is."""
+    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    needs = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                needs[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                needs[name] |= inside & modules.keys() or {node.module}
+        needs[name].discard(name.rpartition(".")[0])
+    assert sum(map(len, needs.values())) > len(modules)
+    TopologicalSorter(needs).prepare()  # raises a CycleError that names them
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
