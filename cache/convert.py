@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from cache import export, importing
+from cache.commands import plain
 from cache.disk import write_whole
 from cache.reader import FeatureCache
 from cache.recipe import DTYPES, MODALITIES
@@ -70,7 +71,7 @@ def _export(options: argparse.Namespace) -> int:
     with _progress("exporting") as on_block:
         notes = export.export(options.store, options.to, options.out, options.manifest, on_block)
     _say(notes)
-    print(f"wrote {_shown(options.out)}")
+    print(f"wrote {plain(str(options.out))}")
     return 0
 
 
@@ -96,7 +97,7 @@ def _import(options: argparse.Namespace) -> int:
     _say(source.notes)
     cache = FeatureCache.open(store)
     widths = ", ".join(f"{m} {width}" for m, width in cache.widths.items())
-    print(f"published {_shown(store)}: {cache.counts['utterances']} utterances, {widths}")
+    print(f"published {plain(str(store))}: {cache.counts['utterances']} utterances, {widths}")
     return 0
 
 
@@ -115,12 +116,7 @@ def _check_table(source: Foreign, path: Path) -> None:
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, table.to_parquet(None, engine="pyarrow", index=False))
-    print(f"wrote {_shown(path)}: put a card.yaml beside it (docs/convert.md)")
-
-
-def _shown(path: Path) -> str:
-    """A path that can be printed: names of files need not be valid text."""
-    return str(path).encode(errors="backslashreplace").decode()
+    print(f"wrote {plain(str(path))}: put a card.yaml beside it (docs/convert.md)")
 
 
 def _say(notes: list[str]) -> None:

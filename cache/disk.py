@@ -84,8 +84,7 @@ def write_whole(path: Path, data: bytes, aside: Path | None = None, more: int = 
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if more:
-            aside.chmod(stat.S_IMODE(aside.stat().st_mode) | more)
+        grant(aside, more)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -100,7 +99,13 @@ def make_folder(folder: Path, more: int = 0) -> None:
     make_folder(folder.parent, more)
     with suppress(FileExistsError):
         folder.mkdir()
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | more)
+        grant(folder, more)
+
+
+def grant(path: Path, more: int) -> None:
+    """Give a file or folder permission bits that the umask kept from it."""
+    if more:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | more)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from fsspec.config import conf as fsspec_conf
 from cache.disk import (
     LARGEST_LIST,
     IrregularFileError,
+    grant,
     make_folder,
     read_regular,
     seal,
@@ -218,7 +219,7 @@ class Location:
 
     def share_with_group(self, folder: Path) -> None:
         """A new folder in this one: the group may do there what it may do here."""
-        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | self._group_bits())
+        grant(folder, self._group_bits())
 
     def _group_bits(self) -> int:
         """What the group may do in a folder that it shares: all that lies in it is to be shared.

@@ -143,7 +143,7 @@ def delete(garbage: Garbage) -> None:
     store = (match["unfinished"] or match["hidden"]) if match else garbage.path.name
     gone = garbage.path.with_name(f".{store}.gone-{uuid.uuid4().hex}")
     garbage.path.rename(gone)
-    remove_tree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
+    remove_tree(gone) if gone.is_dir() else gone.unlink()
 
 
 def _is_left_over(path: Path) -> bool:

@@ -17,12 +17,11 @@ import torch
 
 from cache.assemble import CHECKSUMS
 from cache.chunks import ChunkedRows
-from cache.disk import read_regular
 from cache.features import Features
 from cache.index import offsets_of, refuse_unless, table_column
 from cache.memory import free_memory
 from cache.store import is_published, published_in
-from cache.trust import LARGEST_METADATA, NewerFormatError, attributes_of
+from cache.trust import NewerFormatError, read_attributes
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,7 @@ class FeatureCache:
         if self._seal is None:
             raise ReplacedError(f"{path} is not there, or not there just now")
         with self._as_opened():
-            raw = read_regular(path / "zarr.json", LARGEST_METADATA)
-            self.attributes: dict[str, Any] = attributes_of(raw, str(path / "zarr.json"))
+            self.attributes = read_attributes(path)
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:

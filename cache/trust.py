@@ -131,6 +131,12 @@ def attributes_of(raw: bytes, where: str) -> dict[str, Any]:
     return found
 
 
+def read_attributes(store: Path) -> dict[str, Any]:
+    """The root attributes of a store on this machine; errors as for `attributes_of`, and OSError."""
+    path = store / "zarr.json"
+    return attributes_of(read_regular(path, LARGEST_METADATA), str(path))
+
+
 def refuse_other_place(attributes: Mapping[str, Any], dataset: str, name: str) -> None:
     """Refuse a store that is called otherwise than its recipe says.
 
@@ -185,8 +191,7 @@ def _wrong(found: Mapping[str, Any]) -> str:
 def _needed(folder: Path) -> Iterator[str]:
     """Every file of a store; its arrays have the shapes that the attributes demand."""
     yield "zarr.json"
-    root = folder / "zarr.json"
-    found = attributes_of(read_regular(root, LARGEST_METADATA), str(root))
+    found = read_attributes(folder)
     count = found["counts"]["utterances"]
     arrays: dict[str, tuple[tuple[int, ...], str]] = {
         f"utterances/{name}": ((count,), "float64" if name == "duration" else "string")

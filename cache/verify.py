@@ -12,13 +12,13 @@ import numpy as np
 from cache.assemble import CHECKSUMS
 from cache.checksums import Checksums
 from cache.chunks import read_column
-from cache.disk import files_below, read_regular, seal, write_whole
+from cache.disk import files_below, seal, write_whole
 from cache.fetch import fetch
 from cache.index import check_index
 from cache.location import Location, ShareError
 from cache.recipe import STORABLE
 from cache.share import Shared
-from cache.trust import LARGEST_METADATA, array_metadata, attributes_of, missing_file
+from cache.trust import array_metadata, missing_file, read_attributes
 
 _INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
 
@@ -143,8 +143,7 @@ def _unsound(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict
     try:
         gap = missing_file(store, checksums.files)
         if not (gap or any(name.startswith(("utterances/", *_INDEX)) for name in faulty)):
-            root = store / "zarr.json"
-            check_index(store, attributes_of(read_regular(root, LARGEST_METADATA), str(root)))
+            check_index(store, read_attributes(store))
     except ValueError as error:
         return {"zarr.json": str(error)}
     return {gap: "not listed"} if gap else {}

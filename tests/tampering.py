@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,23 @@ def unseal(store: Path) -> Path:
         if path.is_file():
             path.chmod(0o644)
     return store
+
+
+def make_endless(path: Path, how: str) -> None:
+    """Put something without an end that one reaches where a file is.
+
+    Args:
+        path: the file.
+        how: ``endless`` (a device), ``sparse`` (a terabyte of nothing) or ``pipe``.
+    """
+    path.unlink()
+    if how == "endless":
+        path.symlink_to("/dev/zero")
+    elif how == "sparse":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    else:
+        os.mkfifo(path)
 
 
 def reseal(store: Path) -> None:

@@ -15,7 +15,7 @@ from cache.location import Location
 from cache.push import push
 from cache.recipe import Recipe
 from tests.stores import RECIPE, build_store
-from tests.tampering import change_root, reseal, unseal
+from tests.tampering import change_root, make_endless, reseal, unseal
 
 NAME = RECIPE.store_name
 GZIP = {"name": "gzip", "configuration": {"level": 1}}
@@ -141,14 +141,7 @@ def test_a_table_that_contradicts_itself_is_one_clear_line(tmp_path, store, chan
 @pytest.mark.parametrize("name", ["zarr.json", "utterances/id/zarr.json", "utterances/id/c/0"])
 def test_looking_reads_no_more_than_there_may_be(store, name, harm, capsys):
     path = store / name
-    path.unlink()
-    if harm == "endless":
-        path.symlink_to("/dev/zero")
-    elif harm == "sparse":
-        with path.open("wb") as file:
-            file.truncate(1 << 34)
-    else:
-        os.mkfifo(path)
+    make_endless(path, harm)
     assert main(["info", str(store)]) == 1
     assert name in capsys.readouterr().err
 

@@ -1,7 +1,6 @@
 """What a share, a store or a file from elsewhere says is looked at before anything is done."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from cache.recipe import Recipe
 from cache.share import Shared
 from cache.verify import verify
 from tests.stores import RECIPE, build_store, tree_of
-from tests.tampering import change_root, reseal, unseal
+from tests.tampering import change_root, make_endless, reseal, unseal
 
 NAME = RECIPE.store_name
 CHUNK = "audio/values/c/0/0"
@@ -232,16 +231,11 @@ def test_no_more_is_read_than_there_may_be(tmp_path, store, harm, capsys):
     for name in (CHUNK, "zarr.json", "checksums.json"):
         share = shutil.copytree(store, tmp_path / name.replace("/", "-") / "toy" / NAME)
         path = share / name
-        path.unlink()
-        if harm == "endless":
-            path.symlink_to("/dev/zero")
-        elif harm == "sparse":
-            with path.open("wb") as file:
-                file.truncate(1 << 40)
-        elif harm == "pipe":
-            os.mkfifo(path)
-        else:
+        if harm == "folder":
+            path.unlink()
             path.mkdir()
+        else:
+            make_endless(path, harm)
         assert main(["pull", str(share), "--to", f"{share}-pulled"]) == 1
         assert name in capsys.readouterr().err
 

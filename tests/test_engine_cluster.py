@@ -26,7 +26,7 @@ from extract.encoders import load
 from extract.machines import IN_FLIGHT
 from manifests import Manifest
 from tests.stores import tree_of
-from tests.test_extract import write_clip, write_manifest
+from tests.test_extract import write_clip, write_clips, write_manifest
 
 CLIPS = 12
 KILLS, FILLS = "u07", "u08"
@@ -35,12 +35,7 @@ KILLS, FILLS = "u07", "u08"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Twelve good clips of different length and their manifest."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "v").mkdir()
-    for i in range(CLIPS):
-        write_clip(folder / f"v/{i:02}.mp4", 0.4 + 0.1 * i)
-    write_manifest(folder, {f"u{i:02}": f"v/{i:02}.mp4" for i in range(CLIPS)})
-    return folder
+    return write_clips(tmp_path_factory.mktemp("data"), [0.4 + 0.1 * i for i in range(CLIPS)])
 
 
 @pytest.fixture(scope="module")

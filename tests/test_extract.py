@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def write_stairs(path: Path, levels: int = 12, rate: int = 4) -> Path:
     command = [ffmpeg_exe(), "-y", "-loglevel", "error", *size, "-i", "-", *codec, str(path)]
     subprocess.run(command, input=b"".join(f.tobytes() for f in frames), check=True)
     return path
+
+
+def write_clips(folder: Path, seconds: Sequence[float]) -> Path:
+    """A dataset of good clips ``u00``, ``u01`` ..., so many seconds long; returns its folder."""
+    (folder / "v").mkdir()
+    for i, length in enumerate(seconds):
+        write_clip(folder / f"v/{i:02}.mp4", length)
+    write_manifest(folder, {f"u{i:02}": f"v/{i:02}.mp4" for i in range(len(seconds))})
+    return folder
 
 
 def write_manifest(folder: Path, videos: dict[str, str]) -> Manifest:

@@ -19,20 +19,14 @@ from extract.decode import DecodeError, decode
 from extract.sampling import Sampling
 from manifests import Manifest
 from tests.stores import tree_of
-from tests.test_extract import write_clip, write_manifest
+from tests.test_extract import write_clips
 
-CLIPS = 10
 LINE = "interrupted; finished blocks are kept, run the command again\n"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "v").mkdir()
-    for i in range(CLIPS):
-        write_clip(folder / f"v/{i}.mp4", 1.0 + 0.3 * i)
-    write_manifest(folder, {f"u{i}": f"v/{i}.mp4" for i in range(CLIPS)})
-    return folder
+    return write_clips(tmp_path_factory.mktemp("data"), [1.0 + 0.3 * i for i in range(10)])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +79,7 @@ def test_an_ffmpeg_that_was_told_to_end_before_it_listens(data, monkeypatch, tmp
     ffmpeg.chmod(0o755)
     monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(ffmpeg))
     with pytest.raises(InterruptedError):
-        decode(data / "v/0.mp4", Sampling())
+        decode(data / "v/00.mp4", Sampling())
 
 
 def test_an_ffmpeg_that_crashes_is_the_videos_fault(data, monkeypatch, tmp_path):
@@ -94,4 +88,4 @@ def test_an_ffmpeg_that_crashes_is_the_videos_fault(data, monkeypatch, tmp_path)
     ffmpeg.chmod(0o755)
     monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(ffmpeg))
     with pytest.raises(DecodeError, match="SIGSEGV"):
-        decode(data / "v/0.mp4", Sampling())
+        decode(data / "v/00.mp4", Sampling())

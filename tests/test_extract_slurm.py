@@ -17,7 +17,7 @@ from extract import Settings, extract
 from extract.machines import slurm_cluster
 from manifests import Manifest
 from tests.stores import tree_of
-from tests.test_extract import write_clip, write_manifest
+from tests.test_extract import write_clips
 
 pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
 
@@ -58,10 +58,7 @@ def jobs(slurm: Path) -> list[int]:
 
 def test_a_job_that_ends_is_followed_by_another(slurm, tmp_path):
     """At its wall time, say: what it had under way is done by the next one."""
-    for i in range(4):
-        write_clip(tmp_path / f"{i}.mp4", 1.0 + i)
-    write_manifest(tmp_path, {f"u{i}": f"{i}.mp4" for i in range(4)})
-    manifest = Manifest.load(tmp_path)
+    manifest = Manifest.load(write_clips(tmp_path, [1.0, 2.0, 3.0, 4.0]))
 
     def end_the_first() -> None:
         deadline = time.monotonic() + 120

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,7 @@ def _is_path(model: str) -> bool:
     return model.startswith((".", "/", "~", f"{FOLDERS}/")) or model.count("/") > 1
 
 
+@cache
 def _hub_answers(model: str) -> bool:
     """Whether the hub can be asked for a model: one question, where transformers repeats its own.
 
