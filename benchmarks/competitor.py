@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache import FeatureCache, Features, Packed
+from cache import Features, FeatureStore, Packed
 
 Batch = dict[str, Packed]
 PaddedBatch = dict[str, tuple[Tensor, Tensor]]
@@ -60,7 +60,7 @@ class Resident(Competitor):
     resident = True
 
     def __init__(self, store: Path, folder: Path) -> None:
-        cache = FeatureCache.open(store)
+        cache = FeatureStore.open(store)
         self.features = cache.select(cache.ids, resident=self.resident)
 
     def packed(self, indices: Tensor) -> Batch:
@@ -84,7 +84,7 @@ class Gather(Competitor):
     limit = True
 
     def __init__(self, store: Path, folder: Path) -> None:
-        cache = FeatureCache.open(store)
+        cache = FeatureStore.open(store)
         self.features = cache.select(cache.ids, resident=True)
         # A last row of zeros, which padding points to. NumPy asks for huge pages, as our reader
         # does; torch.cat does not, and the limit would be lower.

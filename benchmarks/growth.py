@@ -16,7 +16,7 @@ from rich.progress import track
 from benchmarks import report
 from benchmarks.generate import generate
 from benchmarks.isolated import private_bytes, run_isolated
-from cache import FeatureCache
+from cache import FeatureStore
 
 FACTORS = (1, 4, 16)
 _BATCHES = 50
@@ -78,7 +78,7 @@ def measure(store: Path, threads: int) -> Needs:
     this = psutil.Process()
     before = private_bytes(this)
     start = perf_counter()
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     opened = perf_counter()
     ids = cache.ids
     listed = perf_counter()

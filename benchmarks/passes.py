@@ -18,14 +18,14 @@ import psutil
 import torch
 
 from cache import MODALITIES, Record
-from extract import graph
-from extract.cluster import run
+from extract import filtergraph
+from extract.cluster import ClusterSpec, connect, threads
 from extract.decode import decode, ffmpeg_exe
 from extract.encoders import Encoder, load
 from extract.job import Job, Utterance
-from extract.machines import Machines, connect, threads
 from extract.plan import blocks
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
+from extract.scheduler import run
 
 BLOCK = 64
 LOOK_S = 0.2
@@ -67,9 +67,9 @@ def decode_alone(task: Task) -> Measured:
         spans = [(u.start or 0.0, u.end) for u in utterances]
         null = os.open(os.devnull, os.O_WRONLY)
         try:
-            wanted = graph.outputs(path, task.job.sampling, spans, MODALITIES)
+            wanted = filtergraph.outputs(path, task.job.sampling, spans, MODALITIES)
             sinks = dict.fromkeys(wanted, null)
-            line = graph.command(path, task.job.sampling, spans, None, sinks, ffmpeg_exe())
+            line = filtergraph.command(path, task.job.sampling, spans, None, sinks, ffmpeg_exe())
             subprocess.run(line, check=True, capture_output=True, pass_fds=[null])
         finally:
             os.close(null)
@@ -102,7 +102,7 @@ def ours(task: Task) -> Measured:
     lengths = {u.id: task.seconds for u in task.utterances}
     planned = blocks(task.utterances, lengths, 1, BLOCK)
     first = task.utterances[:1]
-    machines = Machines(workers=1)
+    machines = ClusterSpec(workers=1)
     with connect(machines, task.job.device, len(planned), print) as client:
         warm = run(
             client, replace(task.job, store=task.job.store / "warm"), [first], _give_up, _unheard

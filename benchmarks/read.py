@@ -28,7 +28,8 @@ from benchmarks import growth, isolated, report
 from benchmarks.generate import generate
 from benchmarks.stores import COMPETITORS
 from benchmarks.timing import Timing, load_and_copy, measure
-from cache import FeatureCache, epoch_order
+from cache import FeatureStore
+from train.batch_order import epoch_batches
 
 MOSEI = 22856
 SIZES = {"tiny": [128], "small": [MOSEI // 10], "full": [MOSEI // 10, MOSEI]}
@@ -100,7 +101,7 @@ def _run_stages(
     store: Path, folder: Path, options: argparse.Namespace
 ) -> tuple[list[dict[str, Timing]], dict[str, dict[str, int]]]:
     """Per run and stage what each competitor took; per competitor its files and bytes."""
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(cache.ids, resident=False)
     batches = random_batches(len(features), epoch=0)
     samples: list[dict[str, Timing]] = []
@@ -167,9 +168,9 @@ def _ratios(
 ) -> dict[str, float]:
     by_name = {row["name"]: row for row in rows}
     loads = [isolated.run_isolated(load_and_copy, store)[0] for _ in range(options.runs)]
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     lengths = torch.from_numpy(np.diff(cache.offsets("vision")))
-    bucketed = epoch_order(lengths, BATCH, seed=1, epoch=1)
+    bucketed = epoch_batches(lengths, BATCH, seed=1, epoch=1)
     return {
         **{
             f"{ours}_vs_{reference}": by_name[ours][f"packed_vs_{reference}"]

@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks import isolated, report
 from benchmarks.training import BATCH, compare
 from train.methods.semanticmac import PSEUDO
-from train.neighbours import FAISS_FROM, nearest
+from train.model.neighbours import FAISS_FROM, nearest
 
 MOSEI = 16326  # utterances of the training split
 WIDTH, SHEET, KNN = 128, 16, 10
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
     options = parser.parse_args(arguments)
-    isolated.prepare(("benchmarks.training", "train.neighbours"))
+    isolated.prepare(("benchmarks.training", "train.model.neighbours"))
     searches, models = SIZES[options.size]
     rows = []
     for n, index in track(searches, "searches", console=console, disable=not console.is_terminal):

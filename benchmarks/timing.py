@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.stores import COMPETITORS
-from cache import FeatureCache
+from cache import FeatureStore
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -79,7 +79,7 @@ def keep_freed_memory() -> None:
 def load_and_copy(store: Path) -> tuple[float, float]:
     """Seconds to load a whole store, and to copy the same bytes within memory."""
     start = perf_counter()
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(cache.ids, resident=True)
     loaded = perf_counter()
     copies = [values.numpy().copy() for values in features.values.values()]

@@ -17,18 +17,18 @@ from transformers import BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.generate import WIDTH, generate
-from cache import FeatureCache
+from cache import FeatureStore
 from manifests import Card
 from train.config import Config, make_config
 from train.data import Batch, Split
 from train.method import Method, Outputs
 from train.methods import build_method
 from train.methods.semanticmac import SemanticMAC
-from train.optimiser import Learner
-from train.sgfi import masked_mean
+from train.model.language_model import TokenizedTexts
+from train.model.layers import masked_mean
+from train.model.text_features import text_source
+from train.optimizer import Learner
 from train.task import Task
-from train.text import TokenizedTexts
-from train.text_features import text_source
 
 BATCH, TOKENS, FRAMES = 32, 40, 9  # FRAMES: the median of `generate`
 # hidden width, layers, heads; the feed forward network is four times as wide
@@ -190,7 +190,7 @@ def save_language_model(folder: Path, name: str) -> None:
 
 def make_split(folder: Path, utterances: int, task: Task) -> Split:
     """Random texts of `TOKENS` tokens, frames and scores, from a store like any other."""
-    store = FeatureCache.open(generate(folder, utterances, spread=0.0))
+    store = FeatureStore.open(generate(folder, utterances, spread=0.0))
     random = np.random.default_rng(1)
     rows = pd.DataFrame({"id": store.ids, "label": random.uniform(-3, 3, utterances)})
     ids = torch.from_numpy(random.integers(1, VOCABULARY, utterances * TOKENS))

@@ -2,9 +2,9 @@
 
 A store is written once by an extraction and read by every training run::
 
-    from cache import FeatureCache
+    from cache import FeatureStore
 
-    features = FeatureCache.open("stores/demo/embedded-2fps-0123456789ab.zarr").select(ids)
+    features = FeatureStore.open("stores/demo/embedded-2fps-0123456789ab.zarr").select(ids)
     batch = features.batch(torch.tensor([3, 1, 2]))
     x_BTD, mask_BT = batch["audio"].padded()
 
@@ -12,21 +12,19 @@ The layout is plain Zarr version 3: ``zarr.open`` reads it without this package.
 """
 
 from cache.features import Features, Packed
-from cache.order import epoch_order
-from cache.parts import Parts, Record, newest_per_id
-from cache.reader import FeatureCache, find
-from cache.recipe import MODALITIES, Recipe
-from cache.store import publish
+from cache.reader import FeatureStore, find
+from cache.store.parts import Parts, Record, newest_per_id
+from cache.store.publish import publish
+from cache.store.recipe import MODALITIES, Recipe
 
 __all__ = [
     "MODALITIES",
-    "FeatureCache",
+    "FeatureStore",
     "Features",
     "Packed",
     "Parts",
     "Recipe",
     "Record",
-    "epoch_order",
     "find",
     "newest_per_id",
     "publish",

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cache import convert
-from cache.commands import add_commands, opened, plain
-from cache.reader import FeatureCache
-from cache.verify import repair, verify
+from cache.convert import commands as convert
+from cache.reader import FeatureStore
+from cache.share.commands import add_commands, opened, plain
+from cache.share.verify import repair, verify
 
 console = Console()
 
@@ -58,7 +58,7 @@ def _info(options: argparse.Namespace) -> int:
         return _describe(cache, options.store)
 
 
-def _describe(cache: FeatureCache, title: str) -> int:
+def _describe(cache: FeatureStore, title: str) -> int:
     table = Table("", "", title=escape(title), show_header=False)
     for name, value in cache.attributes.items():
         if isinstance(value, dict):

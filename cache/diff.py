@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cache.features import Features
-from cache.reader import FeatureCache
+from cache.reader import FeatureStore
 
 _BLOCK = 1 << 20
 """Values compared at a time: few steps, and memory stays bounded whatever the stores' size."""
@@ -71,7 +71,7 @@ class Difference:
 
 
 def diff(
-    a: FeatureCache, b: FeatureCache, on_bytes: Callable[[int, int], None] | None = None
+    a: FeatureStore, b: FeatureStore, on_bytes: Callable[[int, int], None] | None = None
 ) -> Difference:
     """Compare two stores.
 
@@ -101,8 +101,8 @@ def diff(
 
 
 def _distances(
-    a: FeatureCache,
-    b: FeatureCache,
+    a: FeatureStore,
+    b: FeatureStore,
     ids: list[str],
     modalities: list[str],
     on_bytes: Callable[[int, int], None] | None,

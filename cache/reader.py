@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.assemble import CHECKSUMS
-from cache.chunks import ChunkedRows
 from cache.features import Features
-from cache.index import offsets_of, refuse_unless, table_column
-from cache.memory import free_memory
-from cache.store import is_published, published_in
-from cache.trust import NewerFormatError, read_attributes
+from cache.store.assemble import CHECKSUMS
+from cache.store.chunks import ChunkedRows
+from cache.store.memory import free_memory
+from cache.store.metadata import NewerFormatError, read_attributes
+from cache.store.publish import is_published, published_in
+from cache.store.table import check, offsets_of, table_column
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class ReplacedError(ValueError):
     """Another store stands where the one that was opened did."""
 
 
-class FeatureCache:
+class FeatureStore:
     """A published store, open for reading.
 
     Any number of threads and processes may read a store, spawned or forked; a pickle carries its
@@ -50,7 +50,7 @@ class FeatureCache:
             self.attributes = read_attributes(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureCache:
+    def open(cls, path: str | Path) -> FeatureStore:
         """Open the store at ``path``; one at a URL is mirrored first, verified, and read there.
 
         Raises:
@@ -58,7 +58,7 @@ class FeatureCache:
             ValueError: there is no published store, or it contradicts itself.
         """
         if "://" in str(path):
-            from cache.mirror import mirror  # most readers never go beyond the disk
+            from cache.share.mirror import mirror  # most readers never go beyond the disk
 
             path = mirror(str(path))
         path = Path(path)
@@ -152,14 +152,14 @@ class FeatureCache:
                 return self._select(list(ids), resident, wanted)
         except ReplacedError:
             log.warning("%s was replaced by another run meanwhile; reading the new one", self.path)
-            return FeatureCache.open(self.path).select(ids, resident, wanted)
+            return FeatureStore.open(self.path).select(ids, resident, wanted)
 
     def _select(self, ids: list[str], resident: bool | None, wanted: list[str]) -> Features:
         rows = self._rows_of(ids)
         arrays = {m: ChunkedRows.open(self.path / m / "values") for m in wanted}
         for m, array in arrays.items():
             shape = self.counts[f"{m}_frames"], self.widths[m]
-            refuse_unless(array.shape == shape, self.path / m / "values")
+            check(array.shape == shape, self.path / m / "values")
         offsets = {m: self.offsets(m) for m in wanted}
         # Audio and vision mostly lie alike: one index then serves both.
         like = {
@@ -220,7 +220,7 @@ class FeatureCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by path: another process opens the store itself."""
-        return FeatureCache.open, (self.path,)
+        return FeatureStore.open, (self.path,)
 
 
 def find(
@@ -241,7 +241,7 @@ def find(
         root: the folder of the stores.
         manifest_digest: of the manifest's whole content.
         utterances: of what it cuts out of which video, from
-            :func:`cache.recipe.digest_of_utterances`; None does not look at it.
+            :func:`cache.store.recipe.digest_of_utterances`; None does not look at it.
 
     Raises:
         ValueError: there is none, or the choice is not clear.
@@ -277,7 +277,7 @@ def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     made, newer = {}, []
     for path in stores:
         try:
-            made[path] = FeatureCache.open(path).attributes
+            made[path] = FeatureStore.open(path).attributes
         except NewerFormatError as error:
             newer.append(error)
     if not made:
@@ -297,7 +297,7 @@ def _seal_of(store: Path) -> tuple[int, ...] | None:
 
 
 def _open_and_select(path: Path, ids: list[str], resident: bool, wanted: list[str]) -> Features:
-    return FeatureCache.open(path).select(ids, resident, wanted)
+    return FeatureStore.open(path).select(ids, resident, wanted)
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

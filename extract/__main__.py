@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cache.recipe import DTYPES
-from cache.share import SHARES, configured_shares
+from cache.share.remote_store import SHARES, configured_shares
+from cache.store.recipe import DTYPES
 from extract.encoders import BACKENDS, NAMES, PRECISIONS
 from extract.engine import Summary, dry_run, extract
 from extract.plan import Estimate

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from cache import MODALITIES, Parts, Record
-from cache.store import is_published
-from extract.ahead import DECODERS, decoding
+from cache.store.publish import is_published
 from extract.decode import Clip, DecodeError
 from extract.encoders import Encoder, load
 from extract.job import Job, Utterance
+from extract.prefetch import DECODERS, decoding
 from extract.sampling import PREPROCESS_VERSION, Sampling
 
 STREAMS = {"audio": "audio", "vision": "video"}
@@ -142,7 +142,7 @@ def _encode_all(
         return records, {modality: batches[modality].finish() for modality in MODALITIES}
 
 
-class _Turns:
+class _EncoderLock:
     """A lock on the worker's one encoder, which serves the oldest of the waiting blocks first.
 
     So the older block is encoded to its end while the younger is decoded ahead. Taking equal turns,
@@ -170,7 +170,7 @@ class _Turns:
                 self._changed.notify_all()
 
 
-_encoding, _ages = _Turns(), count()
+_encoding, _ages = _EncoderLock(), count()
 
 
 def _encode(clip: Clip, sampling: Sampling, batches: Mapping[str, _Batches]) -> dict[str, bool]:

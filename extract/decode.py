@@ -13,15 +13,15 @@ from typing import IO
 
 import numpy as np
 
-from extract import graph
-from extract.graph import Crop, Span
-from extract.process import HangingError, ffmpeg_exe, ffmpeg_version, run
+from extract import filtergraph
+from extract.ffmpeg import HangingError, ffmpeg_exe, ffmpeg_version, run
+from extract.filtergraph import Crop, Span
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, TUBELET_S, Sampling
 
 __all__ = [
     "Clip",
     "DecodeError",
-    "Rows",
+    "RowFile",
     "StalledError",
     "decode",
     "decode_spans",
@@ -31,7 +31,7 @@ __all__ = [
 
 CODEC_PADDING_S = 0.1
 """Sound that outlasts the picture by less is the audio codec's padding, not content."""
-TOLD_TO_END = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """Of an interrupted run, or a job at the end of its time: no fault of the video."""
 BATCH = 32
 """Frames that are read into memory at a time."""
@@ -46,7 +46,7 @@ class StalledError(DecodeError):
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowFile:
     """Equal rows in a file: images, or single samples of sound.
 
     Attributes:
@@ -87,9 +87,9 @@ class Clip:
 
     duration: float
     frames: int
-    picture: Rows | None
-    later: Rows | None
-    sound: Rows | None
+    picture: RowFile | None
+    later: RowFile | None
+    sound: RowFile | None
 
     @property
     def images(self) -> np.ndarray | None:
@@ -187,11 +187,11 @@ def _one_pass(
     if path.stat().st_size == 0:
         raise DecodeError("file is empty (0 bytes)")
 
-    def attempt(kinds: Sequence[str]) -> tuple[int, str, dict[graph.Output, IO[bytes]]]:
+    def attempt(kinds: Sequence[str]) -> tuple[int, str, dict[filtergraph.Output, IO[bytes]]]:
         try:
             return run(
-                graph.outputs(path, sampling, spans, kinds),
-                lambda sinks: graph.command(path, sampling, spans, crop, sinks, ffmpeg_exe()),
+                filtergraph.outputs(path, sampling, spans, kinds),
+                lambda sinks: filtergraph.command(path, sampling, spans, crop, sinks, ffmpeg_exe()),
                 timeout,
             )
         except HangingError as error:
@@ -205,16 +205,16 @@ def _one_pass(
         status, log, streams = attempt(
             ["vision"] * ("Video" in present) + ["audio"] * ("Audio" in present)
         )
-    if "received signal" in log or -status in TOLD_TO_END:
+    if "received signal" in log or -status in TERMINATION_SIGNALS:
         raise InterruptedError(errno.EINTR, "ffmpeg was told to end")
     if status < 0:
         raise DecodeError(_ended_by(signal.Signals(-status)))
     if status:
         raise DecodeError(_last_words(log, path) or f"ffmpeg ended with status {status}")
-    stated, seekable = _stated_duration(log), graph.seeks_to_keyframes(path)
+    stated, seekable = _stated_duration(log), filtergraph.seeks_to_keyframes(path)
     clips: list[Clip | DecodeError] = []
     for k, (begin, end) in enumerate(spans):
-        origin = graph.sound_origin(begin, seekable)
+        origin = filtergraph.sound_origin(begin, seekable)
         picture = _picture(streams.get(("vision", k)), sampling)
         later = _later(_picture(streams.get(("later", k)), sampling), sampling, begin, end)
         sound = _sound(streams.get(("audio", origin)), origin, begin, end)
@@ -231,39 +231,41 @@ def _bare(error: DecodeError) -> DecodeError:
     return error.with_traceback(None)
 
 
-def _picture(file: IO[bytes] | None, sampling: Sampling) -> Rows | None:
+def _picture(file: IO[bytes] | None, sampling: Sampling) -> RowFile | None:
     if file is None:
         return None
     square = (IMAGE_SIZE, IMAGE_SIZE, 3)
     shape = square if sampling.crops == 1 else (sampling.crops, *square)
-    return Rows(file, np.uint8, shape, 0, file.seek(0, 2) // math.prod(shape))
+    return RowFile(file, np.uint8, shape, 0, file.seek(0, 2) // math.prod(shape))
 
 
-def _later(rows: Rows | None, sampling: Sampling, begin: float, end: float | None) -> Rows | None:
+def _later(
+    rows: RowFile | None, sampling: Sampling, begin: float, end: float | None
+) -> RowFile | None:
     """The second images of tubelets, as far as the utterance goes."""
     if rows is None:
         return None
-    extra = graph.extra_images(sampling)
+    extra = filtergraph.extra_images(sampling)
     count = max(0, rows.count - extra)
     if end is not None:
         count = min(count, max(0, math.ceil(sampling.fps * (end - begin - TUBELET_S) - 1e-6)))
     return replace(rows, begin=extra, count=count)
 
 
-def _sound(file: IO[bytes] | None, origin: int, begin: float, end: float | None) -> Rows | None:
+def _sound(file: IO[bytes] | None, origin: int, begin: float, end: float | None) -> RowFile | None:
     """The utterance's part of a sound that begins at second ``origin``."""
     if file is None:
         return None
     there = file.seek(0, 2) // 4
     first = round(begin * SAMPLE_RATE) - origin * SAMPLE_RATE
     last = there if end is None else min(there, round(end * SAMPLE_RATE) - origin * SAMPLE_RATE)
-    return Rows(file, np.float32, (), min(first, there), max(0, last - first))
+    return RowFile(file, np.float32, (), min(first, there), max(0, last - first))
 
 
 def _align(
-    picture: Rows | None,
-    later: Rows | None,
-    sound: Rows | None,
+    picture: RowFile | None,
+    later: RowFile | None,
+    sound: RowFile | None,
     sampling: Sampling,
     begin: float,
     end: float | None,

@@ -21,20 +21,20 @@ from typing import Any
 import numpy as np
 from dask.system import CPU_COUNT
 
-from cache import FeatureCache, Parts, Recipe, Record, newest_per_id, publish
-from cache.pull import pull_recipe
-from cache.recipe import digest_of_utterances
-from cache.republish import republish
-from cache.store import is_published
-from cache.who import user_name
-from extract.cluster import run
+from cache import FeatureStore, Parts, Recipe, Record, newest_per_id, publish
+from cache.share.pull import pull_recipe
+from cache.store.publish import is_published
+from cache.store.recipe import digest_of_utterances
+from cache.store.republish import republish
+from cache.store.who import user_name
+from extract.cluster import connect, threads
 from extract.decode import ffmpeg_version
 from extract.encoders import Encoder
 from extract.job import Job, Utterance
-from extract.machines import connect, threads
 from extract.plan import Estimate, blocks, durations, estimate, utterances_of
 from extract.progress import Tally, reason_lines
 from extract.sampling import PREPROCESS_VERSION, Sampling
+from extract.scheduler import run
 from extract.settings import Settings
 from manifests import Manifest
 
@@ -245,7 +245,7 @@ def _job(place: Path, data: Path, settings: Settings) -> Job:
 
 def _failed(store: Path) -> set[str]:
     """The utterances of a published store that have no features."""
-    return {i for i, status in FeatureCache.open(store).status.items() if status == "failed"}
+    return {i for i, status in FeatureStore.open(store).status.items() if status == "failed"}
 
 
 def _give_up(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: str) -> Record:
@@ -302,7 +302,7 @@ def _about(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
 def _summary(
     store: Path, *, complete: bool = False, shared: str | None = None, resumed: int = 0
 ) -> Summary:
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     reasons = zip(cache.ids, cache.column("error"), strict=True)
     return Summary(
         store=store,

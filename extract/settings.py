@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from extract.cluster import ClusterSpec
 from extract.encoders import Encoder, check_device, load
-from extract.machines import Machines
 from extract.sampling import Sampling
 
 
@@ -60,6 +60,6 @@ class Settings:
         return encoder
 
     @cached_property
-    def machines(self) -> Machines:
+    def machines(self) -> ClusterSpec:
         """Where the blocks run."""
-        return Machines(self.workers, self.memory_limit, self.scheduler, self.slurm)
+        return ClusterSpec(self.workers, self.memory_limit, self.scheduler, self.slurm)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from manifests.faults import raise_faults
+from manifests.validation import raise_faults
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from manifests.atomic import written_aside
 from manifests.card import SPLITS, Card
-from manifests.faults import find_faults, raise_faults
+from manifests.validation import find_faults, raise_faults
 
 STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
 FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")

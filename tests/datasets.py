@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cache import Parts, Recipe, Record, publish
-from cache.recipe import digest_of_utterances
+from cache.store.recipe import digest_of_utterances
 from manifests import Card, Manifest
 
 WIDTHS = {"audio": 3, "vision": 4, "text": 6}

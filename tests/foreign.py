@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cache import FeatureCache
-from cache.importing import import_source, read
+from cache import FeatureStore
+from cache.convert.import_features import import_source, read
 
 
 def rows_of(store: Path) -> dict[str, tuple[list, ...]]:
     """Every utterance's rows in the store's modalities, by id."""
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(cache.ids)
     rows = {}
     for place, i in enumerate(cache.ids):

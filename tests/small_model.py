@@ -7,8 +7,8 @@ from manifests import Card
 from train.config import make_config
 from train.data import Batch
 from train.methods import build_method
+from train.model.language_model import Tokens
 from train.task import Task
-from train.text import Tokens
 
 N, VOCABULARY = 12, 14  # utterances, and tokens of the small BERT
 KINDS = ("regression", "classification", "multilabel")

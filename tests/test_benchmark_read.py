@@ -11,7 +11,7 @@ import torch
 from benchmarks import isolated, read, report
 from benchmarks.generate import generate
 from benchmarks.stores import COMPETITORS
-from cache import MODALITIES, FeatureCache
+from cache import MODALITIES, FeatureStore
 
 UTTERANCES = 20
 
@@ -36,7 +36,7 @@ def fail():
 
 @pytest.mark.parametrize("name", COMPETITORS)
 def test_every_competitor_gives_the_same_batches(name, store, tmp_path):
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     ours = cache.select(cache.ids, resident=True)
     COMPETITORS[name].write(ours, tmp_path)
     theirs = COMPETITORS[name](store, tmp_path)
@@ -55,7 +55,7 @@ def test_every_competitor_gives_the_same_batches(name, store, tmp_path):
 
 
 def test_generated_lengths_are_those_of_the_dataset(tmp_path):
-    cache = FeatureCache.open(generate(tmp_path, 400))
+    cache = FeatureStore.open(generate(tmp_path, 400))
     lengths = np.diff(cache.offsets("vision"))
     assert np.median(lengths) == pytest.approx(9, abs=1)
     assert lengths.mean() == pytest.approx(15, abs=3)

@@ -18,7 +18,7 @@ from benchmarks.training import (
 )
 from manifests import Card
 from train.config import make_config
-from train.optimiser import Learner
+from train.optimizer import Learner
 from train.task import Task
 
 

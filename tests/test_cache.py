@@ -18,13 +18,13 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureCache, Parts, Record, find, publish
+from cache import FeatureStore, Parts, Record, find, publish
 from cache.__main__ import main
-from cache.assemble import CHECKSUMS, chunk_rows
-from cache.parts import newest_per_id
-from cache.recipe import digest_of_utterances
-from cache.store import is_published
-from cache.verify import verify
+from cache.share.verify import verify
+from cache.store.assemble import CHECKSUMS, chunk_rows
+from cache.store.parts import newest_per_id
+from cache.store.publish import is_published
+from cache.store.recipe import digest_of_utterances
 from tests.stores import (
     LENGTHS,
     RECIPE,
@@ -161,7 +161,7 @@ def read_as_documented(store: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def test_the_documented_format_is_the_format(tmp_path, monkeypatch):
-    monkeypatch.setattr("cache.assemble.CHUNK_BYTES", 20)
+    monkeypatch.setattr("cache.store.assemble.CHUNK_BYTES", 20)
     store = build_store(tmp_path, LENGTHS)
     features = read_as_documented(store)
     assert list(features) == sorted(LENGTHS, key=str.encode)
@@ -247,7 +247,7 @@ def test_killed_at_any_moment_the_next_run_publishes_the_same(tmp_path, delay):
 
 
 def test_select_and_batch_give_each_utterance_its_rows(tmp_path):
-    cache = FeatureCache.open(build_store(tmp_path, LENGTHS))
+    cache = FeatureStore.open(build_store(tmp_path, LENGTHS))
     assert cache.widths == WIDTHS
     assert cache.status == {r.id: r.status for r in records_of(LENGTHS)}
     features = cache.select(["c", "a", "ü/x", "b"])
@@ -277,9 +277,9 @@ def test_selection_crosses_chunks(tmp_path_factory, data):
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.assemble.CHUNK_BYTES", 40)  # small arrays shall have many chunks
+        patch.setattr("cache.store.assemble.CHUNK_BYTES", 40)  # small arrays shall have many chunks
         store = build_store(tmp_path_factory.mktemp("s"), lengths)
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     ids = data.draw(st.lists(st.sampled_from(sorted(lengths)), unique=True))
     features = cache.select(ids)
     for m in WIDTHS:
@@ -290,20 +290,20 @@ def test_selection_crosses_chunks(tmp_path_factory, data):
 
 def test_recompressed_store_is_read_through_zarr(tmp_path):
     store = build_store(tmp_path, LENGTHS)
-    expected = FeatureCache.open(store).select(["b", "a"]).values["audio"]
+    expected = FeatureStore.open(store).select(["b", "a"]).values["audio"]
     root = zarr.open_group(store, mode="r+")
     values = root["audio/values"][:]
     for path in store.rglob("*"):
         path.chmod(0o755)
     root["audio"].create_array("values", data=values, chunks=(4, 3), overwrite=True)
-    assert torch.equal(FeatureCache.open(store).select(["b", "a"]).values["audio"], expected)
+    assert torch.equal(FeatureStore.open(store).select(["b", "a"]).values["audio"], expected)
 
 
 def test_unknown_id_and_unknown_store_are_clear_errors(tmp_path):
     with pytest.raises(ValueError, match="'nobody'"):
-        FeatureCache.open(build_store(tmp_path, LENGTHS)).select(["a", "nobody"])
+        FeatureStore.open(build_store(tmp_path, LENGTHS)).select(["a", "nobody"])
     with pytest.raises(ValueError, match="no published feature store"):
-        FeatureCache.open(tmp_path / "none.zarr")
+        FeatureStore.open(tmp_path / "none.zarr")
 
 
 def test_newer_format_is_refused(tmp_path):
@@ -314,7 +314,7 @@ def test_newer_format_is_refused(tmp_path):
     path.chmod(0o644)
     path.write_text(json.dumps(meta))
     with pytest.raises(ValueError, match="format version 2"):
-        FeatureCache.open(store)
+        FeatureStore.open(store)
 
 
 def test_find_wants_exactly_one_store(tmp_path):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cache import catalog
 from cache.__main__ import main
-from cache.location import Location
-from cache.push import push
-from cache.verify import verify
-from cache.who import user_name
+from cache.share import catalog
+from cache.share.location import Location
+from cache.share.push import push
+from cache.share.verify import verify
+from cache.store.who import user_name
 from tests.stores import RECIPE, build_store
 
 fork = multiprocessing.get_context("fork")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.verify import verify
+from cache.share.verify import verify
 from extract import Settings, extract
 from tests.stores import build_store, tree_of
 from tests.test_extract import write_clip, write_manifest

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cache.__main__ import main
-from cache.mirror import delete, garbage
-from cache.store import is_published
+from cache.share.mirror import delete, garbage
+from cache.store.publish import is_published
 from tests.stores import RECIPE, build_store, tree_of
 
 NAME = RECIPE.store_name

@@ -13,13 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cache import FeatureCache
+from cache import FeatureStore
 from cache.__main__ import main
-from cache.assemble import CHECKSUMS
-from cache.location import ShareError
-from cache.mirror import garbage, mirror, mirror_folder
-from cache.push import push
-from cache.verify import verify
+from cache.share.location import ShareError
+from cache.share.mirror import garbage, mirror, mirror_folder
+from cache.share.push import push
+from cache.share.verify import verify
+from cache.store.assemble import CHECKSUMS
 from extract import Settings, extract
 from extract.__main__ import main as extract_main
 from extract.decode import ffmpeg_exe
@@ -150,7 +150,7 @@ def test_mirror_follows_the_share(web, share, cache_folder, tmp_path, caplog):
     """The store was extracted again and the share's copy replaced by hand."""
     store = mirror(web.url)
     before = tree_of(store)
-    features = FeatureCache.open(store).select(["a", "b"], resident=False)
+    features = FeatureStore.open(store).select(["a", "b"], resident=False)
     values = features.values["audio"].clone()
     again = build_store(tmp_path / "again", {"a": (1, 1)})
     (share / NAME).rename(tmp_path / "old")

@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import zarr
 
-from cache.chunks import ChunkedRows
-from cache.disk import plainly
-from cache.verify import verify
+from cache.share.verify import verify
+from cache.store.chunks import ChunkedRows
+from cache.store.disk import os_error_message
 from tests.stores import build_store, tree_of
 
 fork = multiprocessing.get_context("fork")
@@ -37,7 +37,7 @@ def test_more_parts_than_a_process_may_open_files(tmp_path):
 
 
 def test_too_many_open_files_is_said_plainly():
-    assert "ulimit -n" in plainly(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    assert "ulimit -n" in os_error_message(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
 
 
 def test_an_array_larger_than_memory_is_mapped(tmp_path):

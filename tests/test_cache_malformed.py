@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import catalog
 from cache.__main__ import main
-from cache.checksums import Checksums
-from cache.location import Location
-from cache.push import push
-from cache.recipe import Recipe
+from cache.share import catalog
+from cache.share.location import Location
+from cache.share.push import push
+from cache.store.checksums import Checksums
+from cache.store.recipe import Recipe
 from tests.stores import RECIPE, build_store
 from tests.tampering import change_root, make_endless, reseal, unseal
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cache import Parts, publish
-from cache.pull import pull
-from cache.push import push
-from cache.republish import republish
-from cache.share import Shared, one_of
-from cache.store import is_published, new_staging, remove_leftovers
-from cache.verify import verify
+from cache.share.pull import pull
+from cache.share.push import push
+from cache.share.remote_store import RemoteStore, resolve_one
+from cache.share.verify import verify
+from cache.store.publish import is_published, new_staging, remove_leftovers
+from cache.store.republish import republish
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, records_of, tree_of, write_part
 
 NAME = f"toy/{RECIPE.store_name}"
@@ -41,7 +41,7 @@ class KilledError(Exception):
 
 def pull_while(share: str, to: Path, monkeypatch, meanwhile, at: int = 7) -> Path:
     """Pull; before the file number ``at`` comes, something else happens."""
-    read, calls = Shared.read, []
+    read, calls = RemoteStore.read, []
 
     def counted(*arguments):
         calls.append(arguments)
@@ -49,8 +49,8 @@ def pull_while(share: str, to: Path, monkeypatch, meanwhile, at: int = 7) -> Pat
             meanwhile()
         return read(*arguments)
 
-    monkeypatch.setattr(Shared, "read", counted)
-    return pull(one_of(share), to, workers=1)[0]
+    monkeypatch.setattr(RemoteStore, "read", counted)
+    return pull(resolve_one(share), to, workers=1)[0]
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -59,7 +59,7 @@ def test_two_pulls_that_do_not_see_each_other(tmp_path, monkeypatch, alone):
     share, to = str(tmp_path / "share"), tmp_path / "pulled"
     push(source, share)
     lock_nobody(monkeypatch, alone)
-    store = pull_while(share, to, monkeypatch, lambda: pull(one_of(share), to))
+    store = pull_while(share, to, monkeypatch, lambda: pull(resolve_one(share), to))
     assert tree_of(store) == tree_of(source)
     assert list(store.parent.iterdir()) == [store]
 
@@ -72,7 +72,7 @@ def test_what_another_took_from_a_pull_is_not_missing_in_the_store(tmp_path, mon
     with pytest.raises(ValueError, match="pull again"):
         pull_while(share, to, monkeypatch, lambda: shutil.rmtree(partial))
     assert not is_published(to / NAME)
-    assert tree_of(pull(one_of(share), to)[0]) == tree_of(source)
+    assert tree_of(pull(resolve_one(share), to)[0]) == tree_of(source)
 
 
 def test_without_locks_an_interrupted_pull_goes_on_too(tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_without_locks_an_interrupted_pull_goes_on_too(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         pull_while(share, to, patch, interrupt, at=7)
-    store, copied = pull(one_of(share), to)
+    store, copied = pull(resolve_one(share), to)
     assert copied <= 20 - 6
     assert tree_of(store) == tree_of(source)
     assert list(store.parent.iterdir()) == [store]
@@ -136,9 +136,9 @@ def test_a_store_that_lost_files_while_it_was_assembled_is_none(tmp_path, monkey
 @pytest.mark.parametrize("lost", ["vision/values/c/0/0", "zarr.json", "checksums.json"])
 def test_a_store_that_lost_files_before_its_name_is_none(tmp_path, monkeypatch, lost):
     """After it was checked and while it is synced, which takes long."""
-    from cache import assemble
+    from cache.store import assemble
 
-    seal = assemble.seal_tree
+    seal = assemble.make_tree_read_only
 
     def lose(folder: Path) -> None:
         seal(folder)
@@ -146,7 +146,7 @@ def test_a_store_that_lost_files_before_its_name_is_none(tmp_path, monkeypatch, 
 
     store = build_store(tmp_path)
     before = tree_of(store)
-    monkeypatch.setattr(assemble, "seal_tree", lose)
+    monkeypatch.setattr(assemble, "make_tree_read_only", lose)
     with pytest.raises(ValueError, match="No such file"):
         build_store(tmp_path / "other")
     with pytest.raises(ValueError, match="store is as it was"):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cache.__main__ import main
-from cache.location import ShareError
-from cache.mirror import mirror
-from cache.push import push
-from cache.verify import repair, verify
+from cache.share.location import ShareError
+from cache.share.mirror import mirror
+from cache.share.push import push
+from cache.share.verify import repair, verify
 from tests.stores import RECIPE, build_store, tree_of
 from tests.tampering import unseal
 

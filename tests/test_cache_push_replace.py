@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cache import FeatureCache, Parts, Record, catalog
+from cache import FeatureStore, Parts, Record
 from cache.__main__ import main
-from cache.checksums import Checksums
-from cache.location import Location, ShareError
-from cache.mirror import mirror
-from cache.pull import pull
-from cache.push import push
-from cache.republish import republish
-from cache.share import one_of
-from cache.verify import verify
+from cache.share import catalog
+from cache.share.location import Location, ShareError
+from cache.share.mirror import mirror
+from cache.share.pull import pull
+from cache.share.push import push
+from cache.share.remote_store import resolve_one
+from cache.share.verify import verify
+from cache.store.checksums import Checksums
+from cache.store.republish import republish
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, tree_of, write_part
 
 NAME = f"toy/{RECIPE.store_name}"
@@ -41,7 +42,7 @@ def test_a_retried_store_replaces_the_shared_one(share, store, retried, tmp_path
     assert "push it with --replace" in capsys.readouterr().err
     assert main(["push", str(retried), share, "--replace"]) == 0
     assert "20 files copied" in capsys.readouterr().out
-    pulled = pull(one_of(share), tmp_path / "pulled")[0]
+    pulled = pull(resolve_one(share), tmp_path / "pulled")[0]
     assert tree_of(pulled) == tree_of(retried)
     (entry,) = catalog.entries(Location.parse(share))
     assert (entry.content, entry.failures) == (Checksums.of(retried).content, 0)
@@ -56,7 +57,7 @@ def test_nothing_is_lost_by_replacing(share, store, retried, tmp_path):
     fewer = {i: frames for i, frames in LENGTHS.items() if i != "ü/x"}
     with pytest.raises(ValueError, match=r"2 utterances"):
         push(build_store(tmp_path / "fewer", fewer), share, replace=True)
-    assert tree_of(pull(one_of(share), tmp_path / "pulled")[0]) == tree_of(retried)
+    assert tree_of(pull(resolve_one(share), tmp_path / "pulled")[0]) == tree_of(retried)
 
 
 def test_replace_pushes_where_nothing_is(share, retried):
@@ -87,13 +88,13 @@ def test_an_interrupted_replacement_harms_nobody_and_goes_on(
     assert mirror(f"{share}/{NAME}") == mirrored
     assert tree_of(mirrored) == tree_of(store)
     try:
-        pulled = pull(one_of(share), tmp_path / "early")[0]
+        pulled = pull(resolve_one(share), tmp_path / "early")[0]
         assert tree_of(pulled) == tree_of(store)
     except ShareError as error:
         assert share.startswith("s3")  # there, files change one by one
         assert "just being replaced" in str(error)  # noqa: PT017
     push(retried, share, replace=True)
-    pulled = pull(one_of(share), tmp_path / "late")[0]
+    pulled = pull(resolve_one(share), tmp_path / "late")[0]
     assert tree_of(pulled) == tree_of(retried)
     assert mirror(f"{share}/{NAME}") == mirrored
     assert tree_of(mirrored) == tree_of(retried)
@@ -110,7 +111,7 @@ def test_a_folder_share_holds_a_whole_store_at_every_moment(store, retried, tmp_
         return write(*arguments, **named)
 
     monkeypatch.setattr(Location, "write", watched)
-    opened = FeatureCache.open(share / NAME)
+    opened = FeatureStore.open(share / NAME)
     features = opened.select(["a"], resident=False).values["audio"]
     before = features.clone()
     push(retried, str(share), replace=True)

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.isolated import private_bytes
-from cache import FeatureCache, Features, Parts, epoch_order, publish
-from cache.chunks import ChunkedRows
+from cache import Features, FeatureStore, Parts, publish
+from cache.store.chunks import ChunkedRows
 from tests.stores import RECIPE, WITH_TEXT, build_store, features_of, records_of
+from train.batch_order import epoch_batches
 
 LENGTHS = {f"u{i:03}": (i % 7, (3 * i) % 5) for i in range(120)}
 WIDTHS = {"audio": 1024, "vision": 1024}
@@ -26,7 +27,7 @@ WIDTHS = {"audio": 1024, "vision": 1024}
 def store(tmp_path_factory) -> Path:
     """A store whose arrays have many chunks of whole pages."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.assemble.CHUNK_BYTES", 32 * 2048)
+        patch.setattr("cache.store.assemble.CHUNK_BYTES", 32 * 2048)
         return build_store(tmp_path_factory.mktemp("store"), LENGTHS, WIDTHS)
 
 
@@ -36,7 +37,7 @@ def total_of(features: Features, indices: list[int]) -> float:
 
 
 def test_mapped_equals_resident(store):
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     ids = [i for i in reversed(cache.ids) if i[-1] != "5"]
     resident, mapped = cache.select(ids, resident=True), cache.select(ids, resident=False)
     assert resident.resident
@@ -54,7 +55,7 @@ def test_mapped_equals_resident(store):
 
 
 def test_choice_follows_the_size_and_is_logged(store, caplog, monkeypatch):
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     with caplog.at_level("INFO", "cache"):
         assert cache.select(cache.ids).resident
         assert "loaded into memory" in caplog.text
@@ -68,7 +69,7 @@ def test_choice_follows_the_size_and_is_logged(store, caplog, monkeypatch):
 
 
 def test_writing_to_a_mapped_tensor_never_reaches_the_store(store):
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     cache.select(cache.ids, resident=False).values["audio"].fill_(7)
     again = cache.select(cache.ids, resident=False).values["audio"]
     assert not (again == 7).all()
@@ -83,17 +84,17 @@ def test_damaged_chunk_is_an_error_not_a_crash(tmp_path, harm, resident):
         path.write_bytes(path.read_bytes()[:1000])
     else:
         path.unlink()
-    cache = FeatureCache.open(path.parents[4])
+    cache = FeatureStore.open(path.parents[4])
     with pytest.raises(ValueError, match="cache verify"):
         cache.select(cache.ids, resident)
 
 
 def test_chunks_that_are_no_pages_are_read_instead(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cache.assemble.CHUNK_BYTES", 100)
+        patch.setattr("cache.store.assemble.CHUNK_BYTES", 100)
         path = build_store(tmp_path, LENGTHS, {"audio": 3, "vision": 5})
     assert ChunkedRows.open(path / "audio" / "values").map() is None
-    cache = FeatureCache.open(path)
+    cache = FeatureStore.open(path)
     assert cache.select(cache.ids, resident=False).resident
 
 
@@ -101,7 +102,7 @@ def test_only_the_modalities_asked_for_are_read(tmp_path):
     lengths = {"a": (2, 2, 5), "b": (3, 3, 0)}
     store = build_store(tmp_path, lengths, WITH_TEXT)
     (store / "text/values/c/0/0").unlink()
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(["b", "a"], modalities=["audio", "vision"])
     assert list(features.values) == ["audio", "vision"]
     assert features.starts["audio"] is features.starts["vision"]  # one index for both
@@ -137,9 +138,9 @@ def _read_epoch(store: Path, said) -> None:
     this = psutil.Process()
     before, peak, total = private_bytes(this), 0, 0.0
     torch.set_num_threads(1)
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(cache.ids)
-    for indices in epoch_order(features.lengths["audio"], 4, seed=0, epoch=1):
+    for indices in epoch_batches(features.lengths["audio"], 4, seed=0, epoch=1):
         batch = features.batch(indices)
         x_BTD, _ = batch["audio"].padded()
         heard, seen = x_BTD[:, 0, 0], batch["vision"].values[::150, -1]
@@ -173,12 +174,12 @@ def test_an_epoch_of_a_store_ten_times_larger_than_memory(tmp_path, monkeypatch)
 
 def test_opening_reads_metadata_only(store, monkeypatch):
     opened = []
-    monkeypatch.setattr("cache.index.read_column", opened.append)
-    assert FeatureCache.open(store).counts["utterances"] == len(LENGTHS)
+    monkeypatch.setattr("cache.store.table.read_column", opened.append)
+    assert FeatureStore.open(store).counts["utterances"] == len(LENGTHS)
     assert opened == []
 
 
-def _in_process(features: Features, cache: FeatureCache, queue) -> None:
+def _in_process(features: Features, cache: FeatureStore, queue) -> None:
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     own = cache.select(features.ids, resident=False)
     queue.put((total_of(features, [3, 1, 50]), total_of(own, [3, 1, 50])))
@@ -187,7 +188,7 @@ def _in_process(features: Features, cache: FeatureCache, queue) -> None:
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.parametrize("resident", [True, False])
 def test_other_processes_read_the_same(store, method, resident):
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(cache.ids, resident)
     context = multiprocessing.get_context(method)
     queue = context.Queue()
@@ -202,7 +203,7 @@ def test_other_processes_read_the_same(store, method, resident):
 
 
 def test_pickle_carries_the_path_not_the_values(store):
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     for resident in (True, False):
         data = pickle.dumps(cache.select(cache.ids, resident))
         assert len(data) < 5000
@@ -210,7 +211,7 @@ def test_pickle_carries_the_path_not_the_values(store):
 
 
 def test_threads_read_the_same(store):
-    features = FeatureCache.open(store).select(sorted(LENGTHS), resident=False)
+    features = FeatureStore.open(store).select(sorted(LENGTHS), resident=False)
     wanted = [torch.randperm(len(LENGTHS))[:9].tolist() for _ in range(200)]
     alone = [total_of(features, indices) for indices in wanted]
     with ThreadPoolExecutor(8) as pool:
@@ -230,8 +231,8 @@ def test_threads_read_the_same(store):
 )
 def test_every_utterance_once_over_all_ranks(lengths, batch, seed, epoch, ranks):
     sizes = torch.tensor(lengths)
-    whole = epoch_order(sizes, batch, seed, epoch)
-    shares = [epoch_order(sizes, batch, seed, epoch, rank=r, ranks=ranks) for r in range(ranks)]
+    whole = epoch_batches(sizes, batch, seed, epoch)
+    shares = [epoch_batches(sizes, batch, seed, epoch, rank=r, ranks=ranks) for r in range(ranks)]
     assert sorted(torch.cat(whole).tolist()) == list(range(len(lengths)))
     for step, together in enumerate(whole):
         assert len(together) <= batch
@@ -241,17 +242,17 @@ def test_every_utterance_once_over_all_ranks(lengths, batch, seed, epoch, ranks)
 
 def test_order_depends_on_seed_and_epoch_only():
     lengths = torch.randint(1, 50, (500,))
-    first = epoch_order(lengths, 16, seed=1, epoch=1)
+    first = epoch_batches(lengths, 16, seed=1, epoch=1)
     torch.manual_seed(123)
     torch.rand(7)
-    again = epoch_order(lengths, 16, seed=1, epoch=1)
+    again = epoch_batches(lengths, 16, seed=1, epoch=1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     for other in ((1, 2), (2, 1)):
-        assert not torch.equal(torch.cat(epoch_order(lengths, 16, *other)), torch.cat(first))
+        assert not torch.equal(torch.cat(epoch_batches(lengths, 16, *other)), torch.cat(first))
 
 
 def test_bucketed_batches_pad_little():
     lengths = torch.distributions.LogNormal(2.2, 0.8).sample((20000,)).ceil().long()
-    batches = epoch_order(lengths, 64, seed=0, epoch=0)
+    batches = epoch_batches(lengths, 64, seed=0, epoch=0)
     computed = sum(int(lengths[b].max()) * len(b) for b in batches)
     assert computed / int(lengths.sum()) < 1.2

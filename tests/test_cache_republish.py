@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache import FeatureCache, Parts, Record, find
+from cache import FeatureStore, Parts, Record, find
 from cache.reader import ReplacedError
-from cache.republish import Published, republish
-from cache.store import published_in, replace
-from cache.verify import verify
+from cache.share.verify import verify
+from cache.store.publish import published_in, replace
+from cache.store.republish import Published, republish
 from tests.stores import (
     LENGTHS,
     RECIPE,
@@ -36,7 +36,7 @@ TEXT_LENGTHS = {i: (*frames, n) for n, (i, frames) in enumerate(LENGTHS.items())
 def either_way(request, monkeypatch):
     """The system can swap folders, or it cannot."""
     if request.param == "two renames":
-        monkeypatch.setattr("cache.store._exchange", lambda one, other: False)
+        monkeypatch.setattr("cache.store.publish._exchange", lambda one, other: False)
 
 
 def retried(store: Path) -> Parts:
@@ -107,7 +107,7 @@ def test_a_swap_that_is_refused_leaves_the_old_store(tmp_path, monkeypatch):
     def refused(self, _target):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
-    monkeypatch.setattr("cache.store._exchange", lambda one, other: False)
+    monkeypatch.setattr("cache.store.publish._exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(ValueError, match="Permission denied"):
         republish(store, RECIPE, WIDTHS, ABOUT, retried(store))
@@ -119,9 +119,9 @@ def _republish_again_and_again(store: Path, turns, slow: bool) -> None:
     if slow:
         rename = Path.rename
         Path.rename = lambda self, to: (rename(self, to), time.sleep(0.004))[0]  # type: ignore
-    import cache.store
+    import cache.store.publish
 
-    cache.store._exchange = lambda one, other: False
+    cache.store.publish._exchange = lambda one, other: False
     while turns.value:
         republish(store, RECIPE, WIDTHS, ABOUT, Parts(store.with_name("none")))
         turns.value -= 1
@@ -155,16 +155,16 @@ def test_reading_never_mixes_two_stores(tmp_path, caplog):
     spare = store.with_name("spare")
     expected = {}
     for path, rows in ((store, 60), (other, 90)):
-        expected[rows] = FeatureCache.open(path).select(ids).values
+        expected[rows] = FeatureStore.open(path).select(ids).values
     other.rename(spare)
     stop, draw = fork.Event(), random.Random(0)
 
     def swap() -> None:
-        import cache.store
+        import cache.store.publish
 
         while not stop.is_set():
             os.utime(spare / "checksums.json")  # an old store never comes back: this is a new one
-            assert cache.store._exchange(spare, store)
+            assert cache.store.publish._exchange(spare, store)
             time.sleep(draw.uniform(0, 0.01))
 
     writer = fork.Process(target=swap)
@@ -173,7 +173,7 @@ def test_reading_never_mixes_two_stores(tmp_path, caplog):
     try:
         deadline = time.monotonic() + 1.5
         while time.monotonic() < deadline:
-            features = FeatureCache.open(store).select(ids)
+            features = FeatureStore.open(store).select(ids)
             rows = len(features.values["audio"])
             assert all(torch.equal(features.values[m], expected[rows][m]) for m in WIDTHS)
             seen.add(rows)
@@ -187,7 +187,7 @@ def test_reading_never_mixes_two_stores(tmp_path, caplog):
 @pytest.mark.usefixtures("either_way")
 def test_a_store_opened_before_its_replacement(tmp_path):
     store = build_store(tmp_path)
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     features = cache.select(["a"], resident=False)
     before = features.batch(torch.tensor([0]))["audio"].values
     retry(store)
@@ -213,7 +213,7 @@ def test_what_a_killed_run_leaves_is_in_nobodys_way(tmp_path):
     (aside / "zarr.json").touch()  # an old store that was being deleted
     assert published_in(store.parent) == [store]
     republish(store, RECIPE, WIDTHS, ABOUT, retried(store))
-    assert FeatureCache.open(store).status["bad"] == "ok"
+    assert FeatureStore.open(store).status["bad"] == "ok"
     assert list(store.parent.iterdir()) == [store]
 
 

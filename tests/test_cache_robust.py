@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cache import Parts, publish
-from cache.store import is_published
-from cache.verify import verify
+from cache.share.verify import verify
+from cache.store.publish import is_published
 from extract import Settings
 from extract.block import extract_block
 from extract.engine import _job
@@ -93,7 +93,7 @@ def test_killed_at_thirty_random_moments(tmp_path, fresh):
 @pytest.mark.parametrize("locks", [True, False])
 def test_two_writers_at_once(tmp_path, monkeypatch, locks):
     if not locks:
-        monkeypatch.setattr("cache.disk.fcntl", None)  # a file system without them
+        monkeypatch.setattr("cache.store.disk.fcntl", None)  # a file system without them
     calm = build_store(tmp_path / "calm", LENGTHS)
     for turn in range(6):
         root = tmp_path / str(turn)
@@ -120,7 +120,7 @@ def _write_parts_until(root: Path, published, blocks: int) -> None:
 @pytest.mark.parametrize("locks", [True, False])
 def test_one_publishes_while_another_still_writes_parts(tmp_path, monkeypatch, locks):
     if not locks:
-        monkeypatch.setattr("cache.disk.fcntl", None)
+        monkeypatch.setattr("cache.store.disk.fcntl", None)
     calm = build_store(tmp_path / "calm", LENGTHS)
     store = tmp_path / "raced" / "toy" / RECIPE.store_name
     published = fork.Event()

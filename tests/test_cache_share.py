@@ -15,17 +15,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cache import FeatureCache, Parts, Record, catalog, publish
+from cache import FeatureStore, Parts, Record, publish
 from cache.__main__ import main
-from cache.assemble import CHECKSUMS
-from cache.checksums import Checksums, stays_below
 from cache.diff import diff
-from cache.location import Location, ShareError, redacted
-from cache.pull import pull, pull_recipe
-from cache.push import push
-from cache.share import Shared, one_of, resolve
-from cache.store import is_published
-from cache.verify import repair, verify
+from cache.share import catalog
+from cache.share.location import Location, ShareError, redacted
+from cache.share.pull import pull, pull_recipe
+from cache.share.push import push
+from cache.share.remote_store import RemoteStore, resolve, resolve_one
+from cache.share.verify import repair, verify
+from cache.store.assemble import CHECKSUMS
+from cache.store.checksums import Checksums, stays_below
+from cache.store.publish import is_published
 from tests.stores import LENGTHS, RECIPE, build_store, tree_of
 
 NAME = f"toy/{RECIPE.store_name}"
@@ -40,7 +41,7 @@ def store(tmp_path) -> Path:
 @pytest.fixture
 def large(tmp_path, monkeypatch) -> Path:
     """A store of many files."""
-    monkeypatch.setattr("cache.assemble.CHUNK_BYTES", 40)
+    monkeypatch.setattr("cache.store.assemble.CHUNK_BYTES", 40)
     return build_store(tmp_path / "large", {f"u{i:02}": (4, 4) for i in range(16)})
 
 
@@ -61,10 +62,10 @@ def with_other_content(root: Path) -> Path:
     """The same recipe and features, other bytes: made by somebody else."""
     store = build_store(root / "first")
     parts = root / "second" / NAME
-    rows = FeatureCache.open(store).select(sorted(LENGTHS)).values
-    errors = FeatureCache.open(store).column("error")
+    rows = FeatureStore.open(store).select(sorted(LENGTHS)).values
+    errors = FeatureStore.open(store).column("error")
     records = [
-        Record(i, FeatureCache.open(store).status[i], str(e), 1.5, *LENGTHS[i])
+        Record(i, FeatureStore.open(store).status[i], str(e), 1.5, *LENGTHS[i])
         for i, e in zip(sorted(LENGTHS), errors, strict=True)
     ]
     Parts(parts).write(records, {m: v.float().numpy() for m, v in rows.items()}, "float16")
@@ -96,7 +97,7 @@ def test_push_list_pull_is_byte_identical(share, store, tmp_path, capsys):
 def test_what_is_there_is_not_copied_again(share, store, tmp_path):
     assert push(store, share)[1] == 20
     assert push(store, share)[1] == 0
-    source = one_of(share)
+    source = resolve_one(share)
     assert pull(source, tmp_path / "pulled")[1] == 20
     assert pull(source, tmp_path / "pulled")[1] == 0
 
@@ -126,15 +127,15 @@ def test_share_without_catalogue_is_searched(share, store):
 def test_stores_are_named_by_url_or_digest(share, store, tmp_path):
     push(store, share)
     push(build_store(tmp_path / "other", recipe=OTHER), share)
-    assert str(one_of(f"{share}/{NAME}")).endswith(NAME)
-    assert one_of(f"{share}/{RECIPE.digest[:12]}").name == RECIPE.store_name
-    assert one_of(f"{share}/{OTHER.digest}").name == OTHER.store_name
+    assert str(resolve_one(f"{share}/{NAME}")).endswith(NAME)
+    assert resolve_one(f"{share}/{RECIPE.digest[:12]}").name == RECIPE.store_name
+    assert resolve_one(f"{share}/{OTHER.digest}").name == OTHER.store_name
     assert len(resolve(share)) == 2
     with pytest.raises(ValueError, match="several stores; name one") as caught:
-        one_of(share)
+        resolve_one(share)
     assert f"{share}/{NAME}" in str(caught.value)
     with pytest.raises(ValueError, match="lists no store with digest 000000000000"):
-        one_of(f"{share}/000000000000")
+        resolve_one(f"{share}/000000000000")
     assert main(["pull", share, "--all", "--to", str(tmp_path / "all")]) == 0
     assert len(list((tmp_path / "all" / "toy").iterdir())) == 2
 
@@ -158,7 +159,7 @@ processes.set_forkserver_preload(["tests.test_cache_share"])
 def command(environment: dict[str, str], after: int, arguments: list[str]) -> None:
     """``python -m cache ...``, killed after so many writes of a push or reads of a pull."""
     os.environ.update(environment)
-    owner, name = {"push": (Location, "write"), "pull": (Shared, "read")}[arguments[0]]
+    owner, name = {"push": (Location, "write"), "pull": (RemoteStore, "read")}[arguments[0]]
     work, calls = getattr(owner, name), []
 
     def killed(*some: object, **named: object) -> object:
@@ -190,10 +191,10 @@ def test_killed_push_is_invisible_and_goes_on(share, large, tmp_path):
     run_killed(files // 2, "push", large, share)
     assert catalog.entries(Location.parse(share)) == []
     with pytest.raises(ShareError, match="no published store"):
-        pull(Shared.parse(f"{share}/toy/{large.name}"), tmp_path / "pulled")
+        pull(RemoteStore.parse(f"{share}/toy/{large.name}"), tmp_path / "pulled")
     copied = push(large, share)[1]
     assert 0 < copied <= files * 3 // 4
-    pull(one_of(share), tmp_path / "pulled")
+    pull(resolve_one(share), tmp_path / "pulled")
     assert tree_of(tmp_path / "pulled" / NAME) == tree_of(large)
     assert not [name for name in shared_files(share) if "pushing" in name]
 
@@ -211,7 +212,7 @@ def test_killed_pull_is_invisible_and_goes_on(share, large, tmp_path):
     run_killed(files // 2, "pull", share, "--to", tmp_path / "pulled")
     pulled = tmp_path / "pulled" / NAME
     assert not pulled.exists()
-    assert pull(one_of(share), tmp_path / "pulled")[1] <= files * 3 // 4
+    assert pull(resolve_one(share), tmp_path / "pulled")[1] <= files * 3 // 4
     assert tree_of(pulled) == tree_of(large)
     assert list(pulled.parent.iterdir()) == [pulled]
 
@@ -224,7 +225,7 @@ def test_interrupted_push_of_one_store_is_not_completed_with_another(share, tmp_
     with pytest.raises(ValueError, match=r"other content .* --take-over"):
         push(theirs, share)
     assert main(["push", str(theirs), share, "--take-over"]) == 0
-    pull(one_of(share), tmp_path / "pulled")
+    pull(resolve_one(share), tmp_path / "pulled")
     assert tree_of(tmp_path / "pulled" / NAME) == tree_of(theirs)
     with pytest.raises(ValueError, match="never overwritten"):
         push(store, share)
@@ -239,11 +240,11 @@ def test_flipped_bit_on_the_share_is_refused(share, store, tmp_path):
     good = (store / name).read_bytes()
     overwrite(share, f"{NAME}/{name}", flip(good))
     with pytest.raises(ShareError, match=f"{name} is damaged"):
-        pull(one_of(share), tmp_path / "pulled")
+        pull(resolve_one(share), tmp_path / "pulled")
     pulled = tmp_path / "pulled" / NAME
     assert not pulled.exists()
     overwrite(share, f"{NAME}/{name}", good)
-    assert pull(one_of(share), tmp_path / "pulled")[1] < 20
+    assert pull(resolve_one(share), tmp_path / "pulled")[1] < 20
     assert tree_of(pulled) == tree_of(store)
 
 
@@ -263,7 +264,7 @@ def test_share_cannot_name_files_outside_the_store(share, store, tmp_path):
     overwrite(share, f"{NAME}/{CHECKSUMS}", json.dumps(listing).encode())
     overwrite(share, "outside", (store / "zarr.json").read_bytes())
     with pytest.raises(ShareError, match="no file inside a store"):
-        pull(one_of(share), tmp_path / "pulled")
+        pull(resolve_one(share), tmp_path / "pulled")
     assert not (tmp_path / "pulled").exists()
 
 
@@ -278,7 +279,7 @@ def test_other_store_of_that_name_is_kept(share, store, tmp_path):
     push(store, share)
     with_other_content(tmp_path)
     with pytest.raises(ValueError, match="other content; python -m cache diff"):
-        pull(one_of(share), tmp_path / "second")
+        pull(resolve_one(share), tmp_path / "second")
 
 
 def test_broken_catalogue_entries_are_passed_over(share, store, caplog):
@@ -357,7 +358,7 @@ def test_two_processes_push_at_once(store, tmp_path):
 
 def test_pulls_at_once_give_one_store(share, large, tmp_path):
     push(large, share)
-    source = one_of(share)
+    source = resolve_one(share)
     with ThreadPoolExecutor(4) as pool:
         pulled = list(pool.map(lambda _: pull(source, tmp_path / "pulled")[0], range(4)))
     assert set(pulled) == {tmp_path / "pulled" / NAME}
@@ -460,7 +461,7 @@ def test_recipe_is_pulled_from_the_first_share_that_has_it(share, store, tmp_pat
 
 def test_equal_stores_do_not_differ(store, tmp_path, capsys):
     other = with_other_content(tmp_path)
-    assert diff(FeatureCache.open(store), FeatureCache.open(other)).equal
+    assert diff(FeatureStore.open(store), FeatureStore.open(other)).equal
     assert main(["diff", str(store), str(other)]) == 0
     assert "nothing differs" in capsys.readouterr().out
 
@@ -481,7 +482,7 @@ def test_diff_measures_what_differs(store, tmp_path, capsys):
         Parts(path).write(records, rows, "float16")
         publish(path, recipe, {"audio": 3, "vision": 5}, {}, [r.id for r in records])
         stores.append(path)
-    found = diff(*map(FeatureCache.open, stores))
+    found = diff(*map(FeatureStore.open, stores))
     assert found.recipe == {"sampling.window_s": (2.0, 1.0), "settings.mean": (0.5, None)}
     assert (found.only_a, found.only_b) == (["y"], ["z"])
     assert found.status == {"a": ("ok", "no_audio")}
@@ -499,7 +500,7 @@ def test_diff_measures_what_differs(store, tmp_path, capsys):
 
 def test_stores_of_other_widths_are_not_compared(store, tmp_path):
     other = build_store(tmp_path / "w", widths={"audio": 3, "vision": 4})
-    found = diff(FeatureCache.open(store), FeatureCache.open(other))
+    found = diff(FeatureStore.open(store), FeatureStore.open(other))
     assert found.widths == {"vision": (5, 4)}
     assert found.values["audio"].largest == 0
     assert not found.equal

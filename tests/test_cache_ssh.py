@@ -10,10 +10,10 @@ import paramiko
 import pytest
 from fsspec.implementations.sftp import SFTPFileSystem
 
-from cache import FeatureCache
+from cache import FeatureStore
 from cache.__main__ import main
-from cache.location import Location, ShareError
-from cache.verify import verify
+from cache.share.location import Location, ShareError
+from cache.share.verify import verify
 from tests.stores import RECIPE, build_store, tree_of
 
 NAME = f"toy/{RECIPE.store_name}"
@@ -186,7 +186,7 @@ def test_reading_through_the_mirror(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SEMANTICMAC_CACHE", str(tmp_path / "mirror"))
     store, share = build_store(tmp_path / "stores"), f"{server}{tmp_path}/share"
     assert main(["push", str(store), share]) == 0
-    assert FeatureCache.open(f"{share}/{NAME}").path == tmp_path / "mirror" / NAME
+    assert FeatureStore.open(f"{share}/{NAME}").path == tmp_path / "mirror" / NAME
 
 
 def test_a_stranger_is_refused_in_one_line(server, tmp_path, capsys):

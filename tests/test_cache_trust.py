@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cache import FeatureCache, catalog, find
+from cache import FeatureStore, find
 from cache.__main__ import main
-from cache.checksums import Checksums
-from cache.location import Location, ShareError
-from cache.pull import pull, pull_recipe
-from cache.push import push
-from cache.recipe import Recipe
-from cache.share import Shared
-from cache.verify import verify
+from cache.share import catalog
+from cache.share.location import Location, ShareError
+from cache.share.pull import pull, pull_recipe
+from cache.share.push import push
+from cache.share.remote_store import RemoteStore
+from cache.share.verify import verify
+from cache.store.checksums import Checksums
+from cache.store.recipe import Recipe
 from tests.stores import RECIPE, build_store, tree_of
 from tests.tampering import change_root, make_endless, reseal, unseal
 
@@ -51,15 +52,15 @@ def test_no_dataset_or_encoder_is_called_so(tmp_path, store, name):
         with pytest.raises(ValueError, match=f"{field} .* cannot be part of a file name"):
             Recipe(**{**plain, field: name})
     with pytest.raises(ValueError, match="cannot be part of a file name"):
-        Shared(Location.parse(tmp_path), name, NAME)
+        RemoteStore(Location.parse(tmp_path), name, NAME)
     with pytest.raises(ValueError, match="is no store"):
-        Shared.parse(f"s3://lab/{name}/x.zarr")
+        RemoteStore.parse(f"s3://lab/{name}/x.zarr")
 
 
 @pytest.mark.parametrize("name", ["src", "thesis.zarr", f"{NAME}.parts", f".{NAME}", f"{NAME}/x"])
 def test_no_store_is_called_so(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
-        Shared(Location.parse(tmp_path), "toy", name)
+        RemoteStore(Location.parse(tmp_path), "toy", name)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_a_renamed_store_is_not_pushed_under_a_false_name(tmp_path, store):
     other = store.rename(store.with_name("better-2fps-000000000000.zarr"))
     with pytest.raises(ValueError, match=rf"is toy/{NAME} by its recipe"):
         push(other, str(tmp_path / "share"))
-    assert FeatureCache.open(other).ids
+    assert FeatureStore.open(other).ids
 
 
 # --- attributes -----------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_what_is_neither_there_nor_listed_is_refused(tmp_path, store, gone):
     with pytest.raises(ValueError, match=f"does not list {gone}"):
         push(store, str(tmp_path / "share"))
     with pytest.raises(ShareError, match=f"is no sound store: .*does not list {gone}"):
-        pull(Shared.parse(store), tmp_path / "pulled")
+        pull(RemoteStore.parse(store), tmp_path / "pulled")
 
 
 def test_a_newer_store_is_passed_over_where_there_are_others(tmp_path, store, caplog):
@@ -246,7 +247,7 @@ def test_an_empty_file_on_a_share_is_damaged(share, store, tmp_path):
     where.remove(f"toy/{NAME}/{CHUNK}")
     where.write(f"toy/{NAME}/{CHUNK}", b"", "waiting")
     with pytest.raises(ShareError, match=f"{CHUNK} is damaged"):
-        pull(Shared(where, "toy", NAME), tmp_path / "pulled")
+        pull(RemoteStore(where, "toy", NAME), tmp_path / "pulled")
 
 
 # --- the catalogue --------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_entries_that_are_none_hide_no_other(tmp_path, store, caplog):
 def test_a_pull_of_what_is_replaced_meanwhile_says_to_pull_again(tmp_path, store, monkeypatch):
     share, retried = str(tmp_path / "share"), build_store(tmp_path / "new", {"a": (4, 4)})
     push(store, share)
-    source, read = Shared(Location.parse(share), "toy", NAME), Shared.read
+    source, read = RemoteStore(Location.parse(share), "toy", NAME), RemoteStore.read
 
     def replaced_before(self, name, expected):
         if name == CHUNK:
@@ -303,7 +304,7 @@ def test_a_pull_of_what_is_replaced_meanwhile_says_to_pull_again(tmp_path, store
         return read(self, name, expected)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Shared, "read", replaced_before)
+        patch.setattr(RemoteStore, "read", replaced_before)
         with pytest.raises(ShareError, match="was replaced there while it was pulled; pull again"):
             pull(source, tmp_path / "pulled", workers=1)
     shutil.rmtree(tmp_path / "share" / "toy")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cache.__main__ import main
-from cache.checksums import Checksums
-from cache.fetch import fetch
-from cache.share import Shared
-from cache.verify import repair, verify
+from cache.share.remote_store import RemoteStore
+from cache.share.transfer import fetch
+from cache.share.verify import repair, verify
+from cache.store.checksums import Checksums
 from tests.stores import build_store, tree_of
 from tests.tampering import change_root, reseal, unseal
 
@@ -64,7 +64,7 @@ def test_repair_never_writes_through_a_link(tmp_path, store):
     (store / "k").symlink_to(victim)
     checksums = Checksums.of(store)
     with pytest.raises(OSError, match="k is, or lies behind, a link to elsewhere"):
-        fetch(Shared.parse(good), checksums, ["k/authorized_keys"], store)
+        fetch(RemoteStore.parse(good), checksums, ["k/authorized_keys"], store)
     assert [f.problem for f in verify(store)] == ["link", "link"]
     repair(store, str(good))
     assert verify(store) == []
@@ -84,7 +84,7 @@ def test_linked_checksums_are_a_fault_and_become_a_file(tmp_path, store, good):
 
 def test_each_faulty_chunk_names_its_utterances(tmp_path, monkeypatch):
     """One row a chunk: by arithmetic and by looking one gets the same."""
-    monkeypatch.setattr("cache.assemble.CHUNK_BYTES", 6)
+    monkeypatch.setattr("cache.store.assemble.CHUNK_BYTES", 6)
     lengths = {f"u{i:02}": (i % 4, 1 + i % 3) for i in range(40)}
     store = build_store(tmp_path, lengths, block=40)
     rows = [i for i, (audio, _) in lengths.items() for _ in range(audio)]
@@ -95,9 +95,9 @@ def test_each_faulty_chunk_names_its_utterances(tmp_path, monkeypatch):
 
 
 def test_the_index_is_read_once_however_many_files_are_faulty(tmp_path, monkeypatch):
-    from cache import verify as module
+    from cache.share import verify as module
 
-    monkeypatch.setattr("cache.assemble.CHUNK_BYTES", 6)
+    monkeypatch.setattr("cache.store.assemble.CHUNK_BYTES", 6)
     store = build_store(tmp_path, {f"u{i}": (2, 2) for i in range(9)})
     reads, read_column = [], module.read_column
     monkeypatch.setattr(module, "read_column", lambda path: reads.append(path) or read_column(path))

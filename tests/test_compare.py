@@ -10,8 +10,8 @@ from scipy.stats import binom, ttest_rel
 
 from manifests import Card
 from train.__main__ import main
-from train.compare import Resampling, compare, intervals, mcnemar_p, paired_p
-from train.predictions import read_predictions
+from train.study.predictions import read_predictions
+from train.study.significance import Resampling, compare, intervals, mcnemar_p, paired_p
 
 CARDS = {
     "score": Card("score", "Scores", "regression", range=[-3, 3]),

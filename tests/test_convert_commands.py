@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cache import FeatureCache
+from cache import FeatureStore
 from cache.__main__ import main
-from cache.export import export
-from cache.importing import read
+from cache.convert.export import export
+from cache.convert.import_features import read
 from tests.foreign import (
     GOOD,
     RAGGED_FILE,
@@ -155,7 +155,7 @@ def test_ids_that_a_format_cannot_keep_are_refused(tmp_path):
 
 def test_a_store_that_was_imported_says_so(tmp_path):
     path = mmsa_file(tmp_path, GOOD)
-    attributes = FeatureCache.open(back(path, "mmsa", tmp_path, licence="CC0")).attributes
+    attributes = FeatureStore.open(back(path, "mmsa", tmp_path, licence="CC0")).attributes
     assert attributes["imported"]["format"] == "mmsa"
     assert attributes["licence"] == "CC0"
     assert str(tmp_path) not in json.dumps(attributes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache import FeatureCache, Parts, Record, publish
+from cache import FeatureStore, Parts, Record, publish
 from cache.diff import _BLOCK, diff
 from tests.stores import RECIPE, build_store
 
@@ -21,7 +21,7 @@ def store_of(root, rows: dict[str, np.ndarray], dtype: str = "float32"):
     count = len(rows["vision"]) // FRAMES
     records = [Record(f"u{n:06d}", "ok", "", 1.0, FRAMES, FRAMES) for n in range(count)]
     Parts(path).write(records, rows, dtype)
-    return FeatureCache.open(publish(path, recipe, WIDTHS, {}, [r.id for r in records]))
+    return FeatureStore.open(publish(path, recipe, WIDTHS, {}, [r.id for r in records]))
 
 
 def test_blocks_cover_every_row_once_and_tell_how_far_they_are(tmp_path):
@@ -76,6 +76,6 @@ def test_nothing_in_common_is_nothing_compared(tmp_path):
         build_store(tmp_path / "a", {"a": (1, 1)}),
         build_store(tmp_path / "b", {"b": (1, 1)}),
     )
-    found = diff(FeatureCache.open(left), FeatureCache.open(right))
+    found = diff(FeatureStore.open(left), FeatureStore.open(right))
     assert found.values["audio"].utterances == 0
     assert (found.only_a, found.only_b) == (["a"], ["b"])

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.importing import import_source, read
+from cache.convert.import_features import import_source, read
 from tests.foreign import (
     MARK,
     RAGGED_FILE,

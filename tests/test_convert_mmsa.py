@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cache import FeatureCache
+from cache import FeatureStore
 from cache.__main__ import main
-from cache.importing import read
-from cache.verify import verify
+from cache.convert.import_features import read
+from cache.share.verify import verify
 from tests.foreign import (
     GOOD,
     back,
@@ -23,7 +23,7 @@ def test_ids_join_the_splits_and_widths_are_free(tmp_path):
     train = split_of(["v$_$1", "v$_$0"], ramp(2, 3, 2), ramp(2, 5, 7))
     path = mmsa_file(tmp_path, train, test=split_of(["w$_$0"], ramp(1, 3, 2), ramp(1, 5, 7)))
     store = back(path, "mmsa", tmp_path)
-    assert FeatureCache.open(store).widths == {"audio": 2, "vision": 7}
+    assert FeatureStore.open(store).widths == {"audio": 2, "vision": 7}
     assert rows_of(store)["v$_$0"] == (train["audio"][1].tolist(), train["vision"][1].tolist())
     assert set(rows_of(store)) == {"v$_$0", "v$_$1", "w$_$0"}
 
@@ -58,7 +58,7 @@ def test_lengths_beyond_the_array_and_of_zero(tmp_path, lengths):
     )
     store = back(path, "mmsa", tmp_path)
     assert [len(rows_of(store)[i][0]) for i in "ab"] == [3, 0]
-    assert FeatureCache.open(store).status == {"a": "ok", "b": "no_audio"}
+    assert FeatureStore.open(store).status == {"a": "ok", "b": "no_audio"}
     notes = " ".join(read(path, "mmsa").notes)
     assert "exceed" in notes
     assert "dropped, the first is 'b'" in notes
@@ -68,7 +68,7 @@ def test_all_zero_utterances_without_lengths_are_absent(tmp_path):
     audio = ramp(2, 3, 2)
     audio[1] = 0
     path = mmsa_file(tmp_path, split_of(["a", "b"], audio, audio))
-    assert FeatureCache.open(back(path, "mmsa", tmp_path)).status == {"a": "ok", "b": "failed"}
+    assert FeatureStore.open(back(path, "mmsa", tmp_path)).status == {"a": "ok", "b": "failed"}
 
 
 def test_a_vector_is_a_sequence_of_length_one(tmp_path):
@@ -80,8 +80,8 @@ def test_a_vector_is_a_sequence_of_length_one(tmp_path):
     np.savez(tmp_path / "f.npz", **{"ids": ["a", "b"], "vision/values": vectors})
     store = back(tmp_path / "f.npz", "npz", tmp_path)
     assert rows_of(store)["a"] == ([], [[1, 2, 3, 4]])
-    assert FeatureCache.open(store).widths == {"audio": 1, "vision": 4}
-    assert FeatureCache.open(store).status == {"a": "no_audio", "b": "no_audio"}
+    assert FeatureStore.open(store).widths == {"audio": 1, "vision": 4}
+    assert FeatureStore.open(store).status == {"a": "no_audio", "b": "no_audio"}
 
 
 @pytest.mark.parametrize("front", [False, True])
@@ -91,7 +91,7 @@ def test_text_features_are_a_modality_and_token_ids_are_not(tmp_path, front):
         text[row, slice(4 - count, 4) if front else slice(0, count)] = ramp(count, 8)
     path = mmsa_file(tmp_path, GOOD | {"text": text, "text_bert": ramp(2, 3, 4)})
     store = back(path, "mmsa", tmp_path)
-    assert FeatureCache.open(store).widths == {"audio": 2, "vision": 2, "text": 8}
+    assert FeatureStore.open(store).widths == {"audio": 2, "vision": 2, "text": 8}
     assert [rows_of(store)[i][2] for i in "ab"] == [ramp(3, 8).tolist(), ramp(2, 8).tolist()]
 
 
@@ -101,7 +101,7 @@ def test_a_file_without_text_features_gives_a_store_without(tmp_path):
     same = back(mmsa_file(tmp_path, GOOD | empty), "mmsa", tmp_path / "b")
     assert rows_of(bare) == rows_of(same)
     for store in (bare, same):
-        assert list(FeatureCache.open(store).widths) == ["audio", "vision"]
+        assert list(FeatureStore.open(store).widths) == ["audio", "vision"]
         assert not any("text" in name for name in tree_of(store))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cache.unpickle import load_pickle
+from manifests.unpickle import load_pickle
 from tests.foreign import (
     MARK,
     Calls,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureCache
-from cache.export import export
-from cache.importing import import_source, read
+from cache import FeatureStore
+from cache.convert.export import export
+from cache.convert.import_features import import_source, read
 from tests.foreign import (
     back,
     manifest_of,
@@ -40,7 +40,7 @@ def test_a_store_survives_the_round_trip(form, lengths):
         export(store, form, out)
         copy = import_source(read(out, form), form, Path(folder, "b"))
         assert rows_of(copy) == rows_of(store)
-        before, after = FeatureCache.open(store), FeatureCache.open(copy)
+        before, after = FeatureStore.open(store), FeatureStore.open(copy)
         assert (after.dataset, after.widths, after.status) == ("toy", WIDTHS, before.status)
         for column in ("error", "duration"):
             assert list(after.column(column)) == list(before.column(column))
@@ -73,17 +73,17 @@ def test_a_store_survives_the_round_trip_through_mmsa(lengths):
 def test_text_features_survive_the_round_trip(form, lengths):
     with tempfile.TemporaryDirectory() as folder:
         store = build_store(Path(folder, "a"), lengths, WITH_TEXT)
-        before = FeatureCache.open(store)
+        before = FeatureStore.open(store)
         assert before.counts["text_frames"] == sum(n[2] for n in lengths.values())
         out = Path(folder, f"file.{form}")
         manifest = manifest_of(Path(folder), list(lengths)) if form == "mmsa" else None
         export(store, form, out, manifest)
         copy = back(out, form, Path(folder, "b"))
-        assert FeatureCache.open(copy).widths == WITH_TEXT
+        assert FeatureStore.open(copy).widths == WITH_TEXT
         assert rows_of(copy) == rows_of(store)
-        assert FeatureCache.open(copy).status == before.status
+        assert FeatureStore.open(copy).status == before.status
         without = import_source(read(out, form, text=False), form, Path(folder, "b"), "toy")
-        assert FeatureCache.open(without).widths == WIDTHS
+        assert FeatureStore.open(without).widths == WIDTHS
         assert rows_of(without) == {i: rows[:2] for i, rows in rows_of(store).items()}
 
 
@@ -149,4 +149,4 @@ def test_what_is_asked_of_an_import_is_in_its_digest(tmp_path):
     path = mmsa_file(tmp_path, split_of(["a"], ramp(1, 3, 2), ramp(1, 3, 4)))
     changes = [{}, {"dtype": "float32"}, {"non_finite": "zero"}, {"name": "other"}]
     stores = [back(path, "mmsa", tmp_path, **change) for change in changes]
-    assert len({FeatureCache.open(store).digest for store in stores}) == len(changes)
+    assert len({FeatureStore.open(store).digest for store in stores}) == len(changes)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import graph, process
-from extract.ahead import PASS_IMAGES, PASS_UTTERANCES, passes
+from extract import ffmpeg as ffmpeg_process
+from extract import filtergraph
 from extract.decode import Clip, DecodeError, decode, decode_spans, ffmpeg_exe
 from extract.job import Utterance
+from extract.prefetch import PASS_IMAGES, PASS_UTTERANCES, passes
 from extract.sampling import Sampling
 from tests.test_decode import clicks, ffmpeg
 
@@ -43,7 +44,9 @@ def same(one: Clip | DecodeError, other: Clip | DecodeError) -> bool:
 
 def test_one_pass_gives_the_bits_of_many(source, monkeypatch):
     started = []
-    monkeypatch.setattr("extract.decode.run", lambda *a: started.append(a) or process.run(*a))
+    monkeypatch.setattr(
+        "extract.decode.run", lambda *a: started.append(a) or ffmpeg_process.run(*a)
+    )
     together = decode_spans(source, TWO, SPANS)
     assert len(started) == 1
     for clip, (start, end) in zip(together, SPANS, strict=True):
@@ -139,10 +142,10 @@ print(images, windows, (peak - base) // 1024 // scale)
 def test_a_late_utterance_of_a_long_video_costs_no_more(hour):
     """Of 7200 images and an hour of sound, what lies before it since a keyframe, and a minute."""
     span = [(3500.0, 3503.0)]
-    wanted = graph.outputs(hour, TWO, span, ["vision", "audio"])
+    wanted = filtergraph.outputs(hour, TWO, span, ["vision", "audio"])
     with Path(os.devnull).open("wb") as null:
         sinks = dict.fromkeys(wanted, null.fileno())
-        line = graph.command(hour, TWO, span, None, sinks, ffmpeg_exe())
+        line = filtergraph.command(hour, TWO, span, None, sinks, ffmpeg_exe())
         line[line.index("level+info")] = "verbose"
         said = subprocess.run(
             line, check=True, capture_output=True, text=True, pass_fds=[null.fileno()]

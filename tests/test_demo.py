@@ -8,7 +8,7 @@ from extract.__main__ import main as extract
 from manifests import Manifest
 from manifests.__main__ import main as manifests
 from train.__main__ import main as train
-from train.labels import label_worth
+from train.study.label_quality import pseudo_label_correlation
 
 
 def test_more_than_one_modality_is_needed_and_generated_labels_follow_theirs(tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_more_than_one_modality_is_needed_and_generated_labels_follow_theirs(tmp
 
     (run,) = Path("runs/demo/semanticmac").glob("*")
     predictions = pd.read_parquet(run / "predictions.parquet")
-    worth = label_worth(Manifest.load("demo").table, predictions)
+    worth = pseudo_label_correlation(Manifest.load("demo").table, predictions)
     mismatched = worth[worth["clips"].str.startswith("mismatched")]
     assert len(mismatched) == 3
     assert (mismatched["pseudo"] > mismatched["label"] + 0.05).all()

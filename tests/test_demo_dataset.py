@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests import Card, Manifest
-from manifests.demo import make_plan, tabulate
+from manifests.demo import make_plan, to_table
 from manifests.demo.clips import clip_path, ffmpeg, write_clip, write_clips
 from manifests.demo.face import SIZE, draw_frames
 from manifests.demo.plan import FPS, fuse
@@ -31,11 +31,11 @@ def short(plan):
 
 
 def test_plan_is_a_sound_manifest(plan):
-    manifest = Manifest(Card.builtin("demo"), tabulate(plan))
+    manifest = Manifest(Card.builtin("demo"), to_table(plan))
     manifest.check()  # no speaker and no sentence in two splits, labels in range
     for split, told in manifest.card.splits.items():
         assert len(manifest.split(split)) == told["release"]
-    assert Manifest(manifest.card, tabulate(make_plan())).digest == manifest.digest
+    assert Manifest(manifest.card, to_table(make_plan())).digest == manifest.digest
     assert manifest.table["text"].is_unique
 
 
@@ -54,7 +54,7 @@ def test_every_split_has_every_kind_and_both_signs(plan):
 
 
 def test_labels_follow_the_formula(plan):
-    for row in tabulate(plan).itertuples():
+    for row in to_table(plan).itertuples():
         fused = 0.4 * row.label_t + 0.3 * row.label_a + 0.3 * row.label_v
         assert row.label == pytest.approx(np.clip(fused, -3, 3), abs=5e-5)
         assert row.label == round(row.label, 4)

@@ -14,13 +14,13 @@ import torch
 from dask.distributed import Client, LocalCluster
 from rich.console import Console
 
-from cache import FeatureCache, Parts, Record
-from cache.republish import republish
+from cache import FeatureStore, Parts, Record
+from cache.store.republish import republish
 from extract import Settings
 from extract.__main__ import main
+from extract.cluster import ClusterSpec, GpuNanny, gpus
 from extract.engine import dry_run
 from extract.job import Utterance
-from extract.machines import GpuNanny, Machines, gpus
 from extract.plan import blocks, durations
 from extract.progress import Tally, View, by_reason
 from manifests import Manifest
@@ -44,7 +44,7 @@ def retry_part(store: Path, frames: int = 2) -> Parts:
 def either_way(request, monkeypatch):
     """The system can swap folders, or it cannot."""
     if request.param == "two renames":
-        monkeypatch.setattr("cache.store._exchange", lambda one, other: False)
+        monkeypatch.setattr("cache.store.publish._exchange", lambda one, other: False)
 
 
 @pytest.mark.usefixtures("either_way")
@@ -68,7 +68,7 @@ def test_without_parts_the_same_store_stands_again(tmp_path):
 @pytest.mark.usefixtures("either_way")
 def test_a_mapped_old_store_outlives_its_replacement(tmp_path):
     store = build_store(tmp_path)
-    features = FeatureCache.open(store).select(["a", "b"], resident=False)
+    features = FeatureStore.open(store).select(["a", "b"], resident=False)
     before = features.batch(features.lengths["audio"] * 0)["audio"].values.clone()
     republish(store, RECIPE, WIDTHS, ABOUT, retry_part(store))
     after = features.batch(features.lengths["audio"] * 0)["audio"].values
@@ -94,18 +94,18 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
         Path.rename = dying
-        cache.store._exchange = lambda one, other: False
+        cache.store.publish._exchange = lambda one, other: False
         store = Path({str(store)!r})
-        parts = cache.store.Parts(store.with_name(store.name + ".retry"))
-        cache.republish.republish(store, RECIPE, WIDTHS, {{"licence": "none"}}, parts)
+        parts = cache.store.publish.Parts(store.with_name(store.name + ".retry"))
+        cache.store.republish.republish(store, RECIPE, WIDTHS, {{"licence": "none"}}, parts)
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert store.exists() == (renames == 2)
-    assert FeatureCache.open(store).status["bad"] == status  # opening puts back what was aside
+    assert FeatureStore.open(store).status["bad"] == status  # opening puts back what was aside
     assert (tree_of(store) == old) == (status == "failed")
     republish(store, RECIPE, WIDTHS, ABOUT, retry_part(store))
-    assert FeatureCache.open(store).status["bad"] == "ok"
+    assert FeatureStore.open(store).status["bad"] == "ok"
     assert [path.name for path in store.parent.iterdir()] == [store.name]
 
 
@@ -202,13 +202,13 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 )
 def test_unusable_machines_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Machines(**wrong)
+        ClusterSpec(**wrong)
 
 
 def test_each_worker_sees_one_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert gpus() == ["3", "5"]
-    assert Machines().count("cuda") == 2
+    assert ClusterSpec().count("cuda") == 2
     with (
         LocalCluster(
             n_workers=3, threads_per_worker=1, worker_class=GpuNanny, dashboard_address=None

@@ -17,13 +17,13 @@ import pytest
 import torch
 from dask.distributed import Client, LocalCluster
 
-from cache import FeatureCache, Parts
-from cache.store import is_published
+from cache import FeatureStore, Parts
+from cache.store.publish import is_published
 from extract import Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
+from extract.cluster import IN_FLIGHT
 from extract.decode import decode
 from extract.encoders import load
-from extract.machines import IN_FLIGHT
 from manifests import Manifest
 from tests.stores import tree_of
 from tests.test_extract import write_clip, write_clips, write_manifest
@@ -111,7 +111,7 @@ def deadly(job, block, *rest):
     if {FILLS!r} in ids:
         hold = [bytes([1]) * (1 << 26) for _ in range(1 << 6)]
     return extract_block(job, block, *rest)
-extract.cluster.extract_block = deadly
+extract.scheduler.extract_block = deadly
 """
 """Put into each worker before it works: two utterances are the end of whoever takes them."""
 
@@ -122,7 +122,7 @@ def test_those_that_end_their_workers_fail_alone(data, undisturbed, tmp_path):
     settings = Settings("imagebind-tiny", workers=1, memory_limit="1500MB")
     with dask.config.set({"distributed.worker.preload": [str(plague)]}):
         store = extract(Manifest.load(data), data, tmp_path / "stores", settings).store
-    cache, good = FeatureCache.open(store), FeatureCache.open(undisturbed)
+    cache, good = FeatureStore.open(store), FeatureStore.open(undisturbed)
     assert {i for i, status in cache.status.items() if status != "ok"} == {KILLS, FILLS}
     reasons = dict(zip(cache.ids, cache.column("error"), strict=True))
     assert "ended its worker 3 times: it was killed" in reasons[KILLS]
@@ -236,7 +236,7 @@ def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, t
     assert main([*command, "--allow-failures"]) == 0
 
     (store,) = (tmp_path / "stores/toy").iterdir()
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     reasons = dict(zip(cache.ids, cache.column("error"), strict=True))
     outcome = {i: f"{cache.status[i]}: {reasons[i]}" for i in expected}
     assert {i: text for i, text in outcome.items() if not text.startswith(expected[i])} == {}
@@ -250,10 +250,10 @@ def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, t
     (tmp_path / good["g000"]).unlink()
     capsys.readouterr()
     assert main([*command, "--retry-failed"]) == 0
-    again = FeatureCache.open(store)
+    again = FeatureStore.open(store)
     same_as_undisturbed(again, list(good), undisturbed)
     failed = [i for i in expected if cache.status[i] == "failed"]
-    before = FeatureCache.open(undisturbed).select(["u05"] * len(failed))
+    before = FeatureStore.open(undisturbed).select(["u05"] * len(failed))
     for modality in again.widths:
         assert again.select(failed).values[modality].equal(before.values[modality])
     # what has features of a kind did not fail
@@ -263,8 +263,8 @@ def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, t
     assert "nothing to decode" in capsys.readouterr().out
 
 
-def same_as_undisturbed(cache: FeatureCache, ids: list[str], undisturbed: Path) -> None:
-    before = FeatureCache.open(undisturbed)
+def same_as_undisturbed(cache: FeatureStore, ids: list[str], undisturbed: Path) -> None:
+    before = FeatureStore.open(undisturbed)
     theirs = before.select([f"u{i % CLIPS:02}" for i in range(len(ids))])
     mine = cache.select(ids)
     for modality in cache.widths:
@@ -294,7 +294,7 @@ def test_tubelets_crops_and_precision_reach_the_store(data, scheduler, tmp_path)
             scheduler=scheduler,
         )
         store = extract(Manifest.load(tmp_path), data / "v", tmp_path / "s", settings).store
-        cache = FeatureCache.open(store)
+        cache = FeatureStore.open(store)
         clips = [decode(data / f"v/{name}.mp4", sampling) for name in ("02", "09")]
         images = np.concatenate([clip.images for clip in clips])
         if sampling.crops == 3:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cache import FeatureCache, Parts
+from cache import FeatureStore, Parts
 from extract import Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
 from extract.decode import DecodeError, decode, ffmpeg_exe
@@ -363,7 +363,7 @@ def published(data, tmp_path_factory) -> Path:
 
 
 def test_broken_videos_cost_one_row_each(published):
-    cache = FeatureCache.open(published)
+    cache = FeatureStore.open(published)
     assert cache.status == {
         **dict.fromkeys(["u0", "u1", "u2"], "ok"),
         "u3": "no_audio",
@@ -383,7 +383,7 @@ def test_features_are_the_encoders_own(published, data):
     encoder = load("imagebind-tiny")
     clip = decode(data / "videos/1.mp4", TWO)
     expected = encoder.vision(torch.from_numpy(clip.images.copy()))
-    stored = FeatureCache.open(published).select(["u1"]).values["vision"].float()
+    stored = FeatureStore.open(published).select(["u1"]).values["vision"].float()
     assert torch.allclose(stored, expected, rtol=2e-3, atol=2e-3)
 
 

@@ -12,15 +12,15 @@ import psutil
 import pytest
 
 from cache import Parts
-from extract import Settings, ahead, extract
-from extract.block import _Turns, extract_block
-from extract.cluster import _attempt
+from extract import Settings, extract, prefetch
+from extract.block import _EncoderLock, extract_block
+from extract.cluster import IN_FLIGHT, ClusterSpec, connect, threads
 from extract.decode import ffmpeg_exe
 from extract.engine import _job
+from extract.ffmpeg import FFMPEG_NICE, HangingError, run
 from extract.job import Job, Utterance
-from extract.machines import IN_FLIGHT, Machines, connect, threads
-from extract.process import YIELDS, HangingError, run
 from extract.progress import Tally
+from extract.scheduler import _attempt
 from manifests import Manifest
 from tests.test_extract import write_clip, write_manifest
 
@@ -53,7 +53,7 @@ def utterances(*names: int) -> list[Utterance]:
 
 
 def test_the_oldest_block_comes_first_at_the_encoder():
-    turns, order = _Turns(), []
+    turns, order = _EncoderLock(), []
 
     def encode(age: int) -> None:
         with turns.turn(age):
@@ -71,7 +71,7 @@ def test_the_oldest_block_comes_first_at_the_encoder():
 
 
 def test_an_error_at_the_encoder_leaves_it_free():
-    turns = _Turns()
+    turns = _EncoderLock()
     with pytest.raises(KeyError), turns.turn(1):
         raise KeyError
     with turns.turn(2):
@@ -96,9 +96,9 @@ def test_blocks_share_their_ffmpegs(job, wrapped, tmp_path):
 def test_what_is_not_needed_any_more_is_not_decoded(job, wrapped, tmp_path):
     log = tmp_path / "log"
     wrapped(f'echo + >> {log}\nsleep 0.2\nexec "$ffmpeg" "$@"')
-    with ahead.decoding(job, utterances(*range(8)), 4, _unheard) as clips:
+    with prefetch.decoding(job, utterances(*range(8)), 4, _unheard) as clips:
         next(clips)
-    ahead._ffmpegs(4).submit(int).result()
+    prefetch._ffmpegs(4).submit(int).result()
     assert len(log.read_text().split()) <= 6
 
 
@@ -111,7 +111,7 @@ def test_ffmpeg_comes_after_the_encoder(job, wrapped):
     me = psutil.Process()
     while not (ffmpegs := [child for child in me.children() if child.name() == "sleep"]):
         assert running.is_alive()
-    while ffmpegs[0].nice() != me.nice() + YIELDS:
+    while ffmpegs[0].nice() != me.nice() + FFMPEG_NICE:
         assert running.is_alive()
     running.join()
     assert not ffmpegs[0].is_running()
@@ -150,7 +150,7 @@ def test_stages_reach_the_one_who_watches(job, tmp_path):
 
 def test_workers_share_cores_and_memory():
     assert threads(1) >= threads(2) >= IN_FLIGHT
-    with connect(Machines(workers=2), "cpu", 8, print) as client:
+    with connect(ClusterSpec(workers=2), "cpu", 8, print) as client:
         workers = client.scheduler_info()["workers"].values()
         limits = [worker["memory_limit"] for worker in workers]
     assert len(limits) == 2

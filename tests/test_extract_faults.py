@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cache import FeatureCache, Parts
+from cache import FeatureStore, Parts
 from extract import Sampling, Settings
 from extract.__main__ import main
 from extract.block import extract_block
-from extract.cluster import _attempt
 from extract.engine import _job
 from extract.job import Job, Utterance
+from extract.scheduler import _attempt
 from tests.test_extract import write_clip, write_manifest
 
 
@@ -61,7 +61,7 @@ def test_no_descriptor_left_is_no_broken_video(job, limited):
 
 
 def test_no_room_for_what_is_decoded_is_no_broken_video(job, limited, monkeypatch):
-    monkeypatch.setattr("extract.process.IN_MEMORY", 1000)
+    monkeypatch.setattr("extract.ffmpeg.IN_MEMORY", 1000)
     limited(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
     said = _attempt(job, GOOD, 2, lambda stage, ids: None)
     assert "File too large" in said
@@ -131,7 +131,7 @@ def test_no_store_of_failures_alone(tmp_path, capsys):
         (data / video).write_bytes(clip.read_bytes())
     assert main(command) == 0
     (store,) = (root / "toy").iterdir()
-    assert FeatureCache.open(store).counts["ok"] == 5
+    assert FeatureStore.open(store).counts["ok"] == 5
 
 
 def test_training_refuses_crops_side_by_side(tmp_path):
@@ -149,7 +149,7 @@ def test_training_refuses_crops_side_by_side(tmp_path):
     with pytest.raises(ValueError, match=r"3 vision rows a frame.*--crop-rows mean"):
         load_splits(
             manifest,
-            FeatureCache.open(store),
+            FeatureStore.open(store),
             Task.of(manifest.card),
             None,
             config,

@@ -8,7 +8,7 @@ import pytest
 
 from extract.__main__ import main
 from extract.decode import DecodeError, decode
-from extract.process import ffmpeg_exe, ffmpeg_version
+from extract.ffmpeg import ffmpeg_exe, ffmpeg_version
 from extract.sampling import Sampling
 from tests.test_extract import write_clip, write_manifest
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cache import Parts
-from cache.store import is_published
+from cache.store.publish import is_published
 from extract import Settings, extract
 from extract.__main__ import main
 from extract.decode import DecodeError, decode

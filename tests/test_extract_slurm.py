@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from extract import Settings, extract
-from extract.machines import slurm_cluster
+from extract.cluster import slurm_cluster
 from manifests import Manifest
 from tests.stores import tree_of
 from tests.test_extract import write_clips

@@ -228,7 +228,7 @@ def test_a_truncated_file_is_refused_by_name(checkpoint, tmp_path, suffix, share
         load(cut)
 
 
-class Foreign:
+class ExternalFeatures:
     def __reduce__(self):
         return (os.mkdir, (os.environ["FOREIGN"],))
 
@@ -247,9 +247,9 @@ def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path, monkeypatch, a
     monkeypatch.setenv("FOREIGN", str(tmp_path / "made"))
     path = tmp_path / "foreign.pth"
     if archive:
-        torch.save(STATE | {"extra": Foreign()}, path)
+        torch.save(STATE | {"extra": ExternalFeatures()}, path)
     else:
-        path.write_bytes(pickle.dumps(Foreign(), protocol=2))
+        path.write_bytes(pickle.dumps(ExternalFeatures(), protocol=2))
     with pytest.raises(ValueError, match=r"foreign\.pth .*refused"):
         load(path)
     assert not (tmp_path / "made").exists()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from manifests import Manifest, adapters
 from manifests.__main__ import main
-from manifests.adapters.own import draw_splits
+from manifests.adapters.custom import draw_splits
 from train.config import preset_names
 from train.metrics import METRIC_SETS
 

@@ -9,10 +9,10 @@ from tests.language_models import CHINESE, NAMES, WORDS, save_language_model
 from train.config import OptimConfig, make_config
 from train.data import Batch
 from train.methods import METHODS, build_method
-from train.optimiser import parameter_groups
-from train.record import predicting_state
+from train.model.language_model import Tokens, load_tokenizer, tokenize
+from train.optimizer import parameter_groups
+from train.run_folder import predicting_state
 from train.task import Task
-from train.text import Tokens, load_tokenizer, tokenize
 
 N = 32
 WIDTHS = {"text": 12, "audio": 5, "vision": 7}

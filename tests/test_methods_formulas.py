@@ -23,8 +23,8 @@ from train.methods.mre import category_contrast, relevance_loss
 from train.methods.mult import Transformer, positions
 from train.methods.self_mm import UnimodalLabels, relative_distance, shift
 from train.methods.tfn import outer_product
-from train.sequences import Frames, LastState, align, to_steps
-from train.sgfi import pooling_weights
+from train.model.frames import Frames, LastState, align, pool_to_length
+from train.model.sgfi import pooling_weights
 from train.task import Task
 
 __all__ = ["language_models"]  # a fixture
@@ -50,7 +50,7 @@ def test_aligning_averages_the_frames_of_each_span():
 def test_steps_are_pooled_like_bridge_tokens(lengths, steps):
     mask = torch.arange(9) < torch.tensor(lengths)[:, None]
     x = random(len(lengths), 9, 2)
-    torch.testing.assert_close(to_steps(x, mask, steps), pooling_weights(mask, steps) @ x)
+    torch.testing.assert_close(pool_to_length(x, mask, steps), pooling_weights(mask, steps) @ x)
 
 
 @pytest.mark.parametrize("sides", [(0, 3), (3, 0)])

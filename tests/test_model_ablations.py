@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.language_models import save_language_model
 from tests.small_model import KINDS, N, batch_of, make
-from train.ablations import ABLATIONS
+from train.study.ablations import ABLATIONS
 
 TERMS = {"task_M", "task_S", "task_t", "task_a", "task_v", "intra", "inter", "total"}
 PSEUDO_TERMS = {"task_S", "task_t", "task_a", "task_v"}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from cache import Packed
 from train.config import PerceiverConfig
-from train.perceiver import AffectivePerceiver, resampled, thinned
+from train.model.frames import resample, subsample
+from train.model.perceiver import AffectivePerceiver
 
 
 def make(lengths, width=8, frame_width=5, **switches):
@@ -117,7 +118,7 @@ def test_missing_embedding_learns_only_when_asked():
 def test_frames_are_thinned_out_and_resampled_evenly(lengths, count):
     names = [float(100 * i + t) for i, length in enumerate(lengths) for t in range(length)]
     frames = Packed(torch.tensor(names)[:, None], torch.tensor(lengths))
-    short, fixed = thinned(frames, count), resampled(frames, count)
+    short, fixed = subsample(frames, count), resample(frames, count)
     for i, length in enumerate(lengths):
         spread = [float(100 * i + t * length // count) for t in range(count)]
         whole = [float(100 * i + t) for t in range(length)]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.sccl import inter_sample, intra_sample
+from train.model.sccl import inter_sample, intra_sample
 from train.task import Task
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train import neighbours
 from train.config import SCLGConfig
-from train.neighbours import nearest
-from train.sclg import PseudoLabels, movement
+from train.model import neighbours
+from train.model.neighbours import nearest
+from train.model.sclg import PseudoLabels, label_shift
 
 
 def slow_nearest(features, knn):
@@ -71,7 +71,7 @@ def test_movement_is_the_formula(seed, classes, sigma, reduction):
     truth = torch.randn(9, classes, generator=generator)
     distance, neighbour = nearest(features, 4)
     expected = slow_movement(truth.double(), slow_nearest(features.double(), 4), sigma, reduction)
-    delta = movement(truth, torch.arange(9), distance, neighbour, sigma, reduction)
+    delta = label_shift(truth, torch.arange(9), distance, neighbour, sigma, reduction)
     torch.testing.assert_close(delta.double(), expected, rtol=1e-4, atol=1e-5)
 
 

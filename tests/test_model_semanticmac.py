@@ -13,8 +13,8 @@ from tests.test_model_sccl import slow_inter, slow_intra
 from tests.test_model_sclg import slow_movement, slow_nearest
 from train.config import make_config
 from train.methods.semanticmac import PSEUDO, SUBTASKS
-from train.optimiser import parameter_groups, rate_factor
-from train.text import LanguageModel, Tokens
+from train.model.language_model import LanguageModel, Tokens
+from train.optimizer import lr_multiplier, parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +200,9 @@ def test_groups_of_the_optimiser(language_model):
 
 def test_rates():
     config = make_config(None, ["train.epochs=3", "optim.schedule=cosine"])
-    factors = [rate_factor(step, 4, config) for step in range(13)]
+    factors = [lr_multiplier(step, 4, config) for step in range(13)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert factors[8] == pytest.approx(0.5)
     assert factors[12] == pytest.approx(0.0)
     constant = make_config(None, ["train.epochs=3", "optim.warmup_epochs=0"])
-    assert [rate_factor(step, 4, constant) for step in range(12)] == [1.0] * 12
+    assert [lr_multiplier(step, 4, constant) for step in range(12)] == [1.0] * 12

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.slow_interaction import interaction
 from train.config import SGFIConfig
-from train.sgfi import GatedInteraction, Sight, masked_mean, pooling_weights
+from train.model.layers import masked_mean
+from train.model.sgfi import AttentionMasks, GatedInteraction, pooling_weights
 
 WIDTH, HEADS = 8, 2
 
@@ -59,7 +60,7 @@ def test_stack_is_the_formula_whatever_the_padding(switches, left):
     x, mask_x = padded(queries, 9, left)
     kv, mask_kv = padded(keys, 7, left)
     with torch.no_grad():
-        sight = Sight.of([9], mask_x, mask_kv[:, None], config.bridge_tokens)
+        sight = AttentionMasks.of([9], mask_x, mask_kv[:, None], config.bridge_tokens)
         result = stack(x, kv, sight)
         for i, (query, key) in enumerate(zip(queries, keys, strict=True)):
             expected = interaction(stack, config, query, key)
@@ -93,5 +94,5 @@ def test_gradients(switches):
     kv = torch.randn(2, 3, WIDTH, dtype=torch.float64, requires_grad=True)
     mask_x = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     mask_kv = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
-    sight = Sight.of([4], mask_x, mask_kv[:, None], config.bridge_tokens)
+    sight = AttentionMasks.of([4], mask_x, mask_kv[:, None], config.bridge_tokens)
     assert torch.autograd.gradcheck(lambda x, kv: masked_mean(stack(x, kv, sight), mask_x), (x, kv))

@@ -15,15 +15,16 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from cache import FeatureCache, Parts, Recipe, Record, epoch_order, find, publish
+from cache import FeatureStore, Parts, Recipe, Record, find, publish
 from manifests import Card, Manifest
 from train.__main__ import main
+from train.batch_order import epoch_batches
 from train.config import make_config
 from train.data import load_splits
+from train.loss_meter import LossMeter
 from train.methods.semanticmac import PSEUDO, SemanticMAC
+from train.model.language_model import load_tokenizer, tokenize
 from train.task import Task
-from train.text import load_tokenizer, tokenize
-from train.watch import LossWatch
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "good", "bad", "so", "the", "film", "was"]
 SPLITS = ["train"] * 48 + ["valid"] * 12 + ["test"] * 12
@@ -172,7 +173,7 @@ def test_a_run_learns_and_leaves_its_files(fit, capsys):
     assert same == (metrics["best_epoch"] == 5)
 
     environment = json.loads((folder / "environment.json").read_text())
-    assert environment["cache_digest"] == FeatureCache.open(find("score")).digest
+    assert environment["cache_digest"] == FeatureStore.open(find("score")).digest
     assert environment["manifest_digest"] == Manifest.load("score").digest
 
     table = pd.read_parquet(folder / "predictions.parquet").set_index("id")
@@ -308,7 +309,7 @@ def test_long_videos_can_be_subsampled(fit):
 
 
 def test_an_infinite_loss_names_term_and_batch():
-    watch = LossWatch(["a", "b", "c", "d"], every=2)
+    watch = LossMeter(["a", "b", "c", "d"], every=2)
     good, bad = torch.tensor(1.0), torch.tensor(float("nan"))
     watch.see(torch.tensor([0, 1]), {"task_M": good, "inter": good, "total": good})
     with pytest.raises(ValueError, match=r"'inter' is not finite in the batch: d, c"):
@@ -321,9 +322,9 @@ def broken(place, language_model, monkeypatch, capsys):
     monkeypatch.chdir(place)
     manifest = Manifest.load("score")
     config = make_config(None, FAST)
-    cache, tokenizer = FeatureCache.open(find("score")), load_tokenizer(language_model)
+    cache, tokenizer = FeatureStore.open(find("score")), load_tokenizer(language_model)
     train = load_splits(manifest, cache, Task.of(manifest.card), tokenizer, config)["train"]
-    order = epoch_order(train.text_lengths, config.train.batch_size, config.seed, 1, 100)
+    order = epoch_batches(train.text_lengths, config.train.batch_size, config.seed, 1, 100)
     begin = SemanticMAC.begin
 
     def begin_with_one_label_lost(self, labels_NC):
@@ -349,7 +350,7 @@ def test_a_run_names_the_term_that_broke(broken):
 
 
 def test_means_weigh_utterances_not_batches():
-    watch = LossWatch(["a", "b", "c"], every=2)
+    watch = LossMeter(["a", "b", "c"], every=2)
     watch.see(torch.tensor([0, 1]), {"total": torch.tensor(1.0)})
     watch.see(torch.tensor([2]), {"total": torch.tensor(4.0)})
     assert watch.end_epoch() == {"total": 2.0}
@@ -358,7 +359,7 @@ def test_means_weigh_utterances_not_batches():
 def test_splits_join_by_id(place, language_model, monkeypatch):
     monkeypatch.chdir(place)
     manifest = Manifest.load("score")
-    cache = FeatureCache.open(find("score"))
+    cache = FeatureStore.open(find("score"))
     config = make_config(None, ["text.max_tokens=5"])
     splits = load_splits(
         manifest, cache, Task.of(manifest.card), load_tokenizer(language_model), config

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train import neighbours
-from train.neighbours import nearest
+from train.model import neighbours
+from train.model.neighbours import nearest
 
 
 class Largest(TorchDispatchMode):

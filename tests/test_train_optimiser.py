@@ -10,7 +10,7 @@ from tests.language_models import save_language_model
 from train.__main__ import main
 from train.config import make_config
 from train.fit import setup
-from train.optimiser import Learner
+from train.optimizer import Learner
 
 
 @pytest.fixture

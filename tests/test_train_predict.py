@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from cache.disk import remove_tree
+from cache.store.disk import remove_tree
 from extract import Settings, extract
 from extract.block import encode_block
 from extract.decode import ffmpeg_exe
 from manifests import Card, Manifest
 from tests.language_models import save_language_model
 from train.__main__ import main
-from train.clips import read_clips
-from train.predict import EXIT_SOME_FAILED
+from train.predict.clips import read_clips
+from train.predict.predict import EXIT_SOME_FAILED
 
 FAST = [
     *("width=16", "perceiver.layers=1", "sgfi.layers=1", "train.batch_size=4", "sclg.knn=2"),

@@ -16,12 +16,14 @@ import torch
 import zarr
 from safetensors.torch import load_file
 
-from cache import FeatureCache, epoch_order
+from cache import FeatureStore
 from tests.datasets import FAST
 from tests.forks import ROOT
-from train import neighbours, processes
+from train import distributed
+from train.batch_order import epoch_batches
 from train.config import SCLGConfig
-from train.sclg import PseudoLabels
+from train.model import neighbours
+from train.model.sclg import PseudoLabels
 
 # 48 utterances in batches of 9: shares of two processes differ, the last batch has 3.
 RUN = ["fit", "dataset=scores", *FAST, "train.batch_size=9", "dropout=0", "optim.lr=2e-3"]
@@ -161,11 +163,11 @@ def test_all_learn_what_is_not_finite(place, forks):
     """One number of one utterance is lost, in the share of the process that does not speak."""
     store = place / "lost.zarr"
     shutil.copytree(place / "stores" / "scores" / "store.zarr", store)
-    cache = FeatureCache.open(store)
+    cache = FeatureStore.open(store)
     table = pd.read_parquet(place / "data" / "scores" / "manifest.parquet")
     ids = sorted(table.loc[table["split"] == "train", "id"])
     lengths_N = cache.select(ids, modalities=["text"]).lengths["text"]
-    batch = [ids[i] for i in epoch_order(lengths_N, 9, seed=1, epoch=1, window=100)[1]]
+    batch = [ids[i] for i in epoch_batches(lengths_N, 9, seed=1, epoch=1, window=100)[1]]
     row = cache.offsets("audio")[cache.ids.index(batch[3])]
     zarr.open_group(store)["audio/values"][row, 0] = np.nan
 
@@ -195,10 +197,10 @@ def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
         return labels.labels[0] - truth_N1
 
     alone = moved()
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(distributed, "count", lambda: count)
     shares = []
     for rank in range(count):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         shares.append(moved())
     assert torch.equal(given[0], torch.arange(20))
     assert torch.equal(torch.cat(given[1:]).sort().values, torch.arange(20))
@@ -208,13 +210,13 @@ def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_are_disjoint_and_complete(count, monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(distributed, "count", lambda: count)
     for size in range(count, 12):
         for pieces in (1, 2, 5):
             found = []
             for rank in range(count):
-                monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-                found.append(processes.shard(torch.arange(size), pieces))
+                monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+                found.append(distributed.shard(torch.arange(size), pieces))
             assert len({len(parts) for parts in found}) == 1
             parts = [part for parts in found for part in parts]
             assert all(len(part) for part in parts)

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureCache, Parts, Recipe, Record, publish
+from cache import FeatureStore, Parts, Recipe, Record, publish
 from manifests import Card, Manifest
 from tests.language_models import WORDS, save_language_model
 from train import fit as loop
 from train.__main__ import main
 from train.config import make_config
-from train.data import load_splits, refuse_leak
+from train.data import check_no_leak, load_splits
+from train.model.language_model import load_tokenizer
 from train.task import Task
-from train.text import load_tokenizer
 
 CARD = Card("talk", "Talk", "regression", range=[-3, 3], preset="")
 SPLITS = ["train"] * 16 + ["valid"] * 6 + ["test"] * 6
@@ -76,7 +76,7 @@ def here(place, monkeypatch):
 
 def load(place, table, *overrides, model="xlnet"):
     config = make_config(None, [f"text.model={place / model}", *overrides])
-    cache = FeatureCache.open(place / "stores" / CARD.name / "tiny.zarr")
+    cache = FeatureStore.open(place / "stores" / CARD.name / "tiny.zarr")
     tokenizer = load_tokenizer(config.text.model)
     return load_splits(Manifest(CARD, table), cache, Task.of(CARD), tokenizer, config), tokenizer
 
@@ -109,9 +109,9 @@ def test_a_leak_is_found_wherever_it_is(place_rows):
     leaks = any(len({s for i, s in place_rows if i == one}) > 1 for one, _ in place_rows)
     if leaks:
         with pytest.raises(ValueError, match="several splits"):
-            refuse_leak(table)
+            check_no_leak(table)
     else:
-        refuse_leak(table)
+        check_no_leak(table)
 
 
 def test_no_split_is_read_before_it_is_needed(place):
@@ -141,7 +141,7 @@ def test_what_is_wrong_with_the_test_split_comes_out_at_once(place):
 
 def test_a_run_reads_the_test_split_once_and_last(here, monkeypatch, capsys):
     read = []
-    select, fit = FeatureCache.select, loop.fit
+    select, fit = FeatureStore.select, loop.fit
 
     def watched_select(self, ids, *more, **named):
         read.append(sorted(ids))
@@ -152,7 +152,7 @@ def test_a_run_reads_the_test_split_once_and_last(here, monkeypatch, capsys):
         read.append("the model is chosen")
         return fitted
 
-    monkeypatch.setattr(FeatureCache, "select", watched_select)
+    monkeypatch.setattr(FeatureStore, "select", watched_select)
     monkeypatch.setattr(loop, "fit", watched_fit)
     words = [f"dataset={CARD.name}", "text.model=xlnet", "text.context_turns=2", *FAST]
     assert main(["fit", *words]) == 0

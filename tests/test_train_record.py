@@ -2,7 +2,7 @@
 
 import subprocess
 
-from train import record
+from train import run_folder
 
 
 def git(folder, *command):
@@ -11,8 +11,8 @@ def git(folder, *command):
 
 
 def revision(monkeypatch, file):
-    monkeypatch.setattr(record, "__file__", str(file))
-    return record.git_revision.__wrapped__()
+    monkeypatch.setattr(run_folder, "__file__", str(file))
+    return run_folder.git_revision.__wrapped__()
 
 
 def test_another_projects_repository_does_not_count(tmp_path, monkeypatch):
@@ -33,4 +33,4 @@ def test_another_projects_repository_does_not_count(tmp_path, monkeypatch):
 
 
 def test_a_release_is_recorded():
-    assert record.code()[0] == record.environment({})["versions"]["semanticmac"]
+    assert run_folder.code()[0] == run_folder.environment({})["versions"]["semanticmac"]

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from tests.datasets import FAST, write_scores
 from train.__main__ import main
-from train.ablations import ABLATIONS
 from train.config import config_digest, make_config
-from train.labels import label_worth
-from train.study import chosen, parse_seeds, shown_cells, summary
+from train.study.ablations import ABLATIONS
+from train.study.label_quality import pseudo_label_correlation
+from train.study.study import chosen, parse_seeds, shown_cells, summary
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_labels_that_follow_their_modality_are_worth_more(place):
     said = pd.DataFrame({"id": list("abcdefg"), "split": ["train"] * 6 + ["test"]})
     for m in "tav":
         said[f"pseudo_{m}"] = [*rows[f"label_{m}"], 9.0]
-    worth = label_worth(rows, said).set_index(["clips", "modality"])
+    worth = pseudo_label_correlation(rows, said).set_index(["clips", "modality"])
     assert list(worth.index[[0, 3]]) == [("all (6)", "text"), ("mismatched (3)", "text")]
     assert worth["pseudo"].to_numpy() == pytest.approx(1)
     # label (-1, -2, 0.5) against text (1, 2, -3): covariance -3.25 over sqrt(14 * 3.1666...)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.language_models import CHINESE, LAYERS, NAMES, save_language_model
-from train.sgfi import masked_mean
-from train.text import LanguageModel, Tokens, load_tokenizer, tokenize
+from train.model.language_model import LanguageModel, Tokens, load_tokenizer, tokenize
+from train.model.layers import masked_mean
 
 TEXTS = ["good film", "the film was so so bad", "it was a good good film", ""]
 

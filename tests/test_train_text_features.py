@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from cache import FeatureCache, Packed, Parts, Recipe, Record, publish
+from cache import FeatureStore, Packed, Parts, Recipe, Record, publish
 from manifests import Card, Manifest
 from train.__main__ import main
 from train.config import make_config
 from train.data import Batch
 from train.methods import build_method
-from train.optimiser import parameter_groups
+from train.model.text_features import TextFeatures
+from train.optimizer import parameter_groups
 from train.task import Task
-from train.text_features import TextFeatures
 
 SPLITS = ["train"] * 48 + ["valid"] * 12 + ["test"] * 12
 WIDTHS = {"audio": 3, "vision": 4, "text": 6}
@@ -107,7 +107,7 @@ def model_and_batches(place):
     config = make_config(None, FAST)
     torch.manual_seed(0)
     method = build_method(config, Task.of(CARD), WIDTHS).eval()
-    cache = FeatureCache.open(place / "stores" / CARD.name / "full.zarr")
+    cache = FeatureStore.open(place / "stores" / CARD.name / "full.zarr")
     features = cache.select(cache.ids)
 
     def batch(*places):

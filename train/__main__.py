@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from train import ablations, compare_methods, compare_runs, labels, predict, search
+from train.predict import predict
+from train.study import ablations, compare_methods, compare_runs, label_quality, search
 
 EPILOG = """\
 examples:
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split", choices=("train", "valid", "test"), default="test", help="default: test"
     )
     evaluate.set_defaults(run=_evaluate)
-    for module in (ablations, compare_methods, compare_runs, labels, predict, search):
+    for module in (ablations, compare_methods, compare_runs, label_quality, predict, search):
         module.add_commands(commands)
     return parser
 
@@ -99,15 +100,15 @@ def _parser() -> argparse.ArgumentParser:
 def _fit(options: argparse.Namespace, console: Console) -> int:
     from train.config import choose_config
     from train.fit import resume, train
-    from train.report import hush_transformers
-    from train.study import Study, Variant, parse_seeds, run_study, take_key
+    from train.report import quiet_transformers
+    from train.study.study import Study, Variant, parse_seeds, run_study, take_key
 
     keys = bool(options.overrides or options.cache)
     if options.resume and keys:
         options.refuse("--resume takes no keys: the run goes on with those that it was begun with")
     if not options.resume and not keys:
         options.refuse("say what to train (KEY=VALUE ...) or which run shall go on (--resume RUN)")
-    hush_transformers(console)
+    quiet_transformers(console)
     if options.resume:
         resume(options.resume, console)
         return 0
@@ -124,9 +125,9 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     from train.fit import evaluate_run
-    from train.report import hush_transformers
+    from train.report import quiet_transformers
 
-    hush_transformers(console)
+    quiet_transformers(console)
     evaluate_run(options.folder, options.split, console)
 
 

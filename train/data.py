@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cache import MODALITIES, FeatureCache, Features, Packed, find
-from cache.recipe import digest_of_utterances
+from cache import MODALITIES, Features, FeatureStore, Packed, find
+from cache.store.recipe import digest_of_utterances
 from manifests import Manifest
 from train.config import Config, PerceiverConfig
 from train.context import has_context, preceding
+from train.model.language_model import TokenizedTexts, Tokens, tokenize
 from train.task import Task
-from train.text import TokenizedTexts, Tokens, tokenize
 
 SPLITS = ("train", "valid", "test")
 
@@ -74,7 +74,7 @@ class Split:
     name: str
     rows: pd.DataFrame
     tokens: TokenizedTexts | None
-    cache: FeatureCache
+    cache: FeatureStore
     task: Task
     dropped: list[str]
 
@@ -129,7 +129,7 @@ def store_of(manifest: Manifest, config: Config) -> str:
 
 
 def load_splits(
-    manifest: Manifest, cache: FeatureCache, task: Task, tokenizer: Any, config: Config
+    manifest: Manifest, cache: FeatureStore, task: Task, tokenizer: Any, config: Config
 ) -> dict[str, Split]:
     """All three splits; what is wrong with any of them comes out here, not after training.
 
@@ -167,14 +167,14 @@ def load_splits(
             f"{manifest.card.name!r} tells of no context, neither in a column `context` nor by "
             "dialogue and turn; set text.context_turns=0"
         )
-    refuse_leak(manifest.table)
+    check_no_leak(manifest.table)
     return {name: _load_split(name, manifest, cache, task, tokenizer, config) for name in SPLITS}
 
 
 def _load_split(
     name: str,
     manifest: Manifest,
-    cache: FeatureCache,
+    cache: FeatureStore,
     task: Task,
     tokenizer: Any,
     config: Config,
@@ -206,7 +206,7 @@ def _load_split(
     return split
 
 
-def refuse_leak(table: pd.DataFrame) -> None:
+def check_no_leak(table: pd.DataFrame) -> None:
     """What is learnt from may not be judged: raise a ValueError if an id stands in two splits."""
     splits = table.groupby("id")["split"].agg(lambda names: sorted(set(names)))
     shared = splits[splits.map(len) > 1]
@@ -218,9 +218,9 @@ def refuse_leak(table: pd.DataFrame) -> None:
 
 
 def frame_limit(config: PerceiverConfig) -> int | None:
-    """Most frames that an utterance may have; None where longer ones are thinned out."""
-    thinned = config.frames is not None or config.long_video == "subsample"
-    return None if thinned else config.max_frames
+    """Most frames that an utterance may have; None where longer ones are subsampled."""
+    subsampled = config.frames is not None or config.long_video == "subsample"
+    return None if subsampled else config.max_frames
 
 
 def _check_frames(split: Split, limit: int | None) -> None:

@@ -16,21 +16,22 @@ from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32, set
 from rich.console import Console
 from torch import Tensor
 
-from cache import FeatureCache, epoch_order
-from cache.disk import remove_tree, write_whole
+from cache import FeatureStore
+from cache.store.disk import atomic_write, remove_tree
 from manifests import Manifest
-from train import metrics, processes, record
+from train import distributed, metrics, run_folder
+from train.batch_order import epoch_batches
+from train.checkpoint import Checkpointer, InterruptHandler, Progress
 from train.config import Config, config_digest
 from train.data import Split, load_splits, store_of
+from train.loss_meter import LossMeter
 from train.method import Method
 from train.methods import build_method, find_method
-from train.metrics import Figures
-from train.optimiser import Learner, rate_factor
+from train.metrics import Metrics
+from train.model.language_model import load_tokenizer
+from train.optimizer import Learner, lr_multiplier
 from train.report import figures_table, headline, progress, say, show_run, some
-from train.state import Interrupt, Progress, RunState
 from train.task import Task
-from train.text import load_tokenizer
-from train.watch import LossWatch
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Setup:
     config: Config
     accelerator: Accelerator
     manifest: Manifest
-    cache: FeatureCache
+    cache: FeatureStore
     task: Task
     splits: dict[str, Split]
     method: Method
@@ -69,12 +70,12 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
     made.method.begin(made.splits["train"].labels)
     if folder is None:
         origin = made.origin | {"config_digest": digest}
-        folder = record.begin(config, made.manifest.card, made.cache, origin)
-    elif changed := record.changed(folder, made.origin):
+        folder = run_folder.begin(config, made.manifest.card, made.cache, origin)
+    elif changed := run_folder.changed(folder, made.origin):
         raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
     fitted = fit(made, folder, console)
     evaluate(made, fitted, folder)
-    show_run(folder, record.read_metrics(folder), made.manifest, console)
+    show_run(folder, run_folder.read_metrics(folder), made.manifest, console)
     return folder
 
 
@@ -84,11 +85,11 @@ def resume(folder: Path, console: Console) -> Path:
     Raises:
         ValueError: no run is there, or its manifest or store is another than when it began.
     """
-    config = record.saved_config(folder)
+    config = run_folder.saved_config(folder)
     if not (folder / "metrics.json").is_file():
         return train(config, console, folder)
     say(console, "this run has finished")
-    show_run(folder, record.read_metrics(folder), Manifest.load(config.dataset), console)
+    show_run(folder, run_folder.read_metrics(folder), Manifest.load(config.dataset), console)
     return folder
 
 
@@ -110,7 +111,7 @@ def setup(config: Config, console: Console) -> Setup:
     card = manifest.card
     find_method(config)  # a language model may have to be downloaded: mistakes are told before
     config.cache = store_of(manifest, config)
-    features = FeatureCache.open(config.cache)
+    features = FeatureStore.open(config.cache)
     task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     tokenizer = None
     if config.text.source == "model":
@@ -149,8 +150,8 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
     """
     config, split, method = made.config, made.splits["train"], made.method
     learner = Learner(method, config, made.accelerator)
-    watch = LossWatch(split.ids, config.train.check_every * config.train.accumulate)
-    state = RunState(folder, method, learner, watch)
+    watch = LossMeter(split.ids, config.train.check_every * config.train.accumulate)
+    state = Checkpointer(folder, method, learner, watch)
     at = state.restore() or Progress()
     if at != Progress():
         say(console, f"{folder} goes on in epoch {at.epoch} after {at.step} steps")
@@ -158,17 +159,17 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
     epochs = config.train.epochs if learner.optimiser else 1
     done = (at.epoch - 1) * steps + at.step
     with (
-        record.tensorboard(made.accelerator, folder) as log,
+        run_folder.tensorboard(made.accelerator, folder) as log,
         progress(console, epochs * steps, done) as advance,
-        Interrupt(config.train.check_every) as interrupt,
+        InterruptHandler(config.train.check_every) as interrupt,
     ):
         while not at.ends(epochs, config.train.patience):
             started = time.perf_counter() - at.elapsed
             method.train()
             for index_B in _order(made, at.epoch)[at.step :]:
-                pieces = processes.shard(index_B, config.train.accumulate)
+                pieces = distributed.shard(index_B, config.train.accumulate)
                 parts = [split.batch(index_P) for index_P in pieces]
-                terms = learner.step(parts, len(index_B), rate_factor(done, steps, config))
+                terms = learner.step(parts, len(index_B), lr_multiplier(done, steps, config))
                 for part, said in zip(parts, terms, strict=True):
                     watch.see(part.index, said)
                 at.step, done = at.step + 1, done + 1
@@ -194,7 +195,7 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
             line |= {"valid/loss": valid.loss}
             line |= {f"valid/{name}": value for name, value in figures.items()}
             at.history.append({"epoch": at.epoch, "seconds": round(seconds, 3), **line})
-            log({**line, "rate": rate_factor(done - 1, steps, config)}, at.epoch)
+            log({**line, "rate": lr_multiplier(done - 1, steps, config)}, at.epoch)
             say(
                 console,
                 f"epoch {at.epoch:3d}/{epochs}  train {terms_mean['total']:.4f}  "
@@ -231,7 +232,7 @@ def predict(made: Setup, split_name: str) -> Predicted:
     method.eval()
     mine: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
     batches = split.in_order(made.config.train.batch_size)
-    for batch in islice(batches, processes.rank(), None, processes.count()):
+    for batch in islice(batches, distributed.rank(), None, distributed.count()):
         batch = batch.to(device)
         with made.accelerator.autocast():
             out = method(batch)
@@ -242,7 +243,7 @@ def predict(made: Setup, split_name: str) -> Predicted:
             mine["outputs", name].append(output_BC)
         for name, value_B in out.reported.items():
             mine["reported", name].append(value_B)
-    shards = processes.all_gather({key: torch.cat(rows).cpu() for key, rows in mine.items()})
+    shards = distributed.all_gather({key: torch.cat(rows).cpu() for key, rows in mine.items()})
     found = {key: torch.cat([shard[key] for shard in shards if shard]) for key in shards[0]}
     back_N = found["", "index"].argsort()
     return Predicted(
@@ -252,12 +253,12 @@ def predict(made: Setup, split_name: str) -> Predicted:
     )
 
 
-def judge(made: Setup, split_name: str, output_NC: Tensor) -> Figures:
+def judge(made: Setup, split_name: str, output_NC: Tensor) -> Metrics:
     """The dataset's metric set for raw outputs on one split."""
     return _figures(made, split_name, made.task.scores(output_NC))
 
 
-def judge_trivial(made: Setup, split_name: str) -> Figures:
+def baseline_metrics(made: Setup, split_name: str) -> Metrics:
     """The same figures for the predictor that knows only the training labels."""
     known = made.splits["train"].labels.numpy()
     scores = made.task.trivial(known, len(made.splits[split_name]))
@@ -271,11 +272,11 @@ def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
     predictor, which knows the mean score or the majority class of the training split.
     """
     exported = made.method.exports()
-    record.load_weights(made.method, folder)
+    run_folder.load_weights(made.method, folder)
     said = {name: predict(made, name) for name in made.splits}
     figures = {name: judge(made, name, each.outputs["M"]) for name, each in said.items()}
     tables = [
-        record.prediction_table(
+        run_folder.prediction_table(
             name,
             made.splits[name].ids,
             made.task,
@@ -286,11 +287,11 @@ def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
         )
         for name, each in said.items()
     ]
-    trivial = judge_trivial(made, "test")
+    trivial = baseline_metrics(made, "test")
     if made.accelerator.is_main_process:
         table = pd.concat(tables, ignore_index=True)
-        write_whole(folder / "predictions.parquet", table.to_parquet(index=False))
-        record.write_json(
+        atomic_write(folder / "predictions.parquet", table.to_parquet(index=False))
+        run_folder.write_json(
             folder / "metrics.json",
             {
                 **figures,
@@ -305,35 +306,35 @@ def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
             },
         )
         remove_tree(folder / "state")
-    processes.barrier()
+    distributed.barrier()
 
 
-def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, Figures]:
+def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, Metrics]:
     """Judge a finished run's weights again on one split, from its manifest and cache.
 
     Raises:
         ValueError: no finished run stands in ``folder``.
     """
-    made = setup(record.saved_config(folder), console)
-    record.load_weights(made.method, folder)
-    for change in record.changed(folder, made.origin):
+    made = setup(run_folder.saved_config(folder), console)
+    run_folder.load_weights(made.method, folder)
+    for change in run_folder.changed(folder, made.origin):
         say(console, f"note: {change}")
     figures = {
         "model": judge(made, split_name, predict(made, split_name).outputs["M"]),
-        "trivial": judge_trivial(made, split_name),
+        "trivial": baseline_metrics(made, split_name),
     }
     say(console, f"\n{made.manifest.card.title}: {split_name} split, run {folder}")
     console.print(figures_table(figures))
     return figures
 
 
-def _figures(made: Setup, split_name: str, scores_NC: Tensor) -> Figures:
+def _figures(made: Setup, split_name: str, scores_NC: Tensor) -> Metrics:
     task, truth_NC = made.task, made.splits[split_name].labels
     decided, truth = task.decide(scores_NC.numpy()), task.decide(truth_NC.numpy())
     return metrics.compute(task.metrics, decided, truth, task.classes)
 
 
-def _score(task: Task, loss: float, figures: Figures) -> float:
+def _score(task: Task, loss: float, figures: Metrics) -> float:
     """What chooses an epoch: the weighted F1, or for a score the loss; highest best."""
     select = metrics.METRIC_SETS[task.metrics].select
     return figures[select] if select else -loss
@@ -342,7 +343,7 @@ def _score(task: Task, loss: float, figures: Figures) -> float:
 def _order(made: Setup, epoch: int) -> list[Tensor]:
     """The batches of an epoch. One with fewer utterances than ranks joins another."""
     train, lengths_N = made.config.train, made.splits["train"].text_lengths
-    order = epoch_order(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
-    few = [index_B for index_B in order if len(index_B) < processes.count()]
-    whole = [index_B for index_B in order if len(index_B) >= processes.count()]
+    order = epoch_batches(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
+    few = [index_B for index_B in order if len(index_B) < distributed.count()]
+    whole = [index_B for index_B in order if len(index_B) >= distributed.count()]
     return [torch.cat([whole[0], *few]), *whole[1:]]

@@ -24,7 +24,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class MetricSet:
     """
 
     task: str
-    figures: Callable[[np.ndarray, np.ndarray, Sequence[str]], Figures]
+    figures: Callable[[np.ndarray, np.ndarray, Sequence[str]], Metrics]
     select: str
 
 
 def compute(
     name: str, decided: np.ndarray, truth: np.ndarray, classes: Sequence[str] = ()
-) -> Figures:
+) -> Metrics:
     """The figures of one metric set.
 
     Raises:
@@ -62,7 +62,7 @@ def compute(
     return METRIC_SETS[name].figures(decided, truth, classes)
 
 
-def _mosi(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _mosi(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """CMU-MOSI and MOSEI, scores in [-3, 3]; MAE and Corr on unclipped predictions."""
     rated = truth != 0
     has0 = _two_classes(decided >= 0, truth >= 0)
@@ -79,7 +79,7 @@ def _mosi(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Fig
     }
 
 
-def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """CH-SIMS and v2, scores in [-1, 1]; everything is clipped first, 0 counts as negative."""
     decided, truth = decided.clip(-1, 1), truth.clip(-1, 1)
     acc2, f1 = _two_classes(decided > 0, truth > 0)
@@ -93,7 +93,7 @@ def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Fig
     }
 
 
-def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """A score on any scale: mean absolute and root mean square error, correlation, CCC.
 
     CCC is Lin's concordance, 2 cov(x, y) / (var x + var y + (mean x - mean y)^2); NaN where both
@@ -109,9 +109,9 @@ def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Fi
     }
 
 
-def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """Six emotions, any number at once: n-Acc = (TPR + TNR) / 2, binary and weighted F1 each."""
-    figures: Figures = {}
+    figures: Metrics = {}
     for c, name in enumerate(classes):
         guess, true = decided[:, c].astype(bool), truth[:, c].astype(bool)
         figures[f"nAcc_{name}"] = (_share(guess[true]) + _share(~guess[~true])) / 2
@@ -121,12 +121,12 @@ def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str
     return _averages(figures, ("nAcc", "bF1", "wF1"))
 
 
-def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """One of six emotions: s-Acc and b-F1, each emotion against the rest, and the overall figures.
 
     b-F1 of an emotion is what the conversation setting calls its F1.
     """
-    figures: Figures = {}
+    figures: Metrics = {}
     f1 = _f1_each(decided, truth, len(classes))
     for c, name in enumerate(classes):
         figures[f"sAcc_{name}"] = float(accuracy_score(truth == c, decided == c))
@@ -134,14 +134,14 @@ def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
     return _averages(figures, ("sAcc", "bF1")) | _overall(decided, truth)
 
 
-def _one_class(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _one_class(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """One of several emotions: accuracy (weighted by support), weighted F1, F1 each."""
     each = _f1_each(decided, truth, len(classes))
     named = {f"F1_{name}": f1 for name, f1 in zip(classes, each, strict=True)}
     return _overall(decided, truth) | named
 
 
-def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """UR-FUNNY and MUStARD: precision, recall and F1 weighted by support, accuracy."""
     weighted = {"average": "weighted", "zero_division": 0.0}
     return {
@@ -152,7 +152,7 @@ def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> F
     }
 
 
-def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figures:
+def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """One emotion, as speech emotion papers report it; UAR and macro F1 over the classes there are.
 
     A class counts for macro F1 where it is among the truth or the predictions, for UAR (the mean
@@ -228,7 +228,7 @@ def _f1_each(decided: np.ndarray, truth: np.ndarray, classes: int) -> list[float
     return [float(value) for value in each]
 
 
-def _overall(decided: np.ndarray, truth: np.ndarray) -> Figures:
+def _overall(decided: np.ndarray, truth: np.ndarray) -> Metrics:
     return {
         "wAcc": float(accuracy_score(truth, decided)),
         "wF1": _f1(truth, decided, average="weighted"),
@@ -239,9 +239,9 @@ def _share(hits: np.ndarray) -> float:
     return float(hits.mean()) if len(hits) else float("nan")
 
 
-def _averages(figures: Figures, kinds: Sequence[str]) -> Figures:
+def _averages(figures: Metrics, kinds: Sequence[str]) -> Metrics:
     """The figures, led by the mean of each kind over the emotions where it is defined."""
-    means: Figures = {}
+    means: Metrics = {}
     for kind in kinds:
         values = np.array([value for name, value in figures.items() if name.startswith(f"{kind}_")])
         defined = values[~np.isnan(values)]

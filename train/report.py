@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from manifests import Manifest
-from train.labels import label_worth, worth_table
-from train.metrics import UNSCALED, Figures
+from train.metrics import UNSCALED, Metrics
+from train.study.label_quality import pseudo_label_correlation, quality_table
 
 FEW = 5
 """Steps after which the time of one is known."""
@@ -57,8 +57,8 @@ class _Remaining(TimeRemainingColumn):
         return super().render(task)
 
 
-def figures_table(predictors: Mapping[str, Figures]) -> Table:
-    """Figures side by side, one column per predictor; fractions in percent."""
+def figures_table(predictors: Mapping[str, Metrics]) -> Table:
+    """Metrics side by side, one column per predictor; fractions in percent."""
     table = Table("figure", caption_justify="left")
     for predictor in predictors:
         table.add_column(predictor, justify="right")
@@ -78,11 +78,11 @@ def show_run(folder: Path, kept: Mapping[str, Any], manifest: Manifest, console:
     if manifest.card.unimodal:
         predictions = pd.read_parquet(folder / "predictions.parquet")
         if "pseudo_t" in predictions:
-            console.print(worth_table(label_worth(manifest.table, predictions)))
+            console.print(quality_table(pseudo_label_correlation(manifest.table, predictions)))
     say(console, f"run: {folder}")
 
 
-def headline(figures: Figures) -> str:
+def headline(figures: Metrics) -> str:
     """The first two figures of a set, for the line of an epoch."""
     return "  ".join(f"{name} {shown(name, figures[name])}" for name in list(figures)[:2])
 
@@ -99,7 +99,7 @@ def some(ids: list[str], count: int = 5) -> str:
     return ", ".join(ids[:count]) + (", ..." if len(ids) > count else "")
 
 
-def hush_transformers(console: Console) -> None:
+def quiet_transformers(console: Console) -> None:
     """Keep transformers from talking between our lines."""
     from transformers.utils import logging  # takes seconds: `--help` should not wait for it
 

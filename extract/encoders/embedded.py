@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cache.disk import sha256_of
+from cache.store.disk import sha256_of
 from extract.sampling import SAMPLE_RATE
 
 _REMEDY = "run: pip install --no-deps -r requirements-embedded.txt"

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from cache.disk import sha256_of
+from cache.store.disk import sha256_of
 from extract.sampling import IMAGE_SIZE
 
 State = dict[str, Tensor]

@@ -3,12 +3,12 @@
 To add a dataset ``abc``: write ``manifests/adapters/abc.py`` with a function
 ``build(source: Path, media: bool)`` and ``manifests/cards/abc.yaml``. Nothing else needs to know.
 `build` gets the data root (the folder the ``video`` column is relative to) and returns the table as
-a DataFrame, or as a `Built` when it has something to add (`csd` and `raw_clips` read layouts that
-several releases share). Labels and texts alone must be enough:
-`media` says whether the videos can be expected below the root, and most adapters need not ask. A
-row of the release is kept whether or not its video is there; which are missing is not the
-adapter's to say but the command line's (`manifests.media`). Where a release can be split in several
-ways, the adapter has a table ``VARIANTS`` (name to what it is) and `build` a third parameter.
+a DataFrame, or as an `AdapterResult` when it has something to add (`csd` and `raw_clips` read
+layouts that several releases share). Labels and texts alone must be enough: `media` says whether
+the videos can be expected below the root, and most adapters need not ask. A row of the release is
+kept whether or not its video is there; which are missing is not the adapter's to say but the
+command line's (`manifests.media`). Where a release can be split in several ways, the adapter has a
+table ``VARIANTS`` (name to what it is) and `build` a third parameter.
 """
 
 import importlib
@@ -22,12 +22,12 @@ import pandas as pd
 from pandas.api.types import is_integer_dtype
 
 from manifests.card import Card, builtin_names
-from manifests.faults import find_faults, raise_faults
 from manifests.manifest import Manifest
+from manifests.validation import find_faults, raise_faults
 
 
 @dataclass
-class Built:
+class AdapterResult:
     """What an adapter made: the table, notes for the user, and card fields this copy overrides.
 
     The overrides are for copies that cannot keep the card's promise: one actor's clips cannot be
@@ -56,7 +56,7 @@ def build(
 
     Args:
         name: of a dataset with a card in this package; any other is data of the user's own, which
-            `manifests.adapters.own` reads.
+            `manifests.adapters.custom` reads.
         source: folder of the release.
         media: whether its videos are there; False: only its labels and texts.
         variant: one of several ways to split it; None: the adapter's own choice.
@@ -64,18 +64,18 @@ def build(
     Raises:
         ValueError: no such dataset or variant, nothing of it in the folder, or faults in it.
     """
-    from manifests.adapters import own  # it needs `Built`
+    from manifests.adapters import custom  # it needs `AdapterResult`
 
     if name in builtin_names():
         card, built = Card.builtin(name), _release(name, source, media, variant)
-    elif own.is_there(source):
+    elif custom.is_there(source):
         if variant is not None:
             raise ValueError(f"{name} has no variant {variant!r}: its column `split` says the way")
-        card, built = own.read(name, source)
+        card, built = custom.read(name, source)
     else:
         raise ValueError(
             f"no card is called {name!r}; there are: {', '.join(builtin_names())}. Is it data of "
-            f"your own, then write {source / own.TABLE} (docs/your-own-data.md)"
+            f"your own, then write {source / custom.TABLE} (docs/your-own-data.md)"
         )
     if built.table.empty:
         raise ValueError(f"{source}: nothing of {card.title} in it; to obtain it: {card.obtain}")
@@ -87,7 +87,7 @@ def build(
     return manifest, built.notes
 
 
-def _release(name: str, source: Path, media: bool, variant: str | None) -> Built:
+def _release(name: str, source: Path, media: bool, variant: str | None) -> AdapterResult:
     if not has_adapter(name):
         raise ValueError(f"{name} has a card but no adapter yet: add manifests/adapters/{name}.py")
     adapter = importlib.import_module(f"{__name__}.{name}")
@@ -99,4 +99,4 @@ def _release(name: str, source: Path, media: bool, variant: str | None) -> Built
             ways = ", ".join(variants) or "none"
             raise ValueError(f"{name} has no variant {variant!r}; there are: {ways}")
         built = adapter.build(source, media, variant)
-    return Built(built) if isinstance(built, pd.DataFrame) else built
+    return AdapterResult(built) if isinstance(built, pd.DataFrame) else built

@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.adapters.files import find_file
 from manifests.card import SPLITS, Card
-from manifests.faults import raise_faults
+from manifests.validation import raise_faults
 
 SDK = "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
 STANDARD = "mmsdk/mmdatasdk/dataset/standard_datasets"
@@ -65,7 +65,7 @@ MOSEI = Release(
 RELEASES = {"mosi": MOSI, "mosei": MOSEI, "mosei_emotion": MOSEI}
 
 
-def read(name: str, source: Path, labels: Sequence[str]) -> Built:
+def read(name: str, source: Path, labels: Sequence[str]) -> AdapterResult:
     """One row a labelled segment, sorted by video and segment, with its times and its words.
 
     Segments of a video that is in no fold, without a word or of no length are left out, which the
@@ -125,7 +125,7 @@ def read(name: str, source: Path, labels: Sequence[str]) -> Built:
     notes = [f"left out {count} segments {why}" for why, count in sorted(left_out.items())]
     told = Card.builtin(name).splits
     splits = {split: {**counts, "release": None} for split, counts in told.items()}
-    return Built(pd.DataFrame(rows), notes, {"splits": splits})
+    return AdapterResult(pd.DataFrame(rows), notes, {"splits": splits})
 
 
 def read_folds(path: Path) -> dict[str, str]:

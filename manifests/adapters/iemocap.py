@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.adapters.files import one_line, read_text
 from manifests.card import Card
 
@@ -29,7 +29,7 @@ NAME = re.compile(r"(Ses0([1-5])([FM])_\w+)_([FM])\w+", re.ASCII)
 SAID = re.compile(r"(\S+)\s+\[[\d.]+-[\d.]+\]:(.*)", re.ASCII)
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The utterances of the six classes, in the order in which they were said.
 
     Their turns count all utterances of a dialogue, also those of other classes or of none. Valence,
@@ -51,7 +51,7 @@ def build(source: Path, media: bool = True) -> Built:
     if silent.any():
         names = ", ".join(table.loc[silent, "id"])
         notes.append(f"left out {silent.sum()} utterances without a transcript: {names}")
-    return Built(table[of_class & ~silent].reset_index(drop=True), notes)
+    return AdapterResult(table[of_class & ~silent].reset_index(drop=True), notes)
 
 
 def _dialogue(path: Path, source: Path) -> Iterator[dict[str, object]]:

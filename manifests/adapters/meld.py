@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.adapters.files import find_file, find_folder, one_line, repaired
 from manifests.card import Card
 from manifests.csv_table import numbers, read_csv, require
-from manifests.faults import raise_faults
+from manifests.validation import raise_faults
 
 PARTS = (
     ("train", "train", "train_splits"),
@@ -28,7 +28,7 @@ COUNTS = ["dialogue_id", "utterance_id", "season", "episode"]
 COLUMNS = ["utterance", "speaker", "emotion", "sentiment", *COUNTS, "starttime", "endtime"]
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The rows of the three CSV files; the clips are whole files, so no row has a start or end.
 
     Times of the episode are kept in ``episode_start`` and ``episode_end``, in seconds.
@@ -37,13 +37,13 @@ def build(source: Path, media: bool = True) -> Built:
         ValueError: a CSV file is missing, or a cell holds no number or no time.
     """
     built = [_read(source, *part) for part in PARTS]
-    return Built(
+    return AdapterResult(
         pd.concat([part.table for part in built]),
         [note for part in built for note in part.notes],
     )
 
 
-def _read(source: Path, split: str, name: str, folder: str) -> Built:
+def _read(source: Path, split: str, name: str, folder: str) -> AdapterResult:
     path = find_file(source, f"{name}_sent_emo.csv", Card.builtin("meld").obtain)
     cells, _ = read_csv(path, fallback="cp1252")
     require(cells, COLUMNS, path)
@@ -86,7 +86,7 @@ def _read(source: Path, split: str, name: str, folder: str) -> Built:
             f"{name}: {again} clips are called {AGAIN}...; {instead} of them are taken, those "
             "without one of the plain name"
         )
-    return Built(table, notes)
+    return AdapterResult(table, notes)
 
 
 def _clip(source: Path, place: str, clip: str) -> str:

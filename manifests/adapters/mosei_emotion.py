@@ -6,14 +6,14 @@
 
 from pathlib import Path
 
-from manifests.adapters import Built, csd, raw_clips
+from manifests.adapters import AdapterResult, csd, raw_clips
 from manifests.csv_table import read_csv
-from manifests.faults import raise_faults
+from manifests.validation import raise_faults
 
 EMOTIONS = csd.MOSEI.columns[1:]
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The table of utterances with one column an emotion, 0 or 1.
 
     Raises:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from manifests.adapters import Built, csd, raw_clips
+from manifests.adapters import AdapterResult, csd, raw_clips
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The table of utterances: from ``label.csv`` if there is one, else from the ``.csd`` files."""
     path = raw_clips.find_table(source)
     if path is not None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.adapters.files import find_file, find_folder, one_line, read_text
 from manifests.adapters.pickles import load_pickle
 from manifests.card import Card
-from manifests.faults import raise_faults
+from manifests.validation import raise_faults
 
 CLASSES = ("sincere", "sarcastic")
 TEST_SHOW = "FRIENDS"
@@ -28,7 +28,7 @@ VARIANTS = {
 }
 
 
-def build(source: Path, media: bool = True, variant: str = "paper") -> Built:
+def build(source: Path, media: bool = True, variant: str = "paper") -> AdapterResult:
     """The rows of the JSON file, in its order, split as `variant` says.
 
     Raises:
@@ -60,7 +60,7 @@ def build(source: Path, media: bool = True, variant: str = "paper") -> Built:
         for name, entry in entries.items()
     )
     table["split"], rule = _split(table, variant, source)
-    return Built(table, [f"split {rule}"], {"split_rule": rule, "splits": _counts(variant)})
+    return AdapterResult(table, [f"split {rule}"], {"split_rule": rule, "splits": _counts(variant)})
 
 
 def _faults(name: str, entry: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.card import Card
 
 NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
@@ -35,7 +35,7 @@ BY_REPETITION = (
 BY_TURNS = "by turns (train, valid, test, train, train) over the sorted names, too few clips"
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """Table of the speech clips below `source`, or without `media` of the whole release.
 
     Raises:
@@ -81,7 +81,7 @@ def build(source: Path, media: bool = True) -> Built:
     table = pd.DataFrame(rows).sort_values("id", ignore_index=True)
     table["split"], rule, disjoint = _split(table)
     notes.append(f"split {rule}")
-    return Built(table, notes, {"split_rule": rule, "disjoint": disjoint})
+    return AdapterResult(table, notes, {"split_rule": rule, "disjoint": disjoint})
 
 
 def _files_below(source: Path) -> list[PurePosixPath]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.adapters.files import one_line, repaired
 from manifests.csv_table import numbers, read_csv, require
-from manifests.faults import GARBLED, raise_faults
+from manifests.validation import GARBLED, raise_faults
 
 TABLES = ("label.csv", "meta.csv", "labels.csv")
 MODES = {"val": "valid", "dev": "valid"}
@@ -30,7 +30,7 @@ def read(
     labels: Sequence[str] = ("label",),
     fallback: str = "cp1252",
     clip_name: Callable[[str, str], str] = lambda video, clip: clip,
-) -> Built:
+) -> AdapterResult:
     """The table of utterances, in the order of the file at `path`.
 
     Rows that are the same in every cell are taken once. Rows are numbered as in the file. Texts
@@ -78,7 +78,9 @@ def read(
     )
     for column in labels:
         table[column] = numbers(cells, column, path)
-    return Built(table, notes, {"transcripts": False} if (texts == "").any() else {}, file=path)
+    return AdapterResult(
+        table, notes, {"transcripts": False} if (texts == "").any() else {}, file=path
+    )
 
 
 def _mended(texts: pd.Series, western: bool) -> pd.Series:

@@ -3,23 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-from manifests.adapters import Built, own
+from manifests.adapters import AdapterResult, custom
 from manifests.card import Card
 from manifests.csv_table import read_csv, require
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The table of utterances of ``labels.csv``, whose labels are the classes there are.
 
     Raises:
-        ValueError: no such file, or as `manifests.adapters.own`.
+        ValueError: no such file, or as `manifests.adapters.custom`.
     """
-    path, card = source / own.TABLE, Card.builtin("sdme")
-    if not own.is_there(source):
+    path, card = source / custom.TABLE, Card.builtin("sdme")
+    if not custom.is_there(source):
         raise ValueError(f"{path}: no such file; to obtain it: {card.obtain}")
     cells, _ = read_csv(path)
     require(cells, ["id", "video", "label", "text"], path)
     classes = sorted(set(cells["label"]) - {""})
-    built = own.tabulate(replace(card, classes=classes), cells, path)
-    built.notes += own.doubts(cells["label"])
+    built = custom.to_table(replace(card, classes=classes), cells, path)
+    built.notes += custom.label_warnings(cells["label"])
     return replace(built, card=built.card | {"classes": classes})

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from manifests.adapters import Built, raw_clips
+from manifests.adapters import AdapterResult, raw_clips
 from manifests.card import Card
 
 LABELS = ("label", "label_t", "label_a", "label_v")
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The table of utterances of ``label.csv`` or ``meta.csv``, with its unimodal labels."""
     return read("sims", source)
 
 
-def read(name: str, source: Path) -> Built:
+def read(name: str, source: Path) -> AdapterResult:
     """The same for any release of the CH-SIMS family."""
     path = raw_clips.find_table(source)
     if path is None:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from manifests.adapters import Built, sims
+from manifests.adapters import AdapterResult, sims
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """The table of utterances of ``meta.csv``; rows without a label, the unsupervised, are left."""
     built = sims.read("simsv2", source)
     labelled = built.table["label"].notna()

@@ -11,17 +11,17 @@ from typing import Any
 
 import pandas as pd
 
-from manifests.adapters import Built
+from manifests.adapters import AdapterResult
 from manifests.adapters.files import find_file, find_folder, one_line, repaired
 from manifests.adapters.pickles import load_pickle
 from manifests.card import Card
-from manifests.faults import raise_faults
+from manifests.validation import raise_faults
 
 CLASSES = ("serious", "humorous")
 FOLDS = {"train": "train", "dev": "valid", "test": "test"}
 
 
-def build(source: Path, media: bool = True) -> Built:
+def build(source: Path, media: bool = True) -> AdapterResult:
     """One row for every id of the folds, in their order.
 
     Raises:
@@ -55,7 +55,7 @@ def build(source: Path, media: bool = True) -> Built:
             )
     raise_faults(faults, source)
     notes = [f"left out, its punchline is empty: {key}" for key in silent]
-    return Built(pd.DataFrame(rows), notes)
+    return AdapterResult(pd.DataFrame(rows), notes)
 
 
 def _table(source: Path, name: str) -> dict[Any, Any]:

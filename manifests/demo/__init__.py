@@ -13,7 +13,7 @@ import pandas as pd
 from manifests.demo.clips import clip_path, write_clips
 from manifests.demo.plan import Clip, make_plan
 
-__all__ = ["Clip", "build", "make_plan", "tabulate"]
+__all__ = ["Clip", "build", "make_plan", "to_table"]
 
 
 def build(source: Path, media: bool = True) -> pd.DataFrame:
@@ -21,10 +21,10 @@ def build(source: Path, media: bool = True) -> pd.DataFrame:
     clips = make_plan()
     if media:
         write_clips(clips, source / "videos")
-    return tabulate(clips)
+    return to_table(clips)
 
 
-def tabulate(clips: list[Clip]) -> pd.DataFrame:
+def to_table(clips: list[Clip]) -> pd.DataFrame:
     """The table of utterances, without the videos; `kind` says how the modalities agree."""
     return pd.DataFrame(
         {

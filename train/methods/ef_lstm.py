@@ -8,7 +8,7 @@ width.
     F_M = W h[K],   y = MLP(F_M)
 
 The adapter: modalities must share one time axis, so each is resampled to K steps of equal length
-(`train.sequences.to_steps`); nobody aligned our frames to words.
+(`train.model.frames.pool_to_length`); nobody aligned our frames to words.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import nn
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
-from train.predictor import predictor
-from train.sequences import Frames, to_steps
+from train.model.frames import Frames, pool_to_length
+from train.model.layers import predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 
 @dataclass
@@ -59,7 +59,7 @@ class EFLSTM(Method):
     def forward(self, batch: Batch) -> Outputs:
         """The prediction from the last state."""
         read = self.text(batch.text), self.audio(batch.audio), self.vision(batch.vision)
-        x_BKd = torch.cat([to_steps(x, mask, self.options.steps) for x, mask in read], 2)
+        x_BKd = torch.cat([pool_to_length(x, mask, self.options.steps) for x, mask in read], 2)
         state_BKH, _ = self.lstm(self.dropout(x_BKd))
         fused_BD = self.fuse(state_BKH[:, -1])
         return Outputs({"M": self.predict(fused_BD)}, {"M": fused_BD})

@@ -21,11 +21,10 @@ from torch import nn
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
-from train.predictor import predictor
-from train.sequences import Frames
-from train.sgfi import masked_mean
+from train.model.frames import Frames
+from train.model.layers import masked_mean, predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 
 @dataclass

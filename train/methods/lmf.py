@@ -23,7 +23,7 @@ from train.config import Config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
 from train.methods.tfn import Embeddings, with_one
-from train.predictor import predictor
+from train.model.layers import predictor
 from train.task import Task
 
 

@@ -14,7 +14,7 @@ no language model is trained (text.source=features, text.trainable=none) the gat
 out at the end. F_M is the mean over the last states, and y = MLP(F_M).
 
 The adapter: a token needs one frame of each kind. Time is cut into as many equal spans as there
-are tokens, and a token gets the mean frame of its span (`train.sequences.align`); the paper has
+are tokens, and a token gets the mean frame of its span (`train.model.frames.align`); the paper has
 its words timed.
 """
 
@@ -31,12 +31,11 @@ from torch import Tensor, nn
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
-from train.predictor import predictor
-from train.sequences import Frames, align
-from train.sgfi import masked_mean
+from train.model.frames import Frames, align
+from train.model.language_model import LanguageModel, Tokens, layers_of
+from train.model.layers import masked_mean, predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text import LanguageModel, Tokens, layers_of
-from train.text_features import text_source
 
 
 @dataclass

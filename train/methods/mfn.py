@@ -14,7 +14,7 @@ D_* are networks of one hidden layer, s is the logistic function. The paper draw
 lot; the defaults lie within what it draws from.
 
 The adapter: modalities must share one time axis, so each is resampled to K steps of equal length
-(`train.sequences.to_steps`).
+(`train.model.frames.pool_to_length`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
-from train.predictor import predictor
-from train.sequences import Frames, to_steps
+from train.model.frames import Frames, pool_to_length
+from train.model.layers import predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 
 @dataclass
@@ -71,7 +71,7 @@ class MFN(Method):
     def forward(self, batch: Batch) -> Outputs:
         """The prediction from the last states and the last memory."""
         read = self.text(batch.text), self.audio(batch.audio), self.vision(batch.vision)
-        x = [to_steps(x_BTd, mask_BT, self.options.steps) for x_BTd, mask_BT in read]
+        x = [pool_to_length(x_BTd, mask_BT, self.options.steps) for x_BTd, mask_BT in read]
         state: list[tuple[Tensor, Tensor] | None] = [None] * len(x)
         before_BH = x[0].new_zeros(len(batch), self.memory.states)
         u_BU = x[0].new_zeros(len(batch), self.options.memory)

@@ -35,11 +35,10 @@ from torch import Tensor, nn
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import MODALITIES, Method, Outputs
-from train.predictor import predictor
-from train.sequences import Frames, LastState
-from train.sgfi import masked_mean
+from train.model.frames import Frames, LastState
+from train.model.layers import masked_mean, predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 RIDGE = 1e-3  # added to variances: a group of few utterances spans few directions
 

@@ -35,11 +35,10 @@ from cache import Packed
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import MODALITIES, Method, Outputs
-from train.perceiver import AffectivePerceiver
-from train.predictor import predictor
-from train.sgfi import masked_mean
+from train.model.layers import masked_mean, predictor
+from train.model.perceiver import AffectivePerceiver
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 
 @dataclass

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import MODALITIES, Method, Outputs
-from train.perceiver import feed_forward
-from train.predictor import predictor
-from train.sequences import Frames
+from train.model.frames import Frames
+from train.model.layers import feed_forward, predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 
 @dataclass

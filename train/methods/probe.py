@@ -21,7 +21,7 @@ from cache import Packed
 from train.config import Config, load_config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
-from train.perceiver import AffectivePerceiver
+from train.model.perceiver import AffectivePerceiver
 from train.task import Task
 
 

@@ -31,15 +31,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train import processes
+from train import distributed
 from train.config import Config, read_options
 from train.data import Batch
 from train.method import MODALITIES, Method, Outputs
-from train.predictor import predictor
-from train.sequences import Frames, LastState
-from train.sgfi import masked_mean
+from train.model.frames import Frames, LastState
+from train.model.layers import masked_mean, predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 SUBTASKS = ("M", *MODALITIES)
 
@@ -149,7 +148,7 @@ class UnimodalLabels(nn.Module):
     def move(self, epoch: int) -> None:
         """y_s^(e+1) after epoch e (from 1), once every utterance was gathered."""
         if epoch >= 2:
-            processes.all_reduce_sum(self.features)  # each rank has gathered its shards alone
+            distributed.all_reduce_sum(self.features)  # each rank has gathered its shards alone
             middle = (self.task.low + self.task.high) / 2
             signed_NC = self.truth - middle
             alpha_M, *alphas = (

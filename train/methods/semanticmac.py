@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from train.config import Config
 from train.data import Batch
+from train.distributed import gather_batch
 from train.method import MODALITIES, Method, Outputs
-from train.perceiver import AffectivePerceiver
-from train.predictor import predictor
-from train.processes import gather_batch
-from train.sccl import inter_sample, intra_sample
-from train.sclg import PseudoLabels
-from train.sgfi import GatedInteraction, Sight, masked_means, parts
+from train.model.layers import masked_means, predictor
+from train.model.perceiver import AffectivePerceiver
+from train.model.sccl import inter_sample, intra_sample
+from train.model.sclg import PseudoLabels
+from train.model.sgfi import AttentionMasks, GatedInteraction, parts
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 PSEUDO = ("S", *MODALITIES)
 SUBTASKS = ("M", *PSEUDO)
@@ -112,7 +112,7 @@ class SemanticMAC(Method):
         )
         bridge_tokens = self.config.sgfi.bridge_tokens
         moved = [
-            stack(x, x_BLD, Sight.of(group, mask, key, bridge_tokens))
+            stack(x, x_BLD, AttentionMasks.of(group, mask, key, bridge_tokens))
             for stack, group, x, mask, key in queries
         ]
         return torch.cat(moved, dim=1)

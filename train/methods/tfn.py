@@ -22,11 +22,10 @@ from train.config import Config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
 from train.methods.lf_dnn import subnetwork
-from train.predictor import predictor
-from train.sequences import Frames, LastState
-from train.sgfi import masked_mean
+from train.model.frames import Frames, LastState
+from train.model.layers import masked_mean, predictor
+from train.model.text_features import text_source
 from train.task import Task
-from train.text_features import text_source
 
 
 @dataclass

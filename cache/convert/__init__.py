@@ -1,0 +1,1 @@
+"""Foreign feature files: import from h5, npz, csv and MMSA, and export to them."""

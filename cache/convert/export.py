@@ -1,0 +1,190 @@
+"""From a published store to the files that other programs read: h5, npz, MMSA's pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+
+from cache.convert.arrays import check_fits
+from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
+from cache.convert.mmsa import write_mmsa
+from cache.reader import FeatureStore
+from cache.store.disk import sync_folder
+
+BLOCK = 512  # utterances gathered at a time
+FORMATS = ("h5", "mmsa", "npz")
+
+
+def export(
+    store: str | Path,
+    to: str,
+    out: Path,
+    manifest: str | Path | None = None,
+    on_block: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write a store to one file of another format.
+
+    Args:
+        store: a published store.
+        to: ``h5``, ``npz`` or ``mmsa``.
+        out: the file; it must not exist.
+        manifest: for ``mmsa``: where transcripts, labels and splits come from, a dataset below
+            ``data/``, a folder with ``manifest.parquet``, or a Parquet file.
+        on_block: called with (utterances written, utterances in all); ``h5`` only, the others are
+            assembled in memory.
+
+    Returns:
+        Sentences on what the file lacks.
+
+    Raises:
+        ValueError: the file exists, the manifest is missing or does not fit the store or the
+            format, an id cannot be written in this format, or the memory cannot hold the file.
+    """
+    cache = FeatureStore.open(store)
+    if to not in FORMATS:
+        raise ValueError(f"no format is called {to!r}; use {', '.join(FORMATS)}")
+    if (to == "mmsa") != (manifest is not None):
+        raise ValueError(
+            "an mmsa file needs splits, transcripts and labels, which a store does not hold: "
+            "say --manifest DATASET"
+            if manifest is None
+            else f"--manifest is for mmsa; an {to} file holds what the store holds"
+        )
+    with _written_aside(out) as file:
+        if to == "h5":
+            _check_text(cache, "HDF5")
+            _write_h5(cache, file, on_block)
+        elif to == "npz":
+            _check_text(cache, "npz")
+            _write_npz(cache, file)
+        else:
+            assert manifest is not None
+            table = read_manifest(manifest)
+            notes = write_mmsa(cache, table, file)
+            left_out = len(set(cache.ids) - set(table["id"]))
+            if left_out:
+                notes.append(f"{left_out} utterances of the store are not in the manifest")
+            return notes
+    return []
+
+
+def read_manifest(name: str | Path) -> pd.DataFrame:
+    """The table of a dataset below ``data/``, of a manifest's folder, or in a Parquet file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(name)
+    if path.suffix != ".parquet":
+        bare = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name)
+        path = (Path("data", name) if bare else path) / "manifest.parquet"
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a manifest: {error}") from error
+    if "id" not in table:
+        raise ValueError(f"{path}: no column id")
+    return table
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is whole; it never replaces another."""
+    if path.exists():
+        raise ValueError(f"{path} exists; remove it or name another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("xb+") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+        sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _check_text(cache: FeatureStore, form: str) -> None:
+    for i in cache.ids:
+        if "\0" in i:
+            raise ValueError(f"{cache.path}: the id {i!r} holds a NUL, which {form} cannot keep")
+
+
+def _about(cache: FeatureStore) -> dict[str, Any]:
+    return {
+        "layout": LAYOUT,
+        "version": LAYOUT_VERSION,
+        "dataset": cache.dataset,
+        "store": json.dumps(cache.attributes, sort_keys=True, default=str),
+    }
+
+
+def _columns(cache: FeatureStore) -> dict[str, np.ndarray]:
+    columns = {name: cache.column(name) for name in ("status", "error", "duration")}
+    # A NUL would end the text in either format; in an error message nothing is lost without it.
+    columns["error"] = np.array([str(e).replace("\0", " ") for e in columns["error"]], dtype=object)
+    return {"ids": np.array(cache.ids, dtype=object), **columns}
+
+
+def _write_h5(
+    cache: FeatureStore, target: BinaryIO, on_block: Callable[[int, int], None] | None
+) -> None:
+    features = cache.select(cache.ids, resident=False)
+    with h5py.File(target, "w") as file:
+        file.attrs.update(_about(cache))
+        for name, column in _columns(cache).items():
+            text = column.dtype.kind not in "f"
+            kind = h5py.string_dtype() if text else column.dtype
+            file.create_dataset(name, data=column.astype(object) if text else column, dtype=kind)
+        rows = {}
+        for modality, width in cache.widths.items():
+            offsets = cache.offsets(modality)
+            file[f"{modality}/offsets"] = offsets
+            shape = (int(offsets[-1]), width)
+            rows[modality] = (
+                file.create_dataset(f"{modality}/values", shape, cache.recipe["dtype"]),
+                offsets,
+            )
+        for start in range(0, len(cache.ids), BLOCK):
+            stop = min(start + BLOCK, len(cache.ids))
+            for modality, packed in features.batch(torch.arange(start, stop)).items():
+                values, offsets = rows[modality]
+                values[int(offsets[start]) : int(offsets[stop])] = packed.values.numpy()
+            if on_block is not None:
+                on_block(stop, len(cache.ids))
+
+
+def _write_npz(cache: FeatureStore, file: BinaryIO) -> None:
+    columns = _columns(cache)
+    _check_memory(cache, columns)
+    arrays = {
+        name: column if column.dtype.kind == "f" else np.array([str(v) for v in column], dtype=str)
+        for name, column in columns.items()
+    }
+    features = cache.select(cache.ids, resident=True)  # all in the store's order: nothing to gather
+    for modality, values in features.values.items():
+        arrays[f"{modality}/values"] = values.numpy()
+        arrays[f"{modality}/offsets"] = cache.offsets(modality)
+    arrays["about"] = np.array(json.dumps(_about(cache)))
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for allow_pickle
+
+
+def _check_memory(cache: FeatureStore, columns: Mapping[str, np.ndarray]) -> None:
+    itemsize = np.dtype(cache.recipe["dtype"]).itemsize
+    needed = sum(int(cache.offsets(m)[-1]) * width * itemsize for m, width in cache.widths.items())
+    for column in columns.values():
+        if column.dtype.kind != "f":  # an array of strings is as wide as the longest of them
+            needed += len(column) * 4 * max((len(str(text)) for text in column), default=0)
+    check_fits(f"{cache.path} as an npz file", needed, "; export to h5, which is written in blocks")

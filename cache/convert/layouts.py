@@ -1,0 +1,305 @@
+"""Features that were not extracted here: what h5, npz and csv files hold, ready to be imported.
+
+Nothing is joined by position across modalities: each file says which rows belong to which id.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pandas as pd
+
+from cache.convert.arrays import h5_arrays, npz_arrays
+from cache.store.parts import STATUSES
+from cache.store.recipe import MODALITIES, STORABLE
+
+LAYOUT = "semanticmac-features"
+LAYOUT_VERSION = 1
+NOT_A_NUMBER = ["", "nan", "NaN", "NAN"]
+
+
+@dataclass
+class ExternalFeatures:
+    """The content of a foreign file.
+
+    Attributes:
+        path: the file.
+        ids: utterance ids, distinct, in any order.
+        sequences: per modality the found one array ``[T, d]`` an utterance, in the order of `ids`.
+        widths: per modality its ``d``.
+        columns: what else the file says about each utterance: ``status``, ``error``, ``duration``.
+        table: transcripts, labels and splits, where the file has them (columns of a manifest).
+        dataset: the dataset's name, where the file tells it.
+        notes: sentences on what was cut, dropped or missing.
+    """
+
+    path: Path
+    ids: list[str]
+    sequences: dict[str, Sequence[np.ndarray]]
+    widths: dict[str, int]
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+    dataset: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError(f"{self.path}: it holds no utterance")
+        if not self.sequences.keys() & set(MODALITIES):
+            raise ValueError(
+                f"{self.path}: it holds features of neither {' nor '.join(MODALITIES)}"
+            )
+        for modality, width in self.widths.items():
+            if not width:
+                raise ValueError(f"{self.path}: {modality} has no columns")
+        for i, count in Counter(self.ids).items():
+            if count > 1:
+                raise ValueError(f"{self.path}: id {i!r} stands {count} times; ids must be unique")
+            if not i or (not i.isprintable() and not _encodable(i)):
+                raise ValueError(f"{self.path}: {i!r} is no id; give every utterance one")
+
+    def frames(self, modality: str) -> np.ndarray:
+        """``[N]`` int64: the rows of each utterance; none of them is read."""
+        sequences = self.sequences[modality]
+        if isinstance(sequences, Ragged):
+            return np.diff(sequences.offsets)
+        return np.fromiter(map(len, sequences), np.int64, len(sequences))
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Ragged(Sequence[np.ndarray]):
+    """Sequences of different lengths in one array; item ``i`` is read when it is asked for.
+
+    Attributes:
+        values: ``[sum T, d]``, in memory or an open HDF5 dataset.
+        offsets: ``[N + 1]`` int64.
+    """
+
+    values: Any
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return np.asarray(self.values[int(self.offsets[index]) : int(self.offsets[index + 1])])
+
+
+def read_h5(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatures:
+    """Read the HDF5 form of the layout (``docs/convert.md``); features stay in it until imported.
+
+    Raises:
+        ValueError: the file is no HDF5, a dataset is missing or has the wrong shape, or the content
+            of one lies in another file.
+    """
+    values = [f"{modality}/values" for modality in modalities]
+    found, about = h5_arrays(path, _names(modalities), values, ("layout", "version", "dataset"))
+    return _of_layout(path, found, about, modalities)
+
+
+def read_npz(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatures:
+    """Read the NumPy form of the layout (``docs/convert.md``); it is never unpickled.
+
+    Raises:
+        ValueError: the file is no npz, or an array is missing, has the wrong shape or does not fit
+            into memory.
+    """
+    found = npz_arrays(path, [*_names(modalities), "about"])
+    try:
+        about = json.loads(str(found.pop("about", "{}")))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: 'about' is no JSON: {error}; leave it out") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: 'about' is no JSON object, no {{...}}; leave it out")
+    return _of_layout(path, found, about, modalities)
+
+
+def _names(modalities: Sequence[str]) -> list[str]:
+    """All that the layout knows of; whatever else a file holds is not looked at."""
+    of_modalities = [f"{m}/{name}" for m in modalities for name in ("values", "offsets")]
+    return ["ids", "status", "error", "duration", *of_modalities]
+
+
+def _of_layout(
+    path: Path, found: Mapping[str, Any], about: Mapping[str, Any], modalities: Sequence[str]
+) -> ExternalFeatures:
+    dataset = _dataset_of(path, about)
+    if "ids" not in found:
+        raise ValueError(f"{path}: no 'ids'; the layout is in docs/convert.md")
+    ids = _strings(path, "ids", found["ids"])
+    sequences: dict[str, Sequence[np.ndarray]] = {}
+    widths = {}
+    for modality in modalities:
+        if f"{modality}/values" in found:
+            sequences[modality] = _ragged(path, modality, found, len(ids))
+            widths[modality] = int(found[f"{modality}/values"].shape[1])
+    columns: dict[str, list[Any]] = {}
+    for name in ("status", "error"):
+        if name in found:
+            columns[name] = _strings(path, name, found[name])
+    if "duration" in found:
+        columns["duration"] = _seconds(path, found["duration"])
+    for name, column in columns.items():
+        if len(column) != len(ids):
+            raise ValueError(f"{path}: {name} has {len(column)} entries for {len(ids)} ids")
+    unknown = set(columns.get("status", ())) - set(STATUSES)
+    if unknown:
+        raise ValueError(f"{path}: status {min(unknown)!r}; use one of {', '.join(STATUSES)}")
+    return ExternalFeatures(path, ids, sequences, widths, columns, dataset=dataset)
+
+
+def _dataset_of(path: Path, about: Mapping[str, Any]) -> str | None:
+    """The dataset that a file of this layout and version names, if it names one."""
+    layout, version = about.get("layout", LAYOUT), about.get("version", LAYOUT_VERSION)
+    known = isinstance(layout, str) and layout == LAYOUT
+    if not (known and isinstance(version, int | np.integer) and version <= LAYOUT_VERSION):
+        raise ValueError(
+            f"{path} is {reprlib.repr(layout)} version {reprlib.repr(version)}; this release "
+            f"reads {LAYOUT!r} version {LAYOUT_VERSION}"
+        )
+    dataset = about.get("dataset")
+    if not isinstance(dataset, str | None):
+        raise ValueError(f"{path}: the dataset's name is {reprlib.repr(dataset)}, which is no text")
+    return dataset
+
+
+def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> Ragged:
+    values = found[f"{modality}/values"]
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{path}: {modality}/values is {values.dtype} {values.shape}; it must hold numbers "
+            "of shape [rows, width]"
+        )
+    if f"{modality}/offsets" not in found:
+        if len(values) != count:
+            raise ValueError(
+                f"{path}: no {modality}/offsets, and {len(values)} rows for {count} ids"
+            )
+        return Ragged(values, np.arange(count + 1))  # one vector an utterance
+    offsets = np.asarray(found[f"{modality}/offsets"])
+    good = offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
+    if good:
+        offsets = offsets.astype(np.int64)
+        good = (
+            offsets[0] == 0 and offsets[-1] == len(values) and bool((np.diff(offsets) >= 0).all())
+        )
+    if not good:
+        raise ValueError(
+            f"{path}: {modality}/offsets must be {count + 1} integers that rise from 0 to "
+            f"{len(values)}, the rows of {modality}/values"
+        )
+    return Ragged(values, offsets)
+
+
+def _seconds(path: Path, values: Any) -> list[float]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(
+            f"{path}: duration is {array.dtype} {array.shape}; it must be seconds [N], none of "
+            "them infinite or NaN"
+        )
+    return array.astype(np.float64).tolist()
+
+
+def _strings(path: Path, name: str, values: Any) -> list[str]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "USOT":
+        raise ValueError(f"{path}: {name} is {array.dtype} {array.shape}; it must be strings [N]")
+    try:
+        strings = [v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist()]
+        "".join(strings).encode()
+    except UnicodeError as error:
+        raise ValueError(f"{path}: {name} holds text that is not UTF-8: {error}") from error
+    return strings
+
+
+def read_csv(path: Path, modality: str | None = None) -> ExternalFeatures:
+    """Read a table with one row an utterance or a frame (``docs/convert.md``).
+
+    Args:
+        path: the file: ``id``, perhaps ``modality`` and ``frame``, every other column a feature.
+        modality: whose features they are, where the file has no column ``modality``.
+
+    Raises:
+        ValueError: a column is missing or holds no numbers, or a frame stands twice.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0).columns.tolist()
+        names = [c for c in header if c not in ("id", "modality", "frame")]
+        table = pd.read_csv(
+            path,
+            dtype={"id": str, "modality": str},
+            keep_default_na=False,  # an utterance may be called NA
+            na_values=dict.fromkeys(names, NOT_A_NUMBER),
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as csv: {error}") from error
+    if "id" not in header or not names:
+        raise ValueError(f"{path}: the columns are {header[:8]}; need 'id' and features")
+    for name in [*names, *(c for c in ["frame"] if c in table)]:
+        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
+            row = int(np.flatnonzero(pd.to_numeric(table[name], errors="coerce").isna())[0])
+            raise ValueError(
+                f"{path}: line {row + 2}: {name} {table[name].iloc[row]!r} is no number"
+            )
+    if "modality" not in table:
+        if modality is None:
+            raise ValueError(
+                f"{path}: no column 'modality': add it, or say --modality audio|vision"
+            )
+        table["modality"] = modality
+    unknown = table.loc[~table["modality"].isin(MODALITIES), "modality"]
+    if len(unknown):
+        raise ValueError(
+            f"{path}: line {unknown.index[0] + 2}: modality {unknown.iloc[0]!r}; "
+            f"use {' or '.join(MODALITIES)}"
+        )
+    return _of_table(path, table, names)
+
+
+def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> ExternalFeatures:
+    ids = sorted(table["id"].unique())
+    table["place"] = table["id"].map({i: place for place, i in enumerate(ids)})
+    sequences: dict[str, Sequence[np.ndarray]] = {}
+    widths = {}
+    for modality, rows in table.groupby("modality"):
+        if "frame" in rows:
+            twice = rows.duplicated(["id", "frame"])
+            if twice.any():
+                row = rows[twice].iloc[0]
+                raise ValueError(
+                    f"{path}: line {rows.index[twice][0] + 2}: frame {row['frame']} of "
+                    f"{modality} of {row['id']!r} stands twice"
+                )
+            rows = rows.sort_values("frame", kind="stable")
+        rows = rows.sort_values("place", kind="stable")
+        values = rows[names].to_numpy(np.float64)
+        # Modalities share the columns; what is empty at the end of all rows is not this one's.
+        used = np.flatnonzero(~np.isnan(values).all(axis=0))
+        width = int(used[-1]) + 1 if len(used) else 0
+        counts = np.bincount(rows["place"], minlength=len(ids))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        sequences[str(modality)] = Ragged(values[:, :width], offsets)
+        widths[str(modality)] = width
+    return ExternalFeatures(path, ids, sequences, widths)

@@ -1,0 +1,1 @@
+"""Stores elsewhere: locations, catalogues, push, pull, mirror, verify."""

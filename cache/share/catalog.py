@@ -1,0 +1,215 @@
+"""What a share holds.
+
+The truth is one small file per store, ``catalog/<dataset>/<name>.json``, written once by whoever
+pushed the store: two writers never write the same file, so none can lose the other's entry, without
+any lock. ``catalog.json`` is made from them, for people and for web servers, which cannot list.
+Whoever has written it lists the entries again and starts over if another one came: the last writer
+therefore wrote all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from cache.share.location import Location, ShareError, UnreadableError
+from cache.store.assemble import CHECKSUMS
+from cache.store.checksums import Checksums
+from cache.store.metadata import attributes_of, check_same_place, is_count, is_sha256, parse_json
+from cache.store.recipe import check_place
+from cache.store.who import user_name
+
+log = logging.getLogger(__name__)
+
+CATALOG = "catalog.json"
+ENTRIES = "catalog"
+_LARGEST_ENTRY = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One store of a share.
+
+    Attributes:
+        dataset: name of the dataset.
+        name: the store's folder, ``<encoder>-<sampling>-<digest12>.zarr``.
+        encoder: the frozen encoder.
+        sampling: how frames and windows were taken.
+        digest: of the recipe, 64 hex digits.
+        content: SHA-256 of ``checksums.json``, 64 hex digits.
+        bytes: size of all files.
+        files: how many they are, ``checksums.json`` not counted.
+        utterances: rows in the store.
+        failures: utterances without features.
+        who: user name of who pushed it (or, in a share without catalogue, made it).
+        when: when it was pushed, ISO 8601 in UTC; empty if nobody wrote it down.
+        licence: the dataset's licence note.
+    """
+
+    dataset: str
+    name: str
+    encoder: str
+    sampling: dict[str, Any]
+    digest: str
+    content: str
+    bytes: int
+    files: int
+    utterances: int
+    failures: int
+    who: str
+    when: str
+    licence: str
+
+    @classmethod
+    def of(cls, name: str, attributes: Mapping[str, Any], checksums: Checksums) -> Entry:
+        """The entry of a store from its root attributes, pushed by nobody yet."""
+        recipe, counts = attributes["recipe"], attributes["counts"]
+        return cls(
+            dataset=recipe["dataset"],
+            name=name,
+            encoder=recipe["encoder"],
+            sampling=dict(recipe["sampling"]),
+            digest=attributes["digest"],
+            content=checksums.content,
+            bytes=checksums.size,
+            files=len(checksums.files),
+            utterances=counts["utterances"],
+            failures=counts["failed"],
+            who=str(attributes.get("creator", "")),
+            when="",
+            licence=str(attributes.get("licence", "")),
+        )
+
+    @classmethod
+    def from_json(cls, plain: Any) -> Entry:
+        """Read an entry; keys of later releases are passed over.
+
+        Raises:
+            ValueError: a key is missing or of another type, or its names cannot be folders.
+        """
+        kinds = {"str": str, "int": int, "dict[str, Any]": dict}
+        try:
+            values = {field.name: plain[field.name] for field in fields(cls)}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no catalogue entry: {error!r}") from error
+        for field in fields(cls):
+            value, kind = values[field.name], kinds[str(field.type)]
+            if not isinstance(value, kind) or (kind is int and not is_count(value)):
+                raise ValueError(f"{field.name} is {value!r:.200}")
+            if isinstance(value, str):
+                value.encode()  # a lone surrogate, which no terminal prints, is a ValueError
+        for name in ("digest", "content"):
+            if not is_sha256(values[name]):
+                raise ValueError(f"{name} is {values[name]!r:.200}")
+        check_place(values["dataset"], values["name"])
+        return cls(**values)
+
+    @property
+    def path(self) -> str:
+        """Where the store lies, relative to the share."""
+        return f"{self.dataset}/{self.name}"
+
+
+def add(share: Location, entry: Entry) -> None:
+    """Put a pushed store into the share's catalogue, once; ``who`` and ``when`` are now and us.
+
+    Raises:
+        ShareError: the share is out of reach or not ours to write.
+    """
+    known = _written(share)
+    if not any((e.path, e.content) == (entry.path, entry.content) for e in known):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        signed = {**asdict(entry), "who": user_name(), "when": now}
+        share.write(f"{ENTRIES}/{entry.path}.json", _json(signed), waiting=ENTRIES)
+        known = _written(share)
+    while True:
+        plain = {"version": 1, "stores": [asdict(e) for e in known]}
+        share.write(CATALOG, _json(plain), waiting=ENTRIES)
+        now_there = _written(share)
+        if now_there == known:
+            return
+        known = now_there
+
+
+def entries(share: Location) -> list[Entry]:
+    """The stores of a share, by path; looked for where nobody keeps a catalogue.
+
+    Raises:
+        ShareError: the share is out of reach.
+    """
+    share.check()
+    if share.writable:
+        return _written(share) or _scan(share)
+    try:
+        raw = share.read(CATALOG)
+    except FileNotFoundError:
+        return _scan(share)
+    try:
+        plain = parse_json(raw, str(share / CATALOG))["stores"]
+        return _readable(share, [(CATALOG, entry) for entry in plain])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShareError(f"{share / CATALOG} cannot be read: {error!r}") from error
+
+
+def _written(share: Location) -> list[Entry]:
+    found: list[tuple[str, Any]] = []
+    for name in (f"{ENTRIES}/{below}" for below in sorted(share.sizes(ENTRIES))):
+        if not name.endswith(".zarr.json"):
+            continue
+        try:
+            found.append((name, share.read(name, _LARGEST_ENTRY)))
+        except UnreadableError as error:  # whose it is may keep it to himself
+            log.warning("passing over an entry: %s", error)
+    return _readable(share, found)
+
+
+def _readable(share: Location, found: list[tuple[str, Any]]) -> list[Entry]:
+    good = []
+    for name, plain in found:
+        try:
+            plain = parse_json(plain, "it") if isinstance(plain, bytes) else plain
+            good.append(Entry.from_json(plain))
+        except ValueError as error:
+            log.warning("%s: passing over an entry: %s", share / name, error)
+    return sorted(good, key=lambda entry: entry.path)
+
+
+def _scan(share: Location) -> list[Entry]:
+    """Every ``<dataset>/<name>.zarr`` with checksums, where the back-end can list folders."""
+    found = []
+    for dataset, name in _places(share):
+        where = share / f"{dataset}/{name}"
+        try:
+            checksums = Checksums.parse(where.read(CHECKSUMS), str(where / CHECKSUMS))
+            raw = where.read("zarr.json", checksums.files["zarr.json"].size)
+            attributes = attributes_of(raw, str(where / "zarr.json"))
+            check_same_place(attributes, dataset, name)
+            found.append(Entry.of(name, attributes, checksums))
+        except FileNotFoundError:
+            continue  # not published yet
+        except ValueError as error:
+            log.warning("%s: passing over it: %s", where, error)
+    return sorted(found, key=lambda entry: entry.path)
+
+
+def _places(share: Location) -> Iterator[tuple[str, str]]:
+    """The folders of a share that are called as stores are."""
+    for dataset in share.names():
+        try:
+            names = share.names(dataset)
+        except UnreadableError as error:
+            log.warning("passing over a dataset: %s", error)
+            continue
+        for name in names:
+            with suppress(ValueError):
+                check_place(dataset, name)
+                yield dataset, name
+
+
+def _json(plain: Any) -> bytes:
+    return json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False).encode()

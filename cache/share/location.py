@@ -1,0 +1,322 @@
+"""Where stores are shared: a folder, a bucket, a web server, a machine reached by SSH.
+
+Who may read or write there is the back-end's business: it takes its keys from where its own tools
+look for them. None is accepted in a location, because a location ends up in shell histories,
+process lists, configurations and logs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.config import conf as fsspec_conf
+
+from cache.store.disk import (
+    LARGEST_LIST,
+    IrregularFileError,
+    atomic_write,
+    grant,
+    make_folder,
+    read_regular,
+    seal,
+)
+
+_PACKAGE = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+_PACKAGE |= {"sftp": "paramiko", "ssh": "paramiko"}
+_WEB = ("http", "https")
+_SSH = ("sftp", "ssh")
+
+_WHERE_KEYS_BELONG = {
+    "s3": "~/.aws/credentials or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+    "gs": "`gcloud auth application-default login` or GOOGLE_APPLICATION_CREDENTIALS",
+    **dict.fromkeys(_WEB, "~/.netrc, or client_kwargs in ~/.config/fsspec/"),
+    **dict.fromkeys(_SSH, "the SSH agent or ~/.ssh"),
+}
+
+# fsspec looks for a folder and then makes it: two threads would both do so.
+_making_folders = threading.Lock()
+
+CONNECT_S = 15
+"""Seconds until a machine that does not answer counts as out of reach."""
+
+
+class ShareError(ValueError):
+    """A location did not give what it should: out of reach, not permitted, or damaged."""
+
+
+class UnreadableError(ShareError):
+    """One file is not ours to read or write, or none that can be; others may well be."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place with files, by URL.
+
+    Attributes:
+        scheme: ``file`` (a folder), ``s3``, ``gs``, ``http``, ``https``, ``sftp`` or ``ssh``.
+        host: bucket, or host with port; empty for a folder.
+        path: below that, without a slash at the end.
+    """
+
+    scheme: str
+    host: str
+    path: str
+
+    @classmethod
+    def parse(cls, text: str | Path) -> Location:
+        """A location from a URL or the path of a folder.
+
+        Raises:
+            ValueError: unknown scheme, or the URL carries credentials or a query; or it is empty,
+                as a variable of the shell that is not set.
+        """
+        text = str(text)
+        if not text.strip():
+            raise ValueError("the location is empty; the folder that you are in is called .")
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme == "file":
+            folder = Path(rest if separator else text).expanduser().absolute()
+            return cls("file", "", folder.as_posix())
+        if scheme not in _PACKAGE:
+            known = ", ".join(f"{s}://" for s in _PACKAGE)
+            raise ValueError(f"no share can be at {scheme}://...; use a folder or one of {known}")
+        _refuse_secrets(scheme, rest)
+        host, _, path = rest.partition("/")
+        if not host:
+            raise ValueError(f"{scheme}:// wants a {'bucket' if scheme in 's3 gs' else 'host'}")
+        return cls(scheme, host, f"/{path}".rstrip("/"))
+
+    def __str__(self) -> str:
+        return self.path if self.scheme == "file" else f"{self.scheme}://{self.host}{self.path}"
+
+    def __truediv__(self, name: str) -> Location:
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        """One folder up."""
+        return replace(self, path=self.path.rpartition("/")[0])
+
+    @property
+    def writable(self) -> bool:
+        """Whether the back-end can write at all; permissions are another matter."""
+        return self.scheme not in _WEB
+
+    @property
+    def folder(self) -> Path | None:
+        """The location as a folder of this machine, None if it is elsewhere."""
+        return Path(self.path) if self.scheme == "file" else None
+
+    def read(self, name: str = "", at_most: int = LARGEST_LIST) -> bytes:
+        """A whole file; of one that is larger than it may be, the first ``at_most + 1`` bytes.
+
+        Args:
+            name: the file, relative to this location.
+            at_most: bytes that it may have.
+
+        Raises:
+            FileNotFoundError: there is none of this name.
+            UnreadableError: it is not ours to read, or no regular file.
+            ShareError: anything else went wrong.
+        """
+        with self._as_share_error(name):
+            return self._start_of(name, at_most + 1)
+
+    def write(self, name: str, data: bytes, waiting: str) -> None:
+        """Write a file so that a reader sees all of it or none, read-only in a folder.
+
+        Args:
+            name: the file, relative to this location.
+            data: what it shall hold.
+            waiting: folder, relative to this location, where the file waits for its name until it
+                is whole. Object stores need none: there a file appears when it is whole.
+
+        Raises:
+            ShareError: it could not be written.
+        """
+        aside = f"{waiting}/{uuid.uuid4().hex}"
+        with self._as_share_error(name, missing=True):
+            if self.folder is not None:
+                group = self._group_bits()
+                for below in (name, aside):
+                    make_folder((self.folder / below).parent, group)
+                atomic_write(self.folder / name, data, self.folder / aside, group & ~stat.S_IXGRP)
+                seal(self.folder / name)
+            elif self.scheme in _SSH:
+                files = self._files()
+                with _making_folders:
+                    for below in (name, aside):
+                        files.makedirs(self._address(below).rpartition("/")[0], exist_ok=True)
+                files.pipe_file(self._address(aside), data)
+                files.mv(self._address(aside), self._address(name))
+            else:
+                self._files().pipe_file(self._address(name), data)
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Every file below a folder, path relative to it -> bytes; empty if there is none."""
+        root = self._address(name)
+        with self._as_share_error(name):
+            try:
+                found = self._files().find(root, detail=True)
+            except FileNotFoundError:
+                return {}
+        prefix = root.rstrip("/") + "/"
+        return {n.removeprefix(prefix): int(entry["size"]) for n, entry in found.items()}
+
+    def names(self, name: str = "") -> list[str]:
+        """What lies directly in a folder, sorted; empty if there is none or it cannot be listed."""
+        with self._as_share_error(name):
+            try:
+                found = self._files().ls(self._address(name), detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder if it is there and the back-end lets us."""
+        # What is left over harms nobody, and a bucket may well forbid deleting.
+        with suppress(FileNotFoundError, ShareError), self._as_share_error(name):
+            self._files().rm(self._address(name), recursive=True)
+
+    def check(self) -> None:
+        """Raise ShareError if a folder is not there: a file system that is not mounted."""
+        if self.folder is not None and not self.folder.is_dir():
+            raise ShareError(f"{self}: there is no such folder")
+
+    def _start_of(self, name: str, count: int) -> bytes:
+        """The first bytes of a file."""
+        address = self._address(name)
+        if self.folder is not None:
+            return read_regular(Path(address), count - 1)
+        if self.scheme in _WEB:  # a server may well pass over the range that it is asked for
+            data = bytearray()
+            with self._files().open(address, "rb", block_size=0, size=count) as stream:
+                while len(data) < count and (more := stream.read(count - len(data))):
+                    data += more
+            return bytes(data)
+        try:
+            return bytes(self._files().cat_file(address, start=0, end=count))
+        except OSError as error:
+            if "satisfiable" in str(error):  # an empty object has no range
+                return b""
+            raise
+
+    def share_with_group(self, folder: Path) -> None:
+        """A new folder in this one: the group may do there what it may do here."""
+        grant(folder, self._group_bits())
+
+    def _group_bits(self) -> int:
+        """What the group may do in a folder that it shares: all that lies in it is to be shared.
+
+        Otherwise one colleague's narrow umask shuts out the others.
+        """
+        mode = 0
+        if self.folder is not None and self.folder.is_dir():
+            mode = self.folder.stat().st_mode
+        return mode & stat.S_IRWXG if mode & stat.S_IWGRP else 0
+
+    def _address(self, name: str) -> str:
+        """What the back-end calls a file of this location."""
+        path = f"{self.path}/{name}" if name else self.path
+        if self.scheme in ("s3", "gs"):
+            return self.host + path
+        return f"{self.scheme}://{self.host}{path}" if self.scheme in _WEB else path
+
+    def _files(self) -> Any:
+        options: dict[str, Any] = {}
+        if self.scheme in ("s3", "gs"):
+            options["use_listings_cache"] = False  # others write there too
+        if self.scheme in _SSH:
+            user, _, host = self.host.rpartition("@")
+            host, _, port = host.partition(":")
+            options |= {"host": host, "timeout": CONNECT_S}
+            if user:
+                options["username"] = user
+            if port:
+                options["port"] = int(port)
+        try:
+            if self.scheme in _WEB:
+                import aiohttp
+
+                configured = fsspec_conf.get(self.scheme, {}).get("client_kwargs", {})
+                patience = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=60)
+                # trust_env: proxies from the environment, passwords from ~/.netrc
+                kwargs = {"timeout": patience, "trust_env": True, **configured}
+                options["client_kwargs"] = kwargs
+            return fsspec.filesystem(self.scheme, **options)
+        except ImportError:
+            package = _PACKAGE[self.scheme]
+            raise ValueError(
+                f"{self.scheme}:// needs a package that is not there; run: pip install {package}"
+            ) from None
+
+    @contextmanager
+    def _as_share_error(self, name: str, missing: bool = False) -> Iterator[None]:
+        """Whatever a back-end raises, as one error without secrets.
+
+        ``missing``: that something is not there is such an error too.
+        """
+        try:
+            yield
+        except FileNotFoundError as error:
+            if missing:
+                raise ShareError(f"{self / name}: {redacted(str(error))}") from None
+            raise
+        except ShareError:
+            raise
+        except PermissionError as error:
+            reason = redacted(str(error))
+            if self.folder is not None:
+                reason = (
+                    f"Permission denied. If this share is yours to use, whoever owns {self / name} "
+                    f"runs: chmod -R g+rwX {self}; and everybody pushes with umask 002"
+                )
+            raise UnreadableError(f"{self / name if name else self}: {reason}") from None
+        except IrregularFileError:
+            raise UnreadableError(f"{self / name}: it is no regular file") from None
+        except ValueError as error:  # unusable configuration: no try later will help
+            raise ValueError(redacted(str(error))) from None
+        except Exception as error:
+            reason = redacted(str(error)) or type(error).__name__
+            raise ShareError(f"{self / name if name else self}: {reason}") from None
+
+
+def redacted(text: str) -> str:
+    """A message without users, passwords and queries in its URLs, or the environment's secrets."""
+    text = re.sub(r"(\w://)\S*@", r"\1", text)
+    text = re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY", name.upper()):
+            text = text.replace(value, "***")
+    return text
+
+
+def _refuse_secrets(scheme: str, rest: str) -> None:
+    """Say no to ``user:password@`` and queries, without repeating them."""
+    host = urlsplit(f"//{rest}").netloc
+    user = host.rpartition("@")[0]
+    secret = ":" in user or (user and scheme not in _SSH)
+    # A password may hold a slash: then its @ comes after what looks like the host.
+    secret = secret or (":" in host and "@" in rest.partition("/")[2])
+    if secret or "?" in rest or "#" in rest:
+        raise ValueError(
+            f"this {scheme}:// location carries a user, a password, a key or a query; a location "
+            f"must not: it ends up in logs. Put access where {scheme} looks for it: "
+            f"{_WHERE_KEYS_BELONG[scheme]}"
+        )

@@ -1,0 +1,159 @@
+"""Stores of shares: named, looked up, read.
+
+A store is on a share when its ``checksums.json`` is; what is read there is compared with that list.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.share import catalog
+from cache.share.location import Location, ShareError
+from cache.store.assemble import CHECKSUMS
+from cache.store.checksums import Checksums, FileSum
+from cache.store.metadata import attributes_of
+from cache.store.recipe import check_place
+
+log = logging.getLogger(__name__)
+
+SHARES = "SEMANTICMAC_SHARES"
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class RemoteStore:
+    """A store on a share: ``<share>/<dataset>/<name>``.
+
+    Raises:
+        ValueError: no store can be called so.
+    """
+
+    share: Location
+    dataset: str
+    name: str
+
+    def __post_init__(self) -> None:
+        check_place(self.dataset, self.name)
+
+    @classmethod
+    def parse(cls, text: str | Path) -> RemoteStore:
+        """A store by its own URL or path, ``LOCATION/DATASET/NAME.zarr``; nothing is looked up.
+
+        Raises:
+            ValueError: no store can be there.
+        """
+        where = Location.parse(text)
+        try:
+            return cls(where.parent.parent, where.parent.name, where.name)
+        except ValueError as error:
+            raise ValueError(
+                f"{where} is no store ({error}); one is called LOCATION/DATASET/NAME.zarr"
+            ) from None
+
+    def __str__(self) -> str:
+        return str(self.where)
+
+    @property
+    def path(self) -> str:
+        """Where the store lies, relative to the share."""
+        return f"{self.dataset}/{self.name}"
+
+    @property
+    def where(self) -> Location:
+        """The store's own location."""
+        return self.share / self.path
+
+    def checksums(self) -> Checksums | None:
+        """The list of the store's files; None if there is no published store.
+
+        Raises:
+            ShareError: the share is out of reach, or the list is damaged.
+        """
+        self.share.check()
+        try:
+            raw = self.where.read(CHECKSUMS)
+        except FileNotFoundError:
+            return None
+        try:
+            return Checksums.parse(raw, str(self.where / CHECKSUMS))
+        except ValueError as error:
+            raise ShareError(str(error)) from error
+
+    def attributes(self, checksums: Checksums) -> dict[str, Any]:
+        """The store's root attributes.
+
+        Raises:
+            ShareError: they are not as published, or none of a feature store.
+        """
+        data = self.read("zarr.json", checksums.files["zarr.json"])
+        try:
+            return attributes_of(data, str(self.where / "zarr.json"))
+        except ValueError as error:
+            raise ShareError(str(error)) from error
+
+    def read(self, name: str, expected: FileSum) -> bytes:
+        """A file of the store, compared with what was published; a stumbling link gets more tries.
+
+        Raises:
+            ShareError: the file is not there or not as published.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                data = self.where.read(name, expected.size)
+            except FileNotFoundError:
+                raise ShareError(f"{self}: {name} is missing; push the store again") from None
+            except ShareError:
+                if attempt == _TRIES:
+                    raise
+            else:
+                if expected.matches(data):
+                    return data
+            time.sleep(0.1 * attempt)
+        raise ShareError(
+            f"{self}: {name} is damaged: its SHA-256 is not the published one (if the store is "
+            "just being replaced there, try again later)"
+        )
+
+
+def resolve(text: str) -> list[RemoteStore]:
+    """The stores that ``LOCATION``, ``LOCATION/DATASET/NAME.zarr`` or ``LOCATION/DIGEST`` name.
+
+    Raises:
+        ValueError: there is none.
+        ShareError: the share is out of reach.
+    """
+    where = Location.parse(text)
+    if where.name.endswith(".zarr"):
+        return [RemoteStore.parse(text)]
+    digest = where.name if re.fullmatch("[0-9a-f]{12,64}", where.name) else ""
+    if where.folder is not None and where.folder.is_dir():
+        digest = ""  # a folder that happens to be called so
+    share = where.parent if digest else where
+    found = [e for e in catalog.entries(share) if e.digest.startswith(digest)]
+    if not found:
+        raise ValueError(f"{share} lists no store{f' with digest {digest}' if digest else ''}")
+    return [RemoteStore(share, entry.dataset, entry.name) for entry in found]
+
+
+def resolve_one(text: str) -> RemoteStore:
+    """The one store that ``text`` names; see :func:`resolve`.
+
+    Raises:
+        ValueError: there is none or several; lists them.
+    """
+    found = resolve(text)
+    if len(found) > 1:
+        listed = "\n  ".join(str(shared) for shared in found)
+        raise ValueError(f"{Location.parse(text)} holds several stores; name one:\n  {listed}")
+    return found[0]
+
+
+def configured_shares() -> list[str]:
+    """The shares in the environment variable ``SEMANTICMAC_SHARES``, separated by commas."""
+    return [text.strip() for text in os.environ.get(SHARES, "").split(",") if text.strip()]

@@ -1,0 +1,181 @@
+"""Whether every byte of a store is what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from cache.share.location import Location, ShareError
+from cache.share.remote_store import RemoteStore
+from cache.share.transfer import fetch
+from cache.store.assemble import CHECKSUMS
+from cache.store.checksums import Checksums
+from cache.store.chunks import read_column
+from cache.store.disk import atomic_write, files_below, seal
+from cache.store.metadata import array_metadata, missing_file, read_attributes
+from cache.store.recipe import STORABLE
+from cache.store.table import check_index
+
+_INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that is not what was published.
+
+    Attributes:
+        file: path inside the store.
+        problem: ``missing``, ``extra``, ``link`` (to elsewhere), ``wrong size``, ``changed`` or
+            ``unreadable``. Where all files are as published but nobody could read them as a store:
+            ``not listed``, of a file that it lacks, or what is wrong with it.
+        utterances: ids with rows in that file; empty where it concerns them all.
+    """
+
+    file: str
+    problem: str
+    utterances: tuple[str, ...] = ()
+
+
+def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None) -> list[Fault]:
+    """Check every file of ``store`` against its checksums; no faults, an empty list.
+
+    Raises:
+        ValueError: the store has no readable checksums.
+    """
+    store = Path(store)
+    checksums = Checksums.of(store)
+    problems = {}
+    for path in files_below(store):
+        name = path.relative_to(store).as_posix()
+        if path.is_symlink():
+            problems[name] = "link"
+        elif name not in checksums.files and name != CHECKSUMS:
+            problems[name] = "extra"
+    for done, name in enumerate(sorted(checksums.files), 1):
+        problem = checksums.problem(store, name)
+        if problem:
+            problems[name] = problem
+        if on_file is not None:
+            on_file(done, len(checksums.files))
+    if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
+        problems |= _unsound(store, checksums, problems)
+    concerned = _Concerned(store)
+    return [Fault(f, problem, concerned.by(f)) for f, problem in sorted(problems.items())]
+
+
+def repair(store: str | Path, source: str) -> list[Fault]:
+    """Put every faulty file right from another copy, and remove files that do not belong there.
+
+    What comes from the copy is compared with this store's own checksums before it takes its place,
+    so a wrong copy cannot harm. Lost checksums themselves are taken from the copy.
+
+    Args:
+        store: the store to repair.
+        source: another copy, folder or URL: the store, or the share that holds it.
+
+    Returns:
+        The faults that were repaired.
+
+    Raises:
+        ValueError: there is no store, or it cannot be written.
+        ShareError: the copy is out of reach, or the files it should give are faulty there too; what
+            could be repaired is.
+    """
+    store = Path(store).resolve()
+    if not store.is_dir():
+        raise ValueError(f"{store}: there is no such folder; python -m cache pull brings a store")
+    where = Location.parse(source)
+    named = where.name.endswith(".zarr")
+    copy = RemoteStore.parse(source) if named else RemoteStore(where, store.parent.name, store.name)
+    try:
+        Checksums.of(store)
+    except ValueError:
+        if store.name != copy.name:  # else all that lies in a folder named by mistake would go
+            raise ValueError(
+                f"{store} has no readable {CHECKSUMS} and is not called {copy.name}: nothing of it "
+                "is touched; name the store's own folder"
+            ) from None
+        theirs = copy.checksums()
+        if theirs is None:
+            raise ShareError(f"{copy}: there is no published store") from None
+        atomic_write(store / CHECKSUMS, theirs.raw)
+        seal(store / CHECKSUMS)
+    checksums, faults = Checksums.of(store), verify(store)
+    unrepaired = []
+    for fault in faults:
+        try:
+            _mend(store, fault, checksums, copy)
+        except ShareError as error:
+            unrepaired.append(str(error))
+        except OSError as error:
+            raise ValueError(f"{store} cannot be repaired: {error}") from error
+    if unrepaired:
+        raise ShareError(f"{len(unrepaired)} files have no good copy there: {unrepaired[0]}")
+    return faults
+
+
+def _mend(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) -> None:
+    """Put one file right; a link goes, never what it leads to.
+
+    Raises:
+        ShareError: no copy can mend it.
+    """
+    path = store / fault.file
+    if fault.file == CHECKSUMS:  # a link: what it led to has been read
+        atomic_write(path, checksums.raw)
+        seal(path)
+        return
+    if fault.problem == "extra" or path.is_symlink():
+        path.unlink()
+    elif fault.file not in checksums.files or not checksums.problem(store, fault.file):
+        raise ShareError(f"{path}: {fault.problem}; it was published so: extract or pull it again")
+    if fault.file in checksums.files:
+        fetch(copy, checksums, [fault.file], store)
+        seal(path)
+
+
+def _unsound(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:
+    """What is wrong with a store although its files are those that were published."""
+    try:
+        gap = missing_file(store, checksums.files)
+        if not (gap or any(name.startswith(("utterances/", *_INDEX)) for name in faulty)):
+            check_index(store, read_attributes(store))
+    except ValueError as error:
+        return {"zarr.json": str(error)}
+    return {gap: "not listed"} if gap else {}
+
+
+class _Concerned:
+    """Which utterances have rows in a file; the index is read once, however many are faulty."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._index = cache(self._read_index)
+
+    def by(self, file: str) -> tuple[str, ...]:
+        """The utterances with rows in a chunk file; none if the file concerns all of them."""
+        parts = file.split("/")
+        if len(parts) != 5 or parts[0] not in STORABLE or parts[1:3] != ["values", "c"]:
+            return ()
+        try:
+            rows, ids, starts, stops = self._index(parts[0])
+            first = int(parts[3]) * rows
+        except (OSError, ValueError, KeyError, TypeError, IndexError):  # the index is damaged
+            return ()
+        here = slice(
+            np.searchsorted(stops, first, side="right"), np.searchsorted(starts, first + rows)
+        )
+        return tuple(ids[here].tolist())
+
+    def _read_index(self, modality: str) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows in a chunk; of the utterances that have any, id, first row and end."""
+        folder = self._store / modality
+        rows = array_metadata(folder / "values", 2).chunk[0]
+        ids = read_column(self._store / "utterances" / "id")
+        offsets = read_column(folder / "offsets")
+        present = np.flatnonzero(np.diff(offsets))
+        return rows, ids[present], offsets[present], offsets[present + 1]

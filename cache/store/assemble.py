@@ -1,0 +1,219 @@
+"""The files of a store from finished utterances: arrays, columns, attributes, checksums.
+
+The rows lie in the order of the utterance ids, so the same utterances give the same bytes whatever
+the blocks, workers and interruptions that led there. Nothing in the store depends on the time.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+
+from cache.store.disk import make_tree_read_only, sha256_of
+from cache.store.metadata import COLUMNS, missing_file
+from cache.store.parts import STATUSES, Record
+from cache.store.recipe import FORMAT_VERSION, Recipe
+
+CHUNK_BYTES = 8 << 20
+CHECKSUMS = "checksums.json"
+OPEN_PARTS = 64
+"""Parts mapped at a time: each holds a descriptor, of which a process has few."""
+
+
+class Source(Protocol):
+    """What finished utterances are taken from: a part, or a published store."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """What became of each utterance, in the order of the rows."""
+
+    def values(self, modality: str) -> np.ndarray:
+        """All rows of one modality, ``[sum T, d]``."""
+
+
+Row = tuple[Source, int]
+"""Where an utterance comes from, and which one it is there."""
+
+
+def bytes_of(rows: Sequence[Row], widths: Mapping[str, int], dtype: str) -> int:
+    """Size of the values; beside them the columns are nothing."""
+    records = [source.records[index] for source, index in rows]
+    per_frame = {m: widths[m] * np.dtype(dtype).itemsize for m in widths}
+    return sum(per_frame[m] * record.frames(m) for record in records for m in widths)
+
+
+def assemble(
+    folder: Path,
+    recipe: Recipe,
+    widths: Mapping[str, int],
+    about: Mapping[str, Any],
+    rows: Sequence[Row],
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a whole store to ``folder``: checksummed, synced, sealed, ready for its name.
+
+    Args:
+        folder: on the file system of the store.
+        recipe: as for :func:`publish`.
+        widths: as there.
+        about: as there.
+        rows: the utterances, sorted by id.
+        on_chunk: as there.
+
+    Raises:
+        OSError: it cannot be written; the disk is full, or has too little room for all of it. Or
+            another process took files away while it was written.
+    """
+    if bytes_of(rows, widths, recipe.dtype) > shutil.disk_usage(folder.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    _write(folder, recipe, widths, about, rows, on_chunk)
+    write_checksums(folder)
+    _refuse_gaps(folder)
+    make_tree_read_only(folder)
+
+
+def _write(
+    folder: Path,
+    recipe: Recipe,
+    widths: Mapping[str, int],
+    about: Mapping[str, Any],
+    rows: Sequence[Row],
+    on_chunk: Callable[[int, int], None] | None,
+) -> None:
+    records = [source.records[index] for source, index in rows]
+    counts = {
+        "utterances": len(records),
+        **{status: sum(record.status == status for record in records) for status in STATUSES},
+        **{f"{m}_frames": sum(record.frames(m) for record in records) for m in widths},
+    }
+    attributes = {
+        "format_version": FORMAT_VERSION,
+        "digest": recipe.digest,
+        "recipe": recipe.as_dict(),
+        "widths": dict(widths),
+        "counts": counts,
+        **about,
+    }
+    root = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+    itemsize = np.dtype(recipe.dtype).itemsize
+    in_all = sum(-(-counts[f"{m}_frames"] // chunk_rows(widths[m], itemsize)) for m in widths)
+    written = 0
+    for modality in widths:
+        lengths = [record.frames(modality) for record in records]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        group = root.create_group(modality)
+        _column(group, "offsets", offsets)
+        shape = (int(offsets[-1]), widths[modality])
+        step = min(chunk_rows(shape[1], itemsize), max(1, shape[0]))
+        values = group.create_array(
+            "values",
+            shape=shape,
+            chunks=(step, shape[1]),
+            dtype=recipe.dtype,
+            compressors=None,
+            filters=None,
+            config={"write_empty_chunks": True},
+        )
+        for start, block in _in_chunks(rows, modality, step, shape[1], recipe.dtype):
+            values[start : start + len(block)] = block
+            written += 1
+            if on_chunk is not None:
+                on_chunk(written, in_all)
+    table = root.create_group("utterances")
+    for name in COLUMNS:
+        dtype = np.float64 if name == "duration" else object
+        _column(table, name, np.array([getattr(record, name) for record in records], dtype))
+
+
+def _in_chunks(
+    rows: Sequence[Row], modality: str, step: int, width: int, dtype: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of all utterances, in order, one chunk at a time (the last may be shorter)."""
+    chunk = np.empty((step, width), dtype)
+    start = filled = 0
+    mapped: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+    for source, index in rows:
+        if source.path not in mapped:
+            if len(mapped) == OPEN_PARTS:
+                del mapped[next(iter(mapped))]
+            ends = np.cumsum([record.frames(modality) for record in source.records])
+            mapped[source.path] = source.values(modality), ends
+        values, ends = mapped[source.path]
+        stop = int(ends[index])
+        row = stop - source.records[index].frames(modality)
+        while row < stop:
+            taken = min(stop - row, step - filled)
+            chunk[filled : filled + taken] = values[row : row + taken]
+            row, filled = row + taken, filled + taken
+            if filled == step:
+                yield start, chunk
+                start, filled = start + step, 0
+    if filled:
+        yield start, chunk[:filled]
+
+
+def _column(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    """A one-dimensional array in uncompressed chunks of at most 8 MiB (2**20 entries)."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(min(max(1, len(values)), 1 << 20),),
+        dtype=str if values.dtype == object else values.dtype,
+        compressors=None,
+        filters=None,
+        config={"write_empty_chunks": True},
+    )
+    if len(values):
+        array[:] = values
+
+
+def chunk_rows(width: int, itemsize: int) -> int:
+    """Rows in a chunk of about 8 MiB: whole pages for all usual widths, ready to be mapped."""
+    rows = CHUNK_BYTES // (width * itemsize)
+    return max(1, rows // 1024 * 1024 or rows)
+
+
+def write_checksums(folder: Path) -> None:
+    """Write ``checksums.json``: size and SHA-256 of every other file of the store."""
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = json.dumps({"algorithm": "sha256", "files": files}, indent=1, sort_keys=True)
+    (folder / CHECKSUMS).write_text(text, encoding="utf-8")
+
+
+def _refuse_gaps(folder: Path) -> None:
+    """Refuse a store in whose checksums a file is not listed that its arrays must have.
+
+    Zarr makes folders anew when they vanish under it, so a store that another machine took for a
+    leftover and removed while it was written would otherwise pass for a whole one.
+
+    Raises:
+        OSError: one is not.
+    """
+    listed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"].keys()
+    try:
+        gap = missing_file(folder, listed)
+    except ValueError:  # a group made anew has no attributes
+        gap = "zarr.json"
+    if gap:
+        raise FileNotFoundError(
+            errno.ENOENT, "another process removed it while the store was written", gap
+        )

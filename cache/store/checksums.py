@@ -1,0 +1,129 @@
+"""``checksums.json``: the list of a store's files that every check and every copy goes by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from cache.store.assemble import CHECKSUMS
+from cache.store.disk import LARGEST_LIST, read_regular, sha256_of
+from cache.store.metadata import LARGEST_METADATA, is_count, is_sha256, parse_json
+
+
+class FileSum(NamedTuple):
+    """Size in bytes and SHA-256 (64 hex digits) of a file as published."""
+
+    size: int
+    sha256: str
+
+    def matches(self, data: bytes) -> bool:
+        """Whether these are the published bytes."""
+        return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """The published files of one store.
+
+    Attributes:
+        raw: the bytes of ``checksums.json`` itself.
+        files: path inside the store -> size and SHA-256; ``checksums.json`` is not among them.
+    """
+
+    raw: bytes
+    files: dict[str, FileSum]
+
+    @classmethod
+    def parse(cls, raw: bytes, where: str) -> Checksums:
+        """Read the list; ``where`` is named in errors.
+
+        Raises:
+            ValueError: it is no such list, or one of its paths leads out of the store.
+        """
+        plain = parse_json(raw, where)
+        try:
+            algorithm, entries = plain["algorithm"], plain["files"]
+            files = {n: FileSum(e["bytes"], e["sha256"]) for n, e in entries.items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where} cannot be read: {error!r}") from error
+        if algorithm != "sha256" or "zarr.json" not in files:
+            raise ValueError(f"{where} holds no SHA-256 of a store's files; push the store again")
+        for name, entry in files.items():
+            if not stays_below(name) or name == CHECKSUMS:
+                raise ValueError(f"{where} names {name!r}, which is no file inside a store")
+            if not is_count(entry.size) or not is_sha256(entry.sha256):
+                raise ValueError(f"{where} cannot be read: {name} has {entry!r:.200}")
+            if name.endswith("zarr.json") and entry.size > LARGEST_METADATA:
+                raise ValueError(f"{where}: {name} has {entry.size} bytes, no metadata is so large")
+        return cls(raw, files)
+
+    @classmethod
+    def of(cls, store: Path) -> Checksums:
+        """The list of a store in a folder.
+
+        Raises:
+            ValueError: there is no readable one.
+        """
+        try:
+            raw = read_regular(store / CHECKSUMS, LARGEST_LIST)
+        except OSError as error:
+            raise ValueError(f"{store / CHECKSUMS} cannot be read: {error}") from error
+        return cls.parse(raw, str(store / CHECKSUMS))
+
+    @property
+    def content(self) -> str:
+        """Digest of the store's content, 64 hex digits: equal for byte-identical stores only."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Size of the store in bytes."""
+        return sum(entry.size for entry in self.files.values()) + len(self.raw)
+
+    def problem(self, folder: Path, name: str) -> str:
+        """What is wrong with a file; empty if it is as published.
+
+        Else ``missing``, ``link`` (it, or a folder above it), ``wrong size``, ``changed``, or
+        ``unreadable``: no right, or a bad disk.
+        """
+        path = folder / name
+        try:
+            if is_linked(folder, name):
+                return "link"
+            if not path.is_file():
+                return "missing"
+            if path.stat().st_size != self.files[name].size:
+                return "wrong size"
+            return "" if sha256_of(path) == self.files[name].sha256 else "changed"
+        except OSError:
+            return "unreadable"
+
+
+def check_complete(folder: Path) -> None:
+    """Look once more, before a folder gets a store's name, whether all its files are there.
+
+    Where locks hold on one machine only, another one may have taken some of them away.
+
+    Raises:
+        OSError: one is missing, or has another size.
+    """
+    checksums = Checksums.parse((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
+    for name, entry in checksums.files.items():
+        if (folder / name).stat().st_size != entry.size:
+            raise OSError(f"{folder / name} was changed by another process")
+
+
+def is_linked(folder: Path, name: str) -> bool:
+    """Whether a path inside a store is a symbolic link or leads through one: to somewhere else."""
+    path = PurePosixPath(name)
+    inside = [part for part in (path, *path.parents) if part.name]
+    return any((folder / part).is_symlink() for part in inside)
+
+
+def stays_below(name: str) -> bool:
+    """Whether a relative path from elsewhere stays below the folder it is joined to."""
+    path = PurePosixPath(name)
+    plain = str(path) == name and "\\" not in name and name.isprintable() and name != "."
+    return plain and not path.is_absolute() and ".." not in path.parts

@@ -1,0 +1,192 @@
+"""An extraction's unfinished business: one part per block of utterances.
+
+A part is a safetensors file named after the SHA-256 of its bytes. It is written aside, synced and
+renamed, so it is there and right or not there; whoever finds one may trust it after checking its
+name. Parts of several runs, of other block sizes or from other machines may lie side by side:
+equal utterances have equal values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from cache.store.disk import (
+    atomic_write,
+    os_error_message,
+    remove_tree,
+    retry_if_removed,
+    sha256_of,
+    sync_folder,
+)
+
+log = logging.getLogger(__name__)
+
+STATUSES = ("ok", "no_audio", "no_video", "failed")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one utterance.
+
+    Attributes:
+        id: the manifest's utterance id.
+        status: ``ok``; ``no_audio`` or ``no_video`` when the file lacks that stream (its features
+            are then empty); ``failed`` when nothing could be extracted.
+        error: the reason, empty when ``ok``.
+        duration: length of the utterance in seconds, 0 when ``failed``.
+        audio_frames: rows in the audio features.
+        vision_frames: rows in the vision features.
+        text_frames: rows in the text features, of stores that have such.
+    """
+
+    id: str
+    status: str
+    error: str = ""
+    duration: float = 0.0
+    audio_frames: int = 0
+    vision_frames: int = 0
+    text_frames: int = 0
+
+    def frames(self, modality: str) -> int:
+        """Rows this utterance has in one modality."""
+        return int(getattr(self, f"{modality}_frames"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of finished utterances: the records, and where their rows lie in the file."""
+
+    path: Path
+    records: tuple[Record, ...]
+    data_start: int
+    header: dict[str, dict]
+
+    def values(self, modality: str) -> np.ndarray:
+        """The part's rows of one modality, ``[sum T, d]``, mapped from the file."""
+        entry = self.header[modality]
+        return (
+            np.memmap(
+                self.path,
+                mode="r",
+                dtype={"F16": "<f2", "F32": "<f4"}[entry["dtype"]],
+                offset=self.data_start + entry["data_offsets"][0],
+                shape=tuple(entry["shape"]),
+            )
+            if entry["shape"][0]
+            else np.empty(entry["shape"], {"F16": "<f2", "F32": "<f4"}[entry["dtype"]])
+        )
+
+
+class Parts:
+    """The folder ``<store>.parts``, where blocks wait until all of them are there."""
+
+    def __init__(self, store: Path) -> None:
+        self.folder = store.with_name(store.name + ".parts")
+
+    def write(self, records: list[Record], features: dict[str, np.ndarray], dtype: str) -> Path:
+        """Keep a block of finished utterances.
+
+        Args:
+            records: one per utterance, in the order of the rows.
+            features: per modality the utterances' rows one after the other, float32 ``[sum T, d]``.
+            dtype: the stored type.
+
+        Raises:
+            ValueError: a value is not finite or does not fit ``dtype``; names the utterance. Or the
+                disk is full.
+        """
+        tensors = rounded(records, features, dtype)
+        plain = [asdict(record) for record in records]
+        if "text" not in features:
+            for row in plain:
+                del row["text_frames"]  # such parts are the same bytes as ever
+        data = save(tensors, {"records": json.dumps(plain)})
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}.part"
+        try:
+            retry_if_removed(self.folder, partial(atomic_write, path, data))
+        except OSError as error:
+            raise ValueError(
+                f"{path}: {os_error_message(error)} ({len(data) / 1e6:.3f} MB to write); "
+                "finished blocks are kept, make room and run again"
+            ) from error
+        return path
+
+    def read(self) -> list[Part]:
+        """All parts that are whole, by name; a damaged one is dropped and said."""
+        parts = []
+        for path in sorted(self.folder.glob("*.part")):
+            try:
+                if sha256_of(path)[:32] != path.stem:
+                    log.warning("%s is damaged; its utterances will be extracted again", path)
+                    path.unlink(missing_ok=True)
+                    continue
+                parts.append(_open(path))
+            except FileNotFoundError:
+                continue  # another run published meanwhile and removed it
+        return parts
+
+    def remove(self) -> None:
+        """Delete the folder: its content is published."""
+        remove_tree(self.folder)
+        if self.folder.parent.exists():
+            sync_folder(self.folder.parent)
+
+
+def rounded(
+    records: list[Record], features: dict[str, np.ndarray], dtype: str
+) -> dict[str, np.ndarray]:
+    """Features as a store of ``dtype`` holds them; arguments and errors as for `Parts.write`."""
+    stored = {}
+    for modality, rows in features.items():
+        values = np.ascontiguousarray(rows)
+        assert len(values) == sum(record.frames(modality) for record in records)
+        _check_range(records, modality, values, dtype)
+        stored[modality] = values.astype(dtype)
+    return stored
+
+
+def newest_per_id(parts: Iterable[Part]) -> dict[str, tuple[Part, int]]:
+    """Where each finished utterance lies: ``id -> (part, index in the part)``.
+
+    The same utterance may stand in several parts (two runs at once, a retry after a failure): one
+    with features wins over a failed one.
+    """
+    found: dict[str, tuple[Part, int]] = {}
+    for part in parts:
+        for index, record in enumerate(part.records):
+            known = found.get(record.id)
+            if known is None or known[0].records[known[1]].status == "failed":
+                found[record.id] = (part, index)
+    return found
+
+
+def _open(path: Path) -> Part:
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+    records = tuple(Record(**row) for row in json.loads(header.pop("__metadata__")["records"]))
+    return Part(path, records, 8 + header_bytes, header)
+
+
+def _check_range(records: list[Record], modality: str, values: np.ndarray, dtype: str) -> None:
+    limit = float(np.finfo(dtype).max)
+    good = np.abs(values).max(axis=1, initial=0.0) <= limit  # NaN compares false
+    if good.all():
+        return
+    bad_row = int(np.flatnonzero(~good)[0])
+    ends = np.cumsum([record.frames(modality) for record in records])
+    culprit = records[int(np.searchsorted(ends, bad_row, side="right"))]
+    worst = values[bad_row][np.argmax(~(np.abs(values[bad_row]) <= limit))]
+    remedy = "extract with --dtype float32" if np.isfinite(worst) else "look at the encoder"
+    raise ValueError(
+        f"utterance {culprit.id!r}: {modality} feature {worst} does not fit {dtype}; {remedy}"
+    )

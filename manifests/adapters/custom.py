@@ -1,0 +1,160 @@
+"""Data of your own: ``labels.csv``, perhaps ``card.yaml``, and the videos, in one folder.
+
+docs/your-own-data.md tells how to write them. What the files leave open is decided the same way on
+every machine, and said: a card is drafted from the labels, and splits are drawn by speaker.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from manifests.adapters import AdapterResult
+from manifests.card import SPLITS, Card
+from manifests.csv_table import numbers, read_csv, require
+from manifests.manifest import FLOATS, INTEGERS, UNIMODAL
+
+TABLE = "labels.csv"
+CARD = "card.yaml"
+SEED = 1
+TEST, VALID = 0.2, 0.1
+
+
+def is_there(source: Path) -> bool:
+    """Whether `source` holds a table of somebody's own data."""
+    return (source / TABLE).is_file()
+
+
+def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
+    """The card and the table of the data in `source`, which shall be called `name`.
+
+    Raises:
+        ValueError: a name that cannot be a folder's, a card of another name, a column that is
+            missing, a cell that cannot be read; names file and row.
+    """
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"{name!r} cannot name a dataset: use letters, digits, _ and -")
+    path = source / TABLE
+    cells, _ = read_csv(path)
+    require(cells, ["id", "video"], path)
+    if (source / CARD).is_file():
+        card = Card.load(source / CARD)
+        if card.name != name:
+            raise ValueError(
+                f"{source / CARD}: the name is {card.name!r}: "
+                f"`build {card.name}`, or write `name: {name}` there"
+            )
+        return card, to_table(card, cells, path)
+    card = draft_card(name, cells, path)
+    built = to_table(card, cells, path)
+    built.notes.insert(0, f"no {CARD}: the labels are taken for {card.target}")
+    built.notes += label_warnings(cells["label"]) if card.classes else []
+    return card, built
+
+
+def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
+    """A card for a table without one: a score if all labels are numbers, else one class of some."""
+    require(cells, ["label"], path)
+    unimodal = set(UNIMODAL) <= set(cells)
+    fields: dict[str, Any] = {
+        "name": name,
+        "title": name,
+        "unimodal": unimodal,
+        "licence": f"not stated in a {CARD}",
+    }
+    columns = ["label", *(UNIMODAL if unimodal else ())]
+    labels = pd.Series(cells[columns].to_numpy().ravel())
+    scores = pd.to_numeric(labels[labels != ""], errors="coerce")
+    if scores.empty:
+        raise ValueError(f"{path}: the column label is empty: fill it in")
+    if scores.isna().any():
+        classes = sorted(set(cells["label"]) - {""})
+        metrics = "binary" if len(classes) == 2 else "emotion"
+        return Card(task="classification", classes=classes, metrics=metrics, **fields)
+    if scores.min() < 0:
+        high = float(math.ceil(scores.abs().max()))
+        low = -high
+    else:
+        low, high = float(math.floor(scores.min())), float(math.ceil(scores.max()))
+    if low == high:
+        raise ValueError(
+            f"{path}: every label is {low:g}: fill in others, or write a {CARD} with their range"
+        )
+    metrics = {(-1.0, 1.0): "sims", (-3.0, 3.0): "mosi"}.get((low, high), "score")
+    return Card(task="regression", range=[low, high], metrics=metrics, **fields)
+
+
+def to_table(card: Card, cells: pd.DataFrame, path: Path) -> AdapterResult:
+    """The cells of the file at `path` as utterances of a dataset with this card.
+
+    Columns that a manifest does not know are kept as text. An empty cell is a null.
+    """
+    # read_csv makes the header lower case; the card's spelling of its classes stands
+    spelt = {label.lower(): label for label in card.labels}
+    cells = cells.rename(columns=spelt)
+    require(cells, card.labels, path)
+    notes: list[str] = []
+    overrides: dict[str, Any] = {}
+    table = cells.astype("object").where(cells != "", None)
+    numeric = {*FLOATS, *INTEGERS, *(UNIMODAL if card.unimodal else ())}
+    numeric |= set() if card.task == "classification" else set(card.labels)
+    for column in sorted(numeric & set(cells)):
+        table[column] = numbers(cells, column, path)
+    if "text" not in cells:
+        table["text"] = ""
+        overrides["transcripts"] = False
+        notes.append("no column text: the language model has nothing to read")
+    if "language" in cells:
+        table["language"] = table["language"].fillna(card.language)
+    if "split" not in cells:
+        by = "speaker" if "speaker" in cells and (cells["speaker"] != "").all() else "video"
+        if cells[by].nunique() < len(SPLITS):
+            few = f"{cells[by].nunique()} speakers or videos cannot fill three splits"
+            whole = [f"{few}: add a column split"]
+            return AdapterResult(table.assign(split="train"), notes, overrides, path, whole)
+        table["split"] = cells[by].map(draw_splits(cells[by]))
+        rule = f"by {by}, drawn with seed {SEED}: a fifth test, a tenth valid, the others train"
+        overrides |= {"split_rule": rule, "disjoint": [by]}
+        notes.append(f"no column split: {rule}")
+    elif "speaker" in cells and "speaker" not in card.disjoint:
+        splits = table.groupby("speaker")["split"].nunique()
+        if shared := int((splits > 1).sum()):
+            notes.append(
+                f"{shared} speakers are in several splits, which flatters the figures; "
+                f"`disjoint: [speaker]` in {CARD} makes that a fault"
+            )
+    empty = [split for split in SPLITS if split not in set(table["split"])]
+    whole = [f"no row is {' or '.join(empty)}: all three splits need some"] if empty else []
+    return AdapterResult(table, notes, overrides, file=path, whole=whole)
+
+
+def label_warnings(labels: pd.Series) -> list[str]:
+    """What looks like a slip in labels that are taken for classes, with the rows."""
+    notes = []
+    odd = labels[(labels != "") & pd.to_numeric(labels, errors="coerce").isna()]
+    if 0 < 2 * len(odd) < len(labels):
+        rows = ", ".join(f"{label!r} (row {row})" for row, label in odd.head().items())
+        notes.append(f"the labels are taken for classes though most are numbers: not {rows}")
+    for _, alike in labels.groupby(labels.str.casefold()):
+        if alike.nunique() > 1:
+            firsts = alike.drop_duplicates()
+            rows = ", ".join(f"{label!r} (row {row})" for row, label in firsts.items())
+            notes.append(f"classes that differ in capitals alone: {rows}")
+    return notes
+
+
+def draw_splits(groups: Iterable[str], seed: int = SEED) -> dict[str, str]:
+    """A split for each group (a speaker, a video), a pure function of their names and `seed`.
+
+    The groups are put in the order of a hash of their names: the first fifth is test, the next
+    tenth valid, at least one of each; there are three groups or more.
+    """
+    order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest())
+    test = max(1, round(TEST * len(order)))
+    valid = max(1, round(VALID * len(order)))
+    names = ["test"] * test + ["valid"] * valid + ["train"] * (len(order) - test - valid)
+    return dict(zip(order, names, strict=True))

@@ -1,0 +1,1 @@
+"""Inference: new clips through the encoder and model of a finished run."""

@@ -1,0 +1,139 @@
+"""A finished run's model, loaded from the run's folder alone, without manifest or store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cache import Features
+from manifests import Card
+from train import run_folder
+from train.config import load_config
+from train.data import Batch, frame_limit
+from train.methods import build_method
+from train.model.language_model import load_tokenizer, tokenize
+from train.task import Task
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one utterance.
+
+    Attributes:
+        prediction: a score, the name of a class, or the names of all classes that apply.
+        scores: per sub-task ("M" gives the prediction) the score, or a probability for each class.
+        reported: what else the method says of it.
+    """
+
+    prediction: float | str | list[str]
+    scores: dict[str, float | dict[str, float]]
+    reported: dict[str, float]
+
+
+class TrainedModel:
+    """A run's model in evaluation mode.
+
+    Args:
+        folder: the run's.
+        device: where to run, as PyTorch spells it.
+
+    Attributes:
+        card: of the dataset that it was trained on.
+        config: its configuration.
+        recipe: what its features were made by.
+        widths: columns of its features per modality.
+        frame_limit: most frames that an utterance may have; None: any number.
+
+    Raises:
+        ValueError: the run did not finish, it needs text features instead of a transcript, or
+            there is no such device.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        for name in ("config.yaml", "card.yaml", "encoder.json"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name}: no such file; name a finished run's folder")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: PyTorch sees no such GPU; use cpu")
+        self.config = load_config(folder / "config.yaml")
+        text, loss = self.config.text, self.config.loss
+        if text.source == "features" or text.model is None:
+            raise ValueError(
+                f"{folder} learnt from the text features of its store, which nothing here makes "
+                "of a transcript: train with text.source=model"
+            )
+        self.card = Card.load(folder / "card.yaml")
+        encoder = run_folder.read_json(folder / "encoder.json")
+        self.recipe: dict[str, Any] = encoder["recipe"]
+        self.widths: dict[str, int] = encoder["widths"]
+        self.frame_limit = frame_limit(self.config.perceiver)
+        self._task = Task.of(self.card, loss.regression, tuple(self.config.sccl.bins))
+        self._tokenizer = load_tokenizer(text.model)
+        try:
+            self._device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"--device {device}: use cpu, cuda or cuda:0") from error
+        self._method = build_method(self.config, self._task, self.widths)
+        run_folder.load_weights(self._method, folder)
+        self._method.to(self._device).eval()
+
+    @torch.inference_mode()
+    def answers(
+        self, features: Features, texts: Sequence[str], contexts: Sequence[Sequence[str]]
+    ) -> list[Answer]:
+        """What the model says of some utterances.
+
+        Args:
+            features: audio and vision, as a store of the run's recipe holds them.
+            texts: the transcripts; an empty one leaves the language model's special tokens.
+            contexts: what was said before, per transcript, oldest first.
+        """
+        if not len(features):
+            return []
+        text = self.config.text
+        before = contexts if text.context_turns else None
+        tokens = tokenize(self._tokenizer, texts, text.max_tokens, before)
+        found = []
+        for index_B in torch.arange(len(features)).split(self.config.train.batch_size):
+            packed = features.batch(index_B)
+            labels = torch.zeros(len(index_B), self._task.outputs)  # nobody looks at them
+            batch = Batch(
+                index_B, tokens.batch(index_B), packed["audio"], packed["vision"], labels
+            ).to(self._device)
+            precision = PRECISIONS.get(self.config.train.precision)
+            with torch.autocast(self._device.type, precision, enabled=precision is not None):
+                said = self._method(batch)
+            scores = {
+                name: self._task.scores(x_BC).cpu() for name, x_BC in said.predictions.items()
+            }
+            reported = {name: x_B.float().cpu() for name, x_B in said.reported.items()}
+            found += [self._answer(row, scores, reported) for row in range(len(index_B))]
+        return found
+
+    def _answer(self, row: int, scores: dict[str, Tensor], reported: dict[str, Tensor]) -> Answer:
+        task = self._task
+        decided = task.names(task.decide(scores["M"][row : row + 1].numpy()))
+        prediction: float | str | list[str]
+        if task.kind == "regression":
+            prediction = float(decided[""][0])
+        elif task.kind == "classification":
+            prediction = str(decided[""][0])
+        else:
+            prediction = [name.removeprefix("_") for name, yes in decided.items() if yes[0]]
+        return Answer(
+            prediction,
+            {name: self._plain(x_BC[row]) for name, x_BC in scores.items()},
+            {name: float(x_B[row]) for name, x_B in reported.items()},
+        )
+
+    def _plain(self, score_C: Tensor) -> float | dict[str, float]:
+        if self._task.kind == "regression":
+            return float(score_C[0])
+        return dict(zip(self._task.classes, score_C.tolist(), strict=True))

@@ -1,0 +1,260 @@
+"""A run's folder: what is written there, and how it is found again.
+
+``runs/<dataset>/<method>/<time>-<name>/`` holds ``config.yaml``, ``card.yaml`` (the dataset's),
+``encoder.json`` (what made the features), ``environment.json`` and ``log/`` (TensorBoard); while it
+is under way ``state/`` (train/checkpoint.py); when it has finished ``model.safetensors`` (the best
+epoch), ``last.safetensors`` (the last one), ``predictions.parquet`` and, written last,
+``metrics.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cache import FeatureStore
+from cache.store.disk import atomic_write
+from manifests import Card
+from train import distributed
+from train.config import Config, load_config, save_config
+from train.method import Method
+from train.task import Task
+
+PACKAGES = (
+    *("semanticmac", "torch", "transformers", "accelerate"),
+    *("numpy", "pandas", "zarr", "scikit-learn"),
+)
+
+
+def begin(config: Config, card: Card, features: FeatureStore, origin: Mapping[str, str]) -> Path:
+    """Make the folder of a run that starts now and write down what it is made from.
+
+    Of several processes the first does so, and the others learn its place.
+    """
+    folder = None
+    if distributed.rank() == 0:
+        folder = _new_folder(config, card.name)
+        write_json(folder / "environment.json", environment(origin))
+        card.save(folder / "card.yaml")
+        made_by = {"recipe": features.recipe, "widths": features.widths}
+        write_json(folder / "encoder.json", made_by)  # all that new clips need of the store
+        save_config(config, folder / "config.yaml")
+    (folder, *_) = distributed.all_gather(folder)
+    assert folder is not None
+    return folder
+
+
+def saved_config(folder: Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        ValueError: no run is there.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder}: no run is there (it would hold a config.yaml)")
+    return load_config(folder / "config.yaml")
+
+
+def changed(folder: Path, origin: Mapping[str, str]) -> list[str]:
+    """What of the manifest and the store is another than when the run began, in words."""
+    then = read_json(folder / "environment.json")
+    return [
+        f"{what} is {now}, the run was trained with {then[what]}"
+        for what, now in origin.items()
+        if what.endswith("_digest") and now != then[what]
+    ]
+
+
+def _new_folder(config: Config, dataset: str) -> Path:
+    name = config.name or f"seed{config.seed}"
+    parent = Path(config.runs) / dataset / config.method
+    parent.mkdir(parents=True, exist_ok=True)
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    for attempt in range(1, 1000):  # two runs may start within one second
+        folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise ValueError(f"{parent / stem}: a thousand runs started in one second")
+
+
+@contextmanager
+def tensorboard(
+    accelerator: Accelerator, folder: Path
+) -> Iterator[Callable[[dict[str, float], int], None]]:
+    """TensorBoard files in ``<folder>/log``; yields what takes figures and their epoch."""
+    accelerator.project_configuration = ProjectConfiguration(str(folder), str(folder))
+    accelerator.log_with = ["tensorboard"]
+    accelerator.init_trackers("log")
+    try:
+        yield lambda figures, epoch: accelerator.log(figures, step=epoch)
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all, folders included; NaN becomes null."""
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read one of a run's JSON files."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The figures and history of a finished run."""
+    return dict(read_json(folder / "metrics.json"))
+
+
+def environment(origin: Mapping[str, str]) -> dict[str, Any]:
+    """With what a run is made: ``origin``, versions of packages, git revision of this code."""
+    return {
+        **origin,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "processes": distributed.count(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "git": git_revision(),
+    }
+
+
+def predicting_state(method: Method) -> dict[str, Tensor]:
+    """A copy of all weights and buffers that predicting needs, on the CPU."""
+    kept = _training_state(method)
+    state = method.state_dict()
+    return {name: x.cpu().clone() for name, x in state.items() if not name.startswith(kept)}
+
+
+def training_state(method: Method) -> dict[str, Tensor]:
+    """A copy of the buffers that only training needs, on the CPU."""
+    kept = _training_state(method)
+    state = method.state_dict()
+    return {name: x.cpu().clone() for name, x in state.items() if name.startswith(kept)}
+
+
+def load_weights(method: Method, folder: Path) -> None:
+    """Fill a method with the best weights of a run.
+
+    Raises:
+        ValueError: the run has no weights, or they belong to another model.
+    """
+    path = weights_path(folder)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; the run did not finish")
+    weights, kept = load_file(path), _training_state(method)
+    foreign = ValueError(f"{path} does not fit the model that config.yaml describes")
+    try:
+        missing, unknown = method.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise foreign from error
+    if unknown or not all(name.startswith(kept) for name in missing):
+        raise foreign
+
+
+def _training_state(method: Method) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in method.training_state)
+
+
+def weights_path(folder: Path) -> Path:
+    """Where a run keeps its weights."""
+    return folder / "model.safetensors"
+
+
+def prediction_table(
+    split: str,
+    ids: list[str],
+    task: Task,
+    truth_NC: Tensor,
+    outputs: Mapping[str, Tensor],
+    pseudo: Mapping[str, Tensor],
+    reported: Mapping[str, Tensor],
+) -> pd.DataFrame:
+    """One row per utterance of a split.
+
+    Columns: ``id``, ``split``, ``prediction`` and ``truth`` (several classes: one 0/1 column each,
+    ``prediction_<class>``), per sub-task its score ``M`` (classes: a probability each,
+    ``M_<class>``), the final pseudo label as ``pseudo_S`` (``pseudo_S_<class>``) and what the
+    method reports of each utterance, under the method's names.
+    """
+    columns: dict[str, Any] = {"id": ids, "split": split}
+    decided = {"prediction": task.scores(outputs["M"]), "truth": truth_NC}
+    for what, scores_NC in decided.items():
+        names = task.names(task.decide(scores_NC.numpy()))
+        columns |= {f"{what}{suffix}": values for suffix, values in names.items()}
+    for name, output_NC in outputs.items():
+        columns |= _score_columns(name, task.scores(output_NC).numpy(), task)
+    for name, label_NC in pseudo.items():
+        columns |= _score_columns(f"pseudo_{name}", label_NC.cpu().numpy(), task)
+    columns |= {name: value_N.numpy() for name, value_N in reported.items()}
+    return pd.DataFrame(columns)
+
+
+def _score_columns(name: str, scores_NC: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    if task.kind == "regression":
+        return {name: scores_NC[:, 0]}
+    return {f"{name}_{label}": scores_NC[:, c] for c, label in enumerate(task.classes)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def code() -> tuple[str | None, str | None]:
+    """Which code this is: its release and its git revision."""
+    return _version("semanticmac"), git_revision()
+
+
+@lru_cache
+def git_revision() -> str | None:
+    """The commit this code stands at, with "+" when the working tree differs from it.
+
+    Asked once: a process runs the code that it loaded, whatever is committed meanwhile.
+    """
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        line = ["git", "-C", str(here.parent), *command]
+        return subprocess.run(line, capture_output=True, text=True, timeout=10, check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # else the repository is another project's
+        return git("describe", "--always", "--abbrev=40", "--dirty=+").strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""Several runs: studies, ablations, comparisons, searches and their statistics."""

@@ -1,0 +1,171 @@
+"""Random search for the sizes and rates of a dataset, judged on its validation split."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+DEFAULTS = "defaults"  # marks the trial that took every default
+# What a trial draws from, by configuration key. Every list holds the default.
+SPACE: dict[str, list[Any]] = {
+    "width": [64, 128, 256],
+    "dropout": [0.0, 0.1, 0.2, 0.3],
+    "perceiver.layers": [1, 2, 3],
+    "perceiver.tokens": [4, 8, 16],
+    "perceiver.heads": [2, 4, 8],
+    "sgfi.layers": [1, 2, 3],
+    "sgfi.heads": [2, 4, 8],
+    "sgfi.bridge_tokens": [2, 4, 8],
+    "sclg.knn": [5, 10, 20],
+    "sccl.alpha": [0.01, 0.05, 0.1, 0.5],
+    "sccl.beta": [0.01, 0.05, 0.1, 0.5],
+    "sccl.tau": [0.1, 0.5, 1.0],
+    "sccl.tau_inter": [0.1, 0.5, 1.0],
+}
+
+
+def add_commands(commands: Any) -> None:
+    """Register ``search``."""
+    parser = commands.add_parser(
+        "search",
+        help="search sizes, temperatures and loss weights at random",
+        description="Train with sizes, temperatures and loss weights drawn at random and rank "
+        "the draws by the validation split; the test split decides nothing. Keys given here are "
+        "not drawn. An interrupted search goes on with the next trial. The ranking is printed, "
+        "and written to runs/DATASET/studies/search/trials.csv; weights are not kept.",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="dataset=NAME, trials=COUNT (default 50, those done before counted), seeds=COUNT "
+        "(runs per trial, default 1), and any key of the configuration",
+    )
+    parser.set_defaults(run=_search)
+
+
+def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: Console) -> int:
+    """Draw and train until ``trials`` were tried; print and write the ranking.
+
+    The score of a trial is what chooses an epoch (the lowest loss, or the highest weighted F1, of
+    the validation split) at its best epoch, averaged over the seeds. A trial that cannot be trained
+    is reported and counts as tried.
+
+    Returns:
+        How many trials failed.
+
+    Raises:
+        ValueError: Optuna is not installed, or a key or value is wrong.
+    """
+    optuna = _optuna()
+    import torch
+
+    from manifests import Manifest
+    from train.config import choose_config
+    from train.report import say
+    from train.study.study import check_single_process, made_from
+
+    check_single_process()
+    config = choose_config(overrides)
+    manifest = Manifest.load(config.dataset)
+    folder = Path(config.runs) / manifest.card.name / "studies" / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed = {word.partition("=")[0] for word in overrides}
+    study = optuna.create_study(
+        # Trials of another question are another study.
+        study_name=f"{'-'.join(made_from(config, manifest))} seeds {seeds} of {sorted(fixed)}",
+        storage=f"sqlite:///{folder / 'trials.db'}",
+        load_if_exists=True,
+        direction="maximize",
+    )
+    # Going on with the first seed would draw the first trials again.
+    study.sampler = optuna.samplers.RandomSampler(seed=config.seed + len(study.trials))
+    # Interrupted trials do not count.
+    ended = [trial for trial in study.trials if trial.state.is_finished()]
+    if not any(DEFAULTS in trial.user_attrs for trial in ended):  # what every draw has to beat
+        defaults = {key: attrgetter(key)(config) for key in SPACE if key not in fixed}
+        study.enqueue_trial(defaults, user_attrs={DEFAULTS: True})
+    failed = 0
+    for place in range(len(ended) + 1, trials + 1):
+        trial = study.ask()
+        drawn = [
+            f"{key}={trial.suggest_categorical(key, values)}"
+            for key, values in SPACE.items()
+            if key not in fixed
+        ]
+        try:
+            score = _score([*overrides, *drawn, f"runs={folder}"], seeds)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            failed += 1
+            say(console, f"{place}/{trials}  failed: {error}  {' '.join(drawn)}")
+            continue
+        study.tell(trial, score)
+        say(console, f"{place}/{trials}  {score:.4f}  {' '.join(drawn)}")
+    _rank(study, folder, console)
+    return failed
+
+
+def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
+    """Train once with each seed; the mean of the scores by which the epochs were chosen."""
+    from train import run_folder
+    from train.config import choose_config
+    from train.fit import train
+
+    scores = []
+    for seed in seeds:
+        run = train(choose_config([*overrides, f"seed={seed}"]), Console(quiet=True))
+        scores.append(run_folder.read_metrics(run)["best_score"])
+        for weights in run.rglob("*.safetensors"):
+            weights.unlink()
+    return math.fsum(scores) / len(scores)
+
+
+def _rank(study: Any, folder: Path, console: Console) -> None:
+    """Write every trial, best first, and print the best ten with what mattered."""
+    from optuna.importance import get_param_importances
+    from rich.table import Table
+
+    trials = study.trials_dataframe(attrs=("number", "value", "params"))
+    trials = trials.dropna(subset="value").sort_values("value", ascending=False)
+    trials.columns = [name.removeprefix("params_") for name in trials]
+    path = folder / "trials.csv"
+    trials.to_csv(path, index=False)
+    weights = get_param_importances(study) if len(trials) > 3 else {}
+    table = Table("key", "share of the variation", *(f"#{n}" for n in trials["number"][:8]))
+    table.add_row("score", "", *(f"{value:.4f}" for value in trials["value"][:8]))
+    for key in sorted(trials.columns[2:], key=lambda key: -weights.get(key, 0)):
+        cells = [str(value) for value in trials[key][:8]]
+        table.add_row(key, f"{weights.get(key, math.nan):.2f}", *cells)
+    ended = [trial for trial in study.trials if trial.state.is_finished()]
+    defaults = [f"#{trial.number}" for trial in ended if DEFAULTS in trial.user_attrs]
+    table.title = f"best trials; the defaults: {', '.join(defaults)}"
+    console.print(table)
+    console.print(f"search: {path}", soft_wrap=True)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("search needs Optuna: pip install 'semanticmac[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _search(options: argparse.Namespace, console: Console) -> int:
+    from train.report import quiet_transformers
+    from train.study.study import check_no_keys, parse_seeds, take_key
+
+    quiet_transformers(console)
+    trials, rest = take_key(options.overrides, "trials")
+    seeds, rest = take_key(rest, "seeds")
+    if not (trials or "50").isdigit():
+        raise ValueError(f"trials={trials}: use a count")
+    check_no_keys(rest)
+    return 3 if search(rest, int(trials or "50"), parse_seeds(seeds or "1"), console) else 0

@@ -1,0 +1,255 @@
+"""Several runs side by side: variants of one configuration, each with several seeds, in a table.
+
+The runs stand where every run stands, below ``runs/<dataset>/<method>/``. One that was made from
+the same configuration, manifest and store is taken as it is, so that an interrupted study goes on
+where it was. ``runs/<dataset>/studies/<name>/`` keeps the table: ``table.md``, ``.tex``, ``.csv``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from safetensors import safe_open
+
+from cache import FeatureStore
+from manifests import Manifest
+from train import run_folder
+from train.config import Config, choose_config, config_digest
+from train.data import store_of
+from train.fit import train
+from train.report import headline, say, shown
+from train.study.significance import paired_p
+from train.tables import fitted, latex, markdown, rich_table
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the table: its name, and the keys by which it differs from the others."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked.
+
+    Attributes:
+        name: the folder below ``runs/<dataset>/studies``.
+        overrides: ``key=value`` strings that all runs share; ``dataset`` among them.
+        variants: the lines of the table.
+        seeds: every variant is trained once with each.
+        reference: the variant that the others are tested against; None: no test.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    reference: str | None = None
+
+
+def run_study(study: Study, console: Console, loud: bool = False) -> int:
+    """Train what is not trained yet, write and print the table; the number of failed variants.
+
+    A variant that cannot be trained is a line with its reason; the others go on.
+
+    Args:
+        study: what is asked.
+        console: where to report.
+        loud: let each run print its epochs.
+
+    Raises:
+        ValueError: a key or a value is wrong, before anything is trained.
+    """
+    check_single_process()
+    check_no_keys(study.overrides)
+    plan = [
+        (variant.name, choose_config([*study.overrides, *variant.overrides, f"seed={seed}"]))
+        for variant in study.variants
+        for seed in study.seeds
+    ]
+    manifest, results = Manifest.load(plan[0][1].dataset), Path(plan[0][1].runs)
+    card = manifest.card
+    known = _finished_runs(results / card.name)
+    runs: defaultdict[str, list[Path]] = defaultdict(list)
+    failed: dict[str, str] = {}
+    for place, (name, config) in enumerate(plan, 1):
+        if name in failed:
+            continue
+        label = f"{place}/{len(plan)}  {name}, seed {config.seed}:"
+        run = known.get(made_from(config, manifest))
+        how = "(trained before)" if run is None or same_code(run) else "(trained by other code)"
+        if run is None:
+            config.name = f"{study.name}-{name}-seed{config.seed}"
+            try:
+                run, how = _train(config, console, label, loud), ""
+            except (ValueError, torch.OutOfMemoryError) as error:
+                failed[name] = str(error)
+                say(console, f"{label}  failed: {error}")
+                continue
+        runs[name].append(run)
+        figures = headline(run_folder.read_metrics(run)["test"])
+        say(console, f"{label}  {figures}  {how}".rstrip())
+    folder = results / card.name / "studies" / study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {name: folders for name, folders in runs.items() if name not in failed}
+    if whole:
+        table = summary(whole, study.reference, card.classes)
+        title = f"{card.title}: test split, seeds {', '.join(map(str, study.seeds))}"
+        cells = shown_cells(table, len(study.seeds))
+        table.to_csv(folder / "table.csv", index_label="variant")
+        (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
+        (folder / "table.tex").write_text(latex(cells), encoding="utf-8")
+        console.print(rich_table(fitted(cells, console.width), title))
+    for name, reason in failed.items():
+        say(console, f"failed: {name}: {reason}")
+    say(console, f"all figures: {folder / 'table.md'}, .tex, .csv")
+    return len(failed)
+
+
+def check_single_process() -> None:
+    """Several runs are started one after another, by one process; else raise a ValueError."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several runs want one process: start them without a launcher")
+
+
+def check_no_keys(overrides: Sequence[str]) -> None:
+    """Raise a ValueError on a key that belongs to one run alone."""
+    for key in ("seed", "name"):
+        if take_key(overrides, key)[0] is not None:
+            raise ValueError(f"{key}= is for one run; several take seeds=COUNT or seeds=1,2,3")
+
+
+def made_from(config: Config, manifest: Manifest) -> tuple[str, str, str]:
+    """Digests of configuration, manifest and store: what a run is made from."""
+    store = FeatureStore.open(store_of(manifest, config))
+    return config_digest(config), manifest.digest, store.digest
+
+
+def same_code(run: Path) -> bool:
+    """Whether a run was made by the code at hand, as far as its version and git know."""
+    made = run_folder.read_json(run / "environment.json")
+    return bool((made["versions"].get("semanticmac"), made["git"]) == run_folder.code())
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``1,4,7`` is these seeds; a number alone, ``3``, is the seeds 1 to 3.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"seeds={text}: use a count or a list, such as 3 or 1,2,3") from error
+    if len(numbers) == 1 and numbers[0] > 0:
+        return tuple(range(1, numbers[0] + 1))
+    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds={text}: use a count or a list of different seeds")
+    return numbers
+
+
+def take_key(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
+    """The value of ``key=value`` among the overrides, or None, and the others."""
+    found = [word for word in overrides if word.startswith(f"{key}=")]
+    others = [word for word in overrides if not word.startswith(f"{key}=")]
+    return (found[-1].partition("=")[2] if found else None), others
+
+
+def chosen(names: str | None, known: Sequence[str], what: str, always: str) -> list[str]:
+    """The names of a comma-separated list, in the order of ``known``; None or "all" is all.
+
+    ``always`` is taken even where it is not named: the others are tested against it.
+
+    Raises:
+        ValueError: a name that is not known.
+    """
+    asked = set(known) if names in (None, "all") else {always, *str(names).split(",")}
+    unknown = asked - set(known)
+    if unknown:
+        raise ValueError(
+            f"no {what} is called {min(unknown)!r}; there are: all, {', '.join(known)}"
+        )
+    return [name for name in known if name in asked]
+
+
+def summary(
+    runs: dict[str, list[Path]], reference: str | None, classes: Sequence[str] = ()
+) -> pd.DataFrame:
+    """One row per variant: mean and standard deviation of each figure of the test split.
+
+    Columns: ``<figure>`` and ``<figure>_std`` (sample standard deviation over the seeds, NaN for
+    one), ``parameters`` (numbers in the weights), ``epoch_s`` (seconds per epoch) and, with a
+    reference, ``p``: the paired test of this variant's errors against the reference's, utterance
+    by utterance, errors averaged over the seeds. Metrics of a single class are left out.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name, folders in runs.items():
+        metrics = [run_folder.read_metrics(folder) for folder in folders]
+        row: dict[str, float] = {}
+        for figure in metrics[0]["test"]:
+            if figure.endswith(tuple(f"_{label}" for label in classes)):
+                continue
+            values = np.array([each["test"][figure] for each in metrics], dtype=float)
+            row[figure] = values.mean()
+            row[f"{figure}_std"] = values.std(ddof=1) if len(values) > 1 else math.nan
+        row["parameters"] = _parameters(folders[0])
+        seconds = [line["seconds"] for each in metrics for line in each["history"]]
+        row["epoch_s"] = float(np.mean(seconds)) if seconds else math.nan
+        if reference in runs:
+            assert reference is not None
+            row["p"] = math.nan if name == reference else paired_p(runs[reference], folders)
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def shown_cells(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """A summary as a reader wants it: ``mean ± std``, fractions in percent, all strings."""
+    cells = pd.DataFrame(index=table.index.rename("variant"))
+    for figure in [str(name) for name in table if f"{name}_std" in table]:
+        cells[figure] = [
+            shown(figure, mean)
+            + (f" ± {shown(figure, std)}" if seeds > 1 and not math.isnan(mean) else "")
+            for mean, std in zip(table[figure], table[f"{figure}_std"], strict=True)
+        ]
+    cells["parameters"] = [f"{value / 1e6:.2f} M" for value in table["parameters"]]
+    cells["s/epoch"] = [f"{value:.2f}" for value in table["epoch_s"]]
+    if "p" in table:
+        cells["p"] = [
+            "" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in table["p"]
+        ]
+    return cells
+
+
+def _train(config: Config, console: Console, label: str, loud: bool) -> Path:
+    if loud:
+        return train(config, console)
+    with console.status(label):  # moves on a terminal, says nothing elsewhere
+        return train(config, Console(quiet=True))
+
+
+def _finished_runs(folder: Path) -> dict[tuple[str, str, str], Path]:
+    """Finished runs by what they were made from; of several the latest."""
+    runs = {}
+    for path in sorted(folder.glob("*/*/metrics.json")):
+        made = run_folder.read_json(path.with_name("environment.json"))
+        with suppress(KeyError):  # an older release's
+            key = made["config_digest"], made["manifest_digest"], made["cache_digest"]
+            runs[key] = path.parent
+    return runs
+
+
+def _parameters(folder: Path) -> int:
+    with safe_open(run_folder.weights_path(folder), framework="pt") as weights:
+        return sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
