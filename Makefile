@@ -63,7 +63,7 @@ format: $(BIN)/.test  ## let ruff format the code
 clean:  ## remove what `make demo` wrote, and the virtual environment
 	rm -rf .venv data/demo stores/demo runs/demo
 
-$(BIN)/.ready: setup.cfg constraints.txt requirements-embedded.txt
+$(BIN)/.ready: setup.cfg semanticmac/__init__.py constraints.txt requirements-embedded.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing (a few minutes the first time) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .

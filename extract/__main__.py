@@ -25,10 +25,10 @@ console = Console()
 EXIT_SOME_FAILED = 3
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m extract",
+        prog=prog,
         description="Decode every video of a dataset once and publish its features as a store that "
         "training reads. Interrupt it whenever you like: run it again and it goes on.",
         epilog="Exit status: 0 all utterances extracted, 1 error, 2 wrong usage, "
@@ -123,9 +123,9 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m extract") -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     began = time.monotonic()
     try:
         manifest = Manifest.load(options.dataset)

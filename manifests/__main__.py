@@ -23,10 +23,10 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(
-        prog="python -m manifests",
+        prog=prog,
         description="Turn a dataset's release into one table of utterances and one card.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -139,9 +139,9 @@ def _check(args: argparse.Namespace, console: Console) -> None:
     console.print(f"{manifest.path}: {len(manifest.table)} rows, no fault", highlight=False)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m manifests") -> int:
     """Run one command; 0 on success, 1 on a user's mistake (2, from argparse, on bad usage)."""
-    args = parser().parse_args(argv)
+    args = parser(prog).parse_args(argv)
     try:
         args.run(args, Console())
     except (ValueError, OSError) as error:

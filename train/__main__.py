@@ -27,13 +27,13 @@ extracted (make extract DATASET=NAME). Every key with its default and meaning: t
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m train") -> int:
     """Run a command; the exit status.
 
     0 good, 1 something that the user can mend, 2 bad usage, 3 some of several runs failed, 130
     stopped by Ctrl-C.
     """
-    parser = _parser()
+    parser = _parser(prog)
     options, rest = parser.parse_known_args(arguments)
     if rest and ("overrides" not in options or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -55,9 +55,9 @@ def _complain(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m train",
+        prog=prog,
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

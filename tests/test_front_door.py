@@ -1,0 +1,109 @@
+import configparser
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from semanticmac import __version__
+from semanticmac.__main__ import STAGES, main
+
+ROOT = Path(__file__).parent.parent
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The console script that pip writes for setup.cfg's entry point, outside the clone."""
+    line = SETUP["options.entry_points"]["console_scripts"].strip()
+    name, module, function = line.replace(" ", "").replace("=", ":").split(":")
+    path = tmp_path / "bin" / name
+    path.parent.mkdir()
+    path.write_text(
+        f"import sys\nfrom {module} import {function}\n"
+        f'if __name__ == "__main__":\n    sys.exit({function}())\n'
+    )
+    return path
+
+
+def run(command: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    return subprocess.run(
+        [sys.executable, command, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_modules_in_the_current_folder_do_not_hide_a_stage(command, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for stage in (*STAGES, "semanticmac"):
+        (folder / f"{stage}.py").write_text("raise SystemExit('the file of the current folder')\n")
+    shown = run(command, folder, "manifests", "list")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "meld" in shown.stdout
+    for stage in STAGES:
+        shown = run(command, folder, stage, "--help")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(f"usage: semanticmac {stage} ")
+
+
+def test_help_lists_the_stages_and_ends_with_two_examples(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"    {stage} " in shown for stage in STAGES)
+    end = shown.rpartition("examples:\n")[2].splitlines()
+    assert [line.split()[:2] for line in end] == [
+        ["semanticmac", "extract"],
+        ["semanticmac", "train"],
+    ]
+    assert max(map(len, shown.splitlines())) < 80
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_names_the_command_that_was_typed(stage, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([stage, "--no-such-option"])
+    assert capsys.readouterr().err.startswith(f"usage: semanticmac {stage} ")
+
+
+def test_an_exit_status_is_the_stage_s(tmp_path, capsys):
+    assert main(["cache", "info", str(tmp_path / "none.zarr")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "required: STAGE"), (["trian"], "invalid choice: 'trian'")]
+)
+def test_an_unknown_stage_is_bad_usage(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_there_is_one_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"semanticmac {__version__}\n"
+    assert SETUP["metadata"]["version"] == "attr: semanticmac.__version__"
+    assert version("semanticmac") == __version__, "recorded in stores and runs: install again"
+
+
+def test_every_package_is_typed_checked_and_distributed():
+    packages = {path.parent.name for path in ROOT.glob("*/py.typed")}
+    assert packages == {*STAGES, "semanticmac"}
+    assert "py.typed" in SETUP["options.package_data"]["*"]
+    assert {name.rstrip("*") for name in SETUP["options.packages.find"]["include"].split()} == (
+        packages
+    )
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
+    assert packages < set(checked)
