@@ -107,3 +107,11 @@ def test_every_package_is_typed_checked_and_distributed():
     )
     checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
     assert packages < set(checked)
+
+
+def test_make_help_fits_a_terminal():
+    shown = subprocess.run(
+        ["make", "-s", "-f", ROOT / "Makefile", "help"], capture_output=True, text=True, check=True
+    )
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "bench-NAME" in shown.stdout
