@@ -28,7 +28,7 @@ def lock_nobody(monkeypatch, alone: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield alone
 
-    for module in ("pull", "store", "republish"):
+    for module in ("share.pull", "store.publish", "store.republish"):
         monkeypatch.setattr(f"cache.{module}.locked", locked)
 
 

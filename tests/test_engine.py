@@ -84,7 +84,7 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
     program = f"""
         import os, signal
         from pathlib import Path
-        import cache.republish, cache.store
+        import cache.store.publish, cache.store.republish
         from tests.stores import RECIPE, WIDTHS
         rename, left = Path.rename, {renames}
         def dying(self, target):

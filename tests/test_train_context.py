@@ -68,7 +68,7 @@ def conversations(draw):
     place = st.tuples(
         st.sampled_from(SPLITS),
         st.sampled_from(["x", "y", NULL]),
-        st.resolve_one(st.integers(0, 6), st.just(NULL)),
+        st.one_of(st.integers(0, 6), st.just(NULL)),
     )
     drawn = draw(st.lists(place, max_size=25))
     splits, dialogues, turns = zip(*drawn, strict=True) if drawn else ((), (), ())

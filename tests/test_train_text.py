@@ -155,7 +155,7 @@ def test_a_path_to_nothing_is_not_asked_of_the_hub(path):
 
 LOADS = """
 import sys
-from train.text import LanguageModel, load_tokenizer
+from train.model.language_model import LanguageModel, load_tokenizer
 for name in sys.argv[1:]:
     try:
         print(len(load_tokenizer(name)), LanguageModel(name).width)
