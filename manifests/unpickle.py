@@ -1,8 +1,8 @@
-"""Reading a foreign pickle as data: numpy arrays and plain containers, never a program.
+"""Restricted unpickler: load numpy arrays and plain containers from an untrusted pickle.
 
-A pickle is a program that may call anything importable. This one may name a handful of globals, by
-full name, and what it gets for them are stand-ins written here: none of them touches a file, runs
-code or believes a size that the file does not back with bytes.
+A pickle is a program that may call anything importable. Here it may reference a handful of globals,
+by full name, and each of them is replaced by a function or class of this module: none of these
+opens a file, runs code or allocates more than the bytes that the file holds.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import numpy as np
 
 _TYPE = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|[SU]\d+|O[48]?)")
 
-_DEEPEST = 16  # tuples in tuples
+_DEEPEST = 16  # tuples and frozensets in each other
 
 
 class RefusedError(ValueError):
-    """The pickle asks for something that is no numpy array and no plain container."""
+    """The pickle references something other than numpy arrays and plain containers."""
 
 
 def load_pickle(path: Path) -> Any:
-    """The content of a pickle file: containers, strings, numbers, numpy arrays and scalars.
+    """Load a pickle file: containers, strings, numbers, numpy arrays and scalars.
 
     Pickles of numpy 1 and 2 and of Python 2 (its strings decoded as latin1) load alike. Arrays may
     hold booleans, integers, floats, strings or objects of these kinds.
 
     Raises:
-        ValueError: the pickle names any other global (the message says which), or is damaged.
+        ValueError: the pickle references any other global (the message names it), or is damaged.
     """
     with path.open("rb") as file:
         try:
@@ -46,21 +46,26 @@ def load_pickle(path: Path) -> Any:
             ) from error
 
 
-# Messages show what is wrong by reprlib: a list of a list of ... twice the same, 26 deep, is a few
-# bytes here and gigabytes in full.
+# Messages use reprlib: a list that holds the same list twice, 26 levels deep, takes a few bytes in
+# the file and gigabytes when printed in full.
 #
-# In Python, not in C: the C unpickler sizes its memo by numbers in the file, and the few thousand
-# operations of a file of arrays take no time in either.
+# The base class is the one written in Python: the one in C allocates its memo by numbers in the
+# file. A file of arrays has a few thousand operations, which take no time in either.
 class _DataUnpickler(pickle._Unpickler):
     stack: list[Any]
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, encoding="latin1")
-        self._depths: dict[int, tuple[tuple, int]] = {}  # by id, with what keeps the id taken
+        self._depths: dict[int, tuple[Any, int]] = {}  # by id; the object keeps its id taken
 
-    def refuse_deep_tuples(self) -> None:
-        """Hashing a tuple of twice the same tuple, of twice the same ... would never end."""
-        made = self.stack[-1]
+    def check_depth(self, made: Any) -> None:
+        """Refuse deep tuples and frozensets.
+
+        Hashing or comparing a tuple that holds the same tuple twice, which holds the same tuple
+        twice and so on, takes time exponential in its depth.
+        """
+        if not isinstance(made, tuple | frozenset):
+            return
         inner = (self._depths[id(v)][1] for v in made if id(v) in self._depths)
         depth = 1 + max(inner, default=0)
         if depth > _DEEPEST:
@@ -70,46 +75,46 @@ class _DataUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         make = _ALLOWED.get(f"{module}.{name}")
         if make is None:
-            raise RefusedError(
-                f"the pickle asks for {module}.{name}, which is neither numpy nor data"
-            )
-        return _Global(f"{module}.{name}", make)
+            raise RefusedError(f"the pickle references {module}.{name}, which is not allowed")
+        return _Global(f"{module}.{name}", make, self.check_depth)
 
     def get_extension(self, code: int) -> None:
-        raise RefusedError(f"the pickle asks for the registered extension {code}")
+        raise RefusedError(f"the pickle references the registered extension {code}")
 
     def persistent_load(self, pid: Any) -> Any:
         raise RefusedError("the pickle refers to an object outside of itself")
 
 
-def _then_refuse_deep_tuples(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def load_tuple(self: _DataUnpickler) -> None:
+def _then_check_depth(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load_container(self: _DataUnpickler) -> None:
         load(self)
-        self.refuse_deep_tuples()
+        self.check_depth(self.stack[-1])
 
-    return load_tuple
+    return load_container
 
 
 _DataUnpickler.dispatch = dict(pickle._Unpickler.dispatch)
-for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
-    _DataUnpickler.dispatch[_code[0]] = _then_refuse_deep_tuples(_DataUnpickler.dispatch[_code[0]])
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET):
+    _DataUnpickler.dispatch[_code[0]] = _then_check_depth(_DataUnpickler.dispatch[_code[0]])
 
 
 class _Global:
-    """What the pickle holds when it names a global: it can be called, and nothing else."""
+    """An allowed global as the pickle sees it: it can be called, but not changed."""
 
-    def __init__(self, name: str, make: Callable[..., Any]) -> None:
-        self._name, self._make = name, make
+    def __init__(self, name: str, make: Callable[..., Any], check: Callable[[Any], None]) -> None:
+        self._name, self._make, self._check = name, make, check
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._make(*arguments)
+        made = self._make(*arguments)
+        self._check(made)
+        return made
 
     def __setstate__(self, state: Any) -> None:
         raise RefusedError(f"the pickle tries to change {self._name}")
 
 
 class _Type:
-    """A numpy dtype as it is pickled: called with its name, then told its byte order."""
+    """A numpy dtype as pickled: made from its name; `__setstate__` sets its byte order."""
 
     def __init__(self, name: Any, align: Any = False, copy: Any = False) -> None:
         if not isinstance(name, str) or not _TYPE.fullmatch(name):
@@ -128,7 +133,7 @@ class _Type:
 
 
 class _Array(np.ndarray):
-    """An array as it is pickled: made empty, then told its shape, type and content."""
+    """An array as pickled: made empty; `__setstate__` sets its shape, dtype and content."""
 
     def __setstate__(self, state: Any, /) -> None:
         shape, kind, fortran, content = state[-4:]
@@ -179,9 +184,9 @@ def _not_callable(*_: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    # How Python 3 writes bytes for the readers of Python 2; other codecs could unpack a bomb.
+    # How Python 3 writes bytes that Python 2 can read; other codecs could decompress without bound.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise RefusedError(f"the pickle asks for the codec {reprlib.repr(encoding)}")
+        raise RefusedError(f"the pickle references the codec {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
@@ -193,7 +198,7 @@ def _no_bytes(*arguments: Any) -> bytes:
 
 _ALLOWED: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Type,
-    "numpy.ndarray": _not_callable,  # only ever handed to _reconstruct
+    "numpy.ndarray": _not_callable,  # only an argument of _reconstruct
     "_codecs.encode": _encode,
     **{
         f"numpy.{core}.{name}": make

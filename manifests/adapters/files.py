@@ -1,7 +1,10 @@
-"""The files of a release: where they lie, however it was unpacked, and what they say."""
+"""Find and read the files of a release, however it was unpacked and encoded."""
 
 import re
 from pathlib import Path
+from typing import Any
+
+from manifests.unpickle import load_pickle
 
 UNREAD = re.compile("[\x80-\x9f\udc80-\udcff]")
 """Bytes that became no character: of Latin-1 taken literally, or as Python keeps them (PEP 383)."""
@@ -33,6 +36,18 @@ def read_text(path: Path) -> str:
     """A text file, whatever of UTF-8 and Windows-1252 its lines were written in, even both."""
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     return "\n".join(map(repaired, text.split("\n")))
+
+
+def read_pickle(path: Path) -> Any:
+    """Load a pickled table as data, by `manifests.unpickle`.
+
+    Raises:
+        ValueError: the pickle references anything but data, or is damaged.
+    """
+    try:
+        return load_pickle(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. Download it again from its authors") from error
 
 
 def repaired(text: str) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 
 from manifests.adapters import AdapterResult
-from manifests.adapters.files import find_file, find_folder, one_line, read_text
-from manifests.adapters.pickles import load_pickle
+from manifests.adapters.files import find_file, find_folder, one_line, read_pickle, read_text
 from manifests.card import Card
 from manifests.validation import raise_faults
 
@@ -117,7 +116,7 @@ def _shuffled(table: pd.DataFrame) -> list[list[str]]:
 
 def _official_fold(table: pd.DataFrame, path: Path, fold: int) -> set[str]:
     """The ids of a test fold: ``split_indices.p`` holds five pairs, rows of train and of test."""
-    folds = load_pickle(path)
+    folds = read_pickle(path)
     try:
         train, test = (set(rows) for rows in folds[fold - 1])
         whole = len(folds) == FOLDS and train | test == set(range(len(table)))

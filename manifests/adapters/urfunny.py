@@ -5,15 +5,16 @@ are needed; the clips are ``urfunny2_videos/<id>.mp4``. A clip shows a whole pas
 its last sentence, the punchline, and the context is what leads up to it.
 """
 
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from manifests.adapters import AdapterResult
-from manifests.adapters.files import find_file, find_folder, one_line, repaired
-from manifests.adapters.pickles import load_pickle
+from manifests.adapters.files import find_file, find_folder, one_line, read_pickle, repaired
 from manifests.card import Card
 from manifests.validation import raise_faults
 
@@ -34,15 +35,23 @@ def build(source: Path, media: bool = True) -> AdapterResult:
     faults: list[str] = []
     rows, silent = [], []
     for key, split in _members(folds, faults):
-        entry, label = sentences.get(key), labels.get(key)
+        entry, label = sentences.get(key), _plain(labels.get(key))
         if not isinstance(entry, dict) or "punchline_sentence" not in entry:
             faults.append(f"id {key}: no punchline_sentence in language_sdk.pkl")
-        elif label not in (0, 1):
-            faults.append(f"id {key}: {label!r} in humor_label_sdk.pkl, it must be 0 or 1")
-        elif not (text := _sentence(entry["punchline_sentence"])):
+            continue
+        if label not in (0, 1):
+            shown = reprlib.repr(label)
+            faults.append(f"id {key}: {shown} in humor_label_sdk.pkl, it must be 0 or 1")
+            continue
+        try:
+            text = _sentence(entry["punchline_sentence"])
+            context = [_sentence(each) for each in _plain(entry.get("context_sentences", ()))]
+        except TypeError as error:
+            faults.append(f"id {key}: a sentence in language_sdk.pkl is not text: {error}")
+            continue
+        if not text:
             silent.append(str(key))
         else:
-            context = [_sentence(each) for each in entry.get("context_sentences", ())]
             rows.append(
                 {
                     "id": str(key),
@@ -60,7 +69,7 @@ def build(source: Path, media: bool = True) -> AdapterResult:
 
 def _table(source: Path, name: str) -> dict[Any, Any]:
     path = find_file(source, f"{name}.pkl", Card.builtin("urfunny").obtain)
-    table = load_pickle(path)
+    table = read_pickle(path)
     if not isinstance(table, dict):
         raise ValueError(f"{path} holds a {type(table).__name__}, not a table by id")
     return table
@@ -68,13 +77,27 @@ def _table(source: Path, name: str) -> dict[Any, Any]:
 
 def _members(folds: dict[Any, Any], faults: list[str]) -> Iterator[tuple[Any, str]]:
     for fold, split in FOLDS.items():
-        if not isinstance(folds.get(fold), list | tuple):
+        keys = _plain(folds.get(fold))
+        if not isinstance(keys, list | tuple):
             faults.append(f"data_folds.pkl has no list called {fold!r}")
             continue
-        yield from ((key, split) for key in folds[fold])
+        for key in map(_plain, keys):
+            if isinstance(key, int | str):
+                yield key, split
+            else:
+                faults.append(f"{reprlib.repr(key)} in data_folds.pkl is not an id")
 
 
 def _sentence(words: Any) -> str:
-    """One sentence, which is text or a list of words."""
-    text = " ".join(map(str, words)) if isinstance(words, list | tuple) else str(words)
-    return one_line(repaired(text))
+    """Join a sentence, which is text or a list of words; raise a TypeError for anything else."""
+    words = _plain(words)
+    words = words if isinstance(words, list | tuple) else [words]
+    for word in words:
+        if not isinstance(word, str | int | float):
+            raise TypeError(reprlib.repr(word))
+    return one_line(repaired(" ".join(map(str, words))))
+
+
+def _plain(value: Any) -> Any:
+    """Convert a numpy array to lists and a numpy scalar to Python's number."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
