@@ -1,17 +1,22 @@
 import configparser
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semanticmac import __version__
 from semanticmac.__main__ import STAGES, main
+from tests.stores import RECIPE, build_store
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 
@@ -115,3 +120,46 @@ def test_make_help_fits_a_terminal():
     )
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "bench-NAME" in shown.stdout
+
+
+# --- the README -----------------------------------------------------------------------------------
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_example_in_python_runs(tmp_path, monkeypatch):
+    build_store(tmp_path / "stores", recipe=replace(RECIPE, dataset="demo"))
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert len(example.splitlines()) == 6
+    x_BTD, mask_BT = names["x_BTD"], names["mask_BT"]
+    assert x_BTD.shape[:2] == mask_BT.shape == (3, max(map(len, mask_BT)))
+
+
+def test_every_command_shown_has_the_parts_shown(capsys):
+    lines = re.findall(r"^semanticmac (\w[^#\n]*)", "\n".join(blocks("sh")), re.M)
+    commands = [line.split() for line in lines]
+    for stage in STAGES:
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{stage}/` ")]
+        first, *others = re.findall(r"`([^`]+)`", row.split("|")[3])
+        assert first.split()[:2] == ["semanticmac", stage]
+        commands += [first.split()[1:], *([stage, word] for word in others)]
+    assert len(commands) > 25
+    for stage, *words in commands:
+        with pytest.raises(SystemExit, match="0"):
+            main([stage, *words[: stage != "extract"], "--help"])
+        listed = capsys.readouterr().out
+        assert [w for w in words if w.startswith("--") and f"{w} " not in listed] == []
+
+
+def test_every_target_and_page_exists():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make (\S+)", "".join(blocks("sh")), re.M)
+    assert targets
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+    pages = set(re.findall(r"\]\((docs/\S+)\)", README))
+    assert pages == {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()}
