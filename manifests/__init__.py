@@ -1,11 +1,27 @@
-"""What is in a dataset: a release folder becomes one table of utterances and one card.
+"""Datasets: each release becomes one table of utterances and one card.
 
-A `Manifest` is a Parquet table (one row an utterance) beside a `Card` (YAML: task, labels, splits,
-licence). Everything else in the project reads datasets through these two. On the command line:
+A `Manifest` is a Parquet table (one row an utterance) next to a `Card` (YAML: task, labels, splits,
+licence). The other stages read datasets through these two. On the command line:
 ``python -m manifests --help``.
 """
 
-from manifests.card import Card
-from manifests.manifest import Manifest
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manifests.card import Card
+    from manifests.manifest import Manifest
 
 __all__ = ["Card", "Manifest"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for (PEP 562): pandas takes most of a second, `manifests.atomic` none.
+    if name == "Card":
+        from manifests.card import Card
+
+        return Card
+    if name == "Manifest":
+        from manifests.manifest import Manifest
+
+        return Manifest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,12 @@
-"""Files that are either whole or absent: written aside, flushed to disk, renamed into place."""
+"""Atomic, durable file writes: a reader sees the whole file or no file.
+
+A rename alone survives a killed process but not a power cut, since it may reach the disk before the
+file's content does. So the content is synced before the rename, and the folder after it. A killed
+process leaves its temporary file behind.
+"""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,27 +14,44 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a fresh path next to `path`; on success it takes `path`'s place, on failure it goes.
+def atomic_path(path: Path, temporary: Path | None = None, mode: int = 0) -> Iterator[Path]:
+    """Yield a temporary path; on success it is renamed to `path`, on failure it is deleted.
 
-    The name is unique, so two processes that write the same file never share a half-written one:
-    the last to finish wins, and a reader sees one of the two, whole.
+    Two processes that write the same file never share a temporary one: the last to finish wins.
+
+    Args:
+        path: the file, in a folder that exists; one that exists is replaced.
+        temporary: where to write, on the same file system; by default a unique name next to `path`.
+        mode: permission bits to add to those that the umask leaves.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield aside
-        _fsync(aside)
-        aside.replace(path)
-        # The rename itself lives in the folder: without this a power cut may undo it.
-        _fsync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+        yield temporary
+        sync(temporary)
+        add_mode(temporary, mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
-def _fsync(path: Path) -> None:
+def atomic_write(path: Path, data: bytes, temporary: Path | None = None, mode: int = 0) -> None:
+    """Write `data` to `path`; the arguments are those of `atomic_path`."""
+    with atomic_path(path, temporary, mode) as writable:
+        writable.write_bytes(data)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's entries (new names, renames), durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def add_mode(path: Path, mode: int) -> None:
+    """Add permission bits to a file or folder, such as those that the umask removed."""
+    if mode:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | mode)

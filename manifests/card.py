@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from manifests.atomic import written_aside
+from manifests.atomic import atomic_write
 
 TASKS = ("regression", "classification", "multilabel")
 SPLITS = ("train", "valid", "test")
@@ -134,10 +134,10 @@ class Card:
         return f"{any_number} of {', '.join(self.classes)}"
 
     def save(self, path: str | Path) -> None:
-        """Write the card as YAML, atomically."""
+        """Write the card as YAML, atomically; missing folders are made."""
         text = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, width=100)
-        with written_aside(Path(path)) as aside:
-            aside.write_text(text, encoding="utf-8")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(Path(path), text.encode())
 
     def as_dict(self) -> dict[str, Any]:
         """The card's keys and values, as they stand in the YAML file."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from manifests.atomic import written_aside
+from manifests.atomic import atomic_path
 from manifests.card import SPLITS, Card
 from manifests.validation import find_faults, raise_faults
 
@@ -103,8 +103,8 @@ class Manifest:
         folder = Path(folder)
         self.card.save(folder / "card.yaml")
         self.path = folder / "manifest.parquet"
-        with written_aside(self.path) as aside:
-            self.table.to_parquet(aside, engine="pyarrow", index=False)
+        with atomic_path(self.path) as temporary:
+            self.table.to_parquet(temporary, engine="pyarrow", index=False)
         return folder
 
     def split(self, name: str) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Imports run one way: extract -> manifests, cache; train -> manifests, cache."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -18,7 +20,10 @@ MAY_IMPORT = {
 }
 LATE_EXCEPTIONS = {("train/predict/predict.py", "extract")}
 """A file and what it may import inside of a function."""
-EXCEPTIONS = LATE_EXCEPTIONS | {("cache/convert", "manifests")}
+EXCEPTIONS = LATE_EXCEPTIONS | {
+    ("cache/convert", "manifests"),
+    ("cache/store/disk.py", "manifests"),
+}
 """A file or a folder, and what all in it may import."""
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -45,6 +50,16 @@ def test_imports_run_one_way(path):
 def test_an_exception_is_in_use(place, package):
     files = [ROOT / place] if place.endswith(".py") else (ROOT / place).glob("*.py")
     assert package in set().union(*map(imported, files))
+
+
+def test_every_store_needs_of_manifests_only_the_atomic_writes():
+    """And these need nothing but the standard library."""
+    tree = ast.parse((ROOT / "cache/store/disk.py").read_text(encoding="utf-8"))
+    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name for name in found if name.startswith("manifests")} == {"manifests.atomic"}
+    loaded = "import sys, manifests.atomic; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", loaded], text=True).split()
+    assert not {"pandas", "numpy", "yaml"} & set(modules)
 
 
 @pytest.mark.parametrize(("name", "package"), sorted(LATE_EXCEPTIONS))

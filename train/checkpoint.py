@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cache.store.disk import remove_tree, sync_folder
+from cache.store.disk import remove_tree, sync
 from train import distributed, run_folder
 from train.loss_meter import LossMeter
 from train.method import Method
@@ -126,11 +126,11 @@ class Checkpointer:
                 _write_tensors(aside / "best.safetensors", self._best)
             elif before is not None and (before / "best.safetensors").exists():
                 link(before / "best.safetensors", aside / "best.safetensors")
-            sync_folder(aside)
+            sync(aside)
         distributed.barrier()
         if leads:
             aside.replace(self.folder / "{:05d}-{:08d}".format(*place))
-            sync_folder(self.folder)
+            sync(self.folder)
             if before is not None:
                 remove_tree(before)
         distributed.barrier()
@@ -243,7 +243,7 @@ def link(source: Path, target: Path) -> None:
         os.link(source, aside)
     except OSError:
         shutil.copyfile(source, aside)
-        _sync(aside)
+        sync(aside)
     aside.replace(target)
 
 
@@ -253,14 +253,9 @@ def _own(folder: Path, kind: str) -> Path:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: x.contiguous() for name, x in tensors.items()}, path)
-    _sync(path)
+    sync(path)
 
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")  # numbers come back bit for bit
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)

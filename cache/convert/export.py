@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from cache.convert.arrays import check_fits
 from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
 from cache.convert.mmsa import write_mmsa
 from cache.reader import FeatureStore
-from cache.store.disk import sync_folder
+from manifests.atomic import atomic_path
 
 BLOCK = 512  # utterances gathered at a time
 FORMATS = ("h5", "mmsa", "npz")
@@ -61,7 +59,7 @@ def export(
             if manifest is None
             else f"--manifest is for mmsa; an {to} file holds what the store holds"
         )
-    with _written_aside(out) as file:
+    with _new_file(out) as file:
         if to == "h5":
             _check_text(cache, "HDF5")
             _write_h5(cache, file, on_block)
@@ -99,21 +97,13 @@ def read_manifest(name: str | Path) -> pd.DataFrame:
 
 
 @contextmanager
-def _written_aside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is whole; it never replaces another."""
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for atomic writing; it never replaces another."""
     if path.exists():
         raise ValueError(f"{path} exists; remove it or name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with aside.open("xb+") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-        sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_path(path) as temporary, temporary.open("xb+") as file:
+        yield file
 
 
 def _check_text(cache: FeatureStore, form: str) -> None:

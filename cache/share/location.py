@@ -25,8 +25,8 @@ from fsspec.config import conf as fsspec_conf
 from cache.store.disk import (
     LARGEST_LIST,
     IrregularFileError,
+    add_mode,
     atomic_write,
-    grant,
     make_folder,
     read_regular,
     seal,
@@ -219,7 +219,7 @@ class Location:
 
     def share_with_group(self, folder: Path) -> None:
         """A new folder in this one: the group may do there what it may do here."""
-        grant(folder, self._group_bits())
+        add_mode(folder, self._group_bits())
 
     def _group_bits(self) -> int:
         """What the group may do in a folder that it shares: all that lies in it is to be shared.

@@ -24,7 +24,7 @@ from cache.store.disk import (
     locked,
     make_tree_read_only,
     remove_tree,
-    sync_folder,
+    sync,
 )
 from cache.store.metadata import attributes_of, check_same_place, missing_file
 from cache.store.publish import is_published, replace
@@ -131,7 +131,7 @@ def _assemble(
                 partial.rename(left)
             remove_tree(partial)  # another pull left more, or the same
         raise
-    sync_folder(store.parent)
+    sync(store.parent)
     for path in store.parent.iterdir():
         if not path.name.startswith(f".{store.name}."):
             continue  # what follows is of killed pulls, or the store replaced

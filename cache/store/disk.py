@@ -1,7 +1,6 @@
-"""Files that are either there and whole or not there.
+"""Durable files, locks and folders that other processes use at the same time.
 
-``os.replace`` alone survives a killed process but not a power cut: the rename may reach the disk
-before the data. So everything that counts as written was synced first, folder entries included.
+Whatever counts as written is synced first, folder entries included (`manifests.atomic`).
 """
 
 from __future__ import annotations
@@ -12,12 +11,15 @@ import os
 import shutil
 import stat
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+from manifests.atomic import add_mode as add_mode
+from manifests.atomic import atomic_write as atomic_write
+from manifests.atomic import sync as sync
 
 try:
     import fcntl
@@ -32,15 +34,6 @@ _STALE_S = 3600.0
 """Longer than any single step of writing a store takes."""
 
 T = TypeVar("T")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries (new names, renames) durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class IrregularFileError(OSError):
@@ -68,30 +61,6 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (path for path in (Path(parent, n) for n in folders) if path.is_symlink())
 
 
-def atomic_write(path: Path, data: bytes, aside: Path | None = None, more: int = 0) -> None:
-    """Write ``data`` to ``path`` so that a reader sees all of it or no file.
-
-    Args:
-        path: the file.
-        data: what it shall hold.
-        aside: where the bytes wait until they are whole, on the same file system; by default beside
-            ``path``. A killed process leaves that file behind.
-        more: permission bits that it has beside those that the umask leaves.
-    """
-    aside = aside or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        grant(aside, more)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
 def make_folder(folder: Path, more: int = 0) -> None:
     """Make a folder and those above it; the new ones have ``more`` than the umask leaves."""
     if folder.is_dir():
@@ -99,13 +68,7 @@ def make_folder(folder: Path, more: int = 0) -> None:
     make_folder(folder.parent, more)
     with suppress(FileExistsError):
         folder.mkdir()
-        grant(folder, more)
-
-
-def grant(path: Path, more: int) -> None:
-    """Give a file or folder permission bits that the umask kept from it."""
-    if more:
-        path.chmod(stat.S_IMODE(path.stat().st_mode) | more)
+        add_mode(folder, more)
 
 
 @contextmanager
@@ -164,10 +127,9 @@ def make_tree_read_only(folder: Path) -> None:
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(parent, name)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
             path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-        sync_folder(Path(parent))
+        sync(Path(parent))
 
 
 def seal(path: Path) -> None:

@@ -25,7 +25,7 @@ from cache.store.disk import (
     remove_tree,
     retry_if_removed,
     sha256_of,
-    sync_folder,
+    sync,
 )
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Parts:
         """Delete the folder: its content is published."""
         remove_tree(self.folder)
         if self.folder.parent.exists():
-            sync_folder(self.folder.parent)
+            sync(self.folder.parent)
 
 
 def rounded(

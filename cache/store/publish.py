@@ -16,7 +16,7 @@ from typing import Any
 
 from cache.store.assemble import CHECKSUMS, Row, assemble, bytes_of
 from cache.store.checksums import check_complete
-from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync_folder
+from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync
 from cache.store.parts import Parts, newest_per_id
 from cache.store.recipe import STORE_NAME, Recipe
 
@@ -85,7 +85,7 @@ def _publish(
         assemble(staging, recipe, widths, about, rows, on_chunk)
         check_complete(staging)
         staging.rename(store)  # refused by the system if a store stands there already
-        sync_folder(store.parent)
+        sync(store.parent)
     except OSError as error:
         if not is_published(store):
             raise ValueError(
@@ -165,7 +165,7 @@ def replace(store: Path, new: Path) -> None:
     """
     remove_tree(_aside(store))  # left by a run that was killed when it had replaced the store
     if _exchange(new, store):
-        sync_folder(store.parent)
+        sync(store.parent)
         remove_tree(new)
         return
     while True:
@@ -178,7 +178,7 @@ def replace(store: Path, new: Path) -> None:
             if not (store / CHECKSUMS).is_file():
                 is_published(store)
                 raise
-    sync_folder(store.parent)
+    sync(store.parent)
     remove_tree(_aside(store))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from manifests.atomic import written_aside
+from manifests.atomic import atomic_path, atomic_write
 from manifests.demo.face import SIZE, draw_frames
 from manifests.demo.plan import FPS, Clip
 from manifests.demo.voice import SAMPLE_RATE, speak
@@ -38,7 +38,8 @@ def write_clip(clip: Clip, path: Path) -> None:
     failure of ffmpeg is a ChildProcessError with its last words.
     """
     voice = speak(clip)
-    with tempfile.TemporaryDirectory() as folder, written_aside(path) as aside:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as temporary:
         sound = Path(folder) / "voice.wav"
         _write_wave(sound, voice.waveform)
         images = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{SIZE}x{SIZE}", "-r", str(FPS)]
@@ -49,7 +50,7 @@ def write_clip(clip: Clip, path: Path) -> None:
         command = [ffmpeg(), "-v", "error", "-y", *images, "-i", "pipe:0", "-i", f"file:{sound}"]
         command += ["-map", "0:v", "-map", "1:a", *video, *audio, *plain, "-f", "mp4"]
         frames = b"".join(draw_frames(clip, voice.opening))
-        done = subprocess.run([*command, f"file:{aside}"], input=frames, capture_output=True)
+        done = subprocess.run([*command, f"file:{temporary}"], input=frames, capture_output=True)
         if done.returncode != 0:
             words = done.stderr.decode(errors="replace").strip()[-500:]
             raise ChildProcessError(f"{path}: {command[0]} failed ({done.returncode}): {words}")
@@ -86,8 +87,9 @@ def write_clips(clips: list[Clip], folder: Path) -> int:
         finally:
             # Also after a failure or Ctrl-C: what is finished need not be made again.
             pool.shutdown(cancel_futures=True)
-            with written_aside(folder / "index.json") as aside:
-                aside.write_text(json.dumps(index, indent=1, sort_keys=True))
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(index, indent=1, sort_keys=True)
+            atomic_write(folder / "index.json", text.encode())
     return len(todo)
 
 
