@@ -24,11 +24,15 @@ def test_a_file_appears_whole_and_replaces_another(tmp_path, chosen):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, error):
+    def write_half():
+        with atomic_path(path) as writable:
+            writable.write_bytes(b"ne")
+            raise error
+
     path = tmp_path / "file"
     atomic_write(path, b"old")
-    with pytest.raises(error), atomic_path(path) as writable:
-        writable.write_bytes(b"ne")
-        raise error
+    with pytest.raises(error):
+        write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
