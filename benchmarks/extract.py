@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from benchmarks import isolated, report
 from benchmarks.passes import MEASURED, Measured, Task
 from extract.decode import ffmpeg_exe
-from extract.encoders import NAMES, PRECISIONS, load
+from extract.encoders import NAMES, PRECISIONS, EncoderSpec
 from extract.encoders.imagebind_weights import HUGE, layout, seeded
-from extract.job import Job, Utterance
-from extract.sampling import Sampling
+from extract.job import Utterance
+from extract.settings import Settings
 
 TITLES = {
     "decode": "ffmpeg alone, to null",
@@ -107,21 +107,8 @@ def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
     for i in range(1, size.clips):
         (scratch / f"{i}.mp4").hardlink_to(first)
     generate(scratch / "long.mp4", size.picture, size.seconds, times=size.segments)
-    encoder = load(options.encoder, checkpoint, options.device, options.precision)
-    job = Job(
-        data=scratch,
-        store=scratch / "store.zarr",
-        encoder=options.encoder,
-        checkpoint=checkpoint,
-        device=options.device,
-        precision=options.precision,
-        backend="transformers",
-        sampling=Sampling(),
-        dtype="float16",
-        timeout=600.0,
-        weights_sha256=encoder.weights_sha256,
-        encoder_settings=encoder.settings,
-    )
+    encoder = EncoderSpec(options.encoder, checkpoint, options.device, options.precision)
+    job = Settings(encoder).job(scratch / "store.zarr", scratch)
     ends = [size.seconds * (i + 1) for i in range(size.segments)]
     materials = {
         "clips": [Utterance(f"{i}", f"{i}.mp4") for i in range(size.clips)],

@@ -19,13 +19,14 @@ import torch
 
 from cache import MODALITIES, Record
 from extract import filtergraph
-from extract.cluster import ClusterSpec, connect, threads
+from extract.cluster import connect, threads
 from extract.decode import decode, ffmpeg_exe
 from extract.encoders import Encoder, load
 from extract.job import Job, Utterance
 from extract.plan import blocks
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
 from extract.scheduler import run
+from extract.settings import ClusterSpec
 
 BLOCK = 64
 LOOK_S = 0.2
@@ -81,7 +82,7 @@ def decode_alone(task: Task) -> Measured:
 
 def encode_alone(task: Task) -> Measured:
     """The encoder on tensors that lie ready where it runs, in batches of the extraction's size."""
-    encoder, device = _encoder(task.job), task.job.device
+    encoder, device = _encoder(task.job), task.job.encoder.device
     size = encoder.batch_size
     samples = round(task.job.sampling.window_s * SAMPLE_RATE)
     shape = (size["vision"], IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -102,8 +103,7 @@ def ours(task: Task) -> Measured:
     lengths = {u.id: task.seconds for u in task.utterances}
     planned = blocks(task.utterances, lengths, 1, BLOCK)
     first = task.utterances[:1]
-    machines = ClusterSpec(workers=1)
-    with connect(machines, task.job.device, len(planned), print) as client:
+    with connect(ClusterSpec(workers=1), task.job.encoder.device, len(planned), print) as client:
         warm = run(
             client, replace(task.job, store=task.job.store / "warm"), [first], _give_up, _unheard
         )
@@ -137,7 +137,7 @@ def naive(task: Task) -> Measured:
             windows = np.concatenate(list(clip.window_batches(task.job.sampling)))
             for modality, inputs in (("audio", windows), ("vision", clip.images)):
                 encode = encoder.audio if modality == "audio" else encoder.vision
-                rows = torch.from_numpy(inputs.copy()).to(task.job.device).split(1)
+                rows = torch.from_numpy(inputs.copy()).to(task.job.encoder.device).split(1)
                 features = torch.cat([encode(row) for row in rows])
                 np.save(folder / f"{u.id}.{modality}.npy", features.half().cpu().numpy())
     return watch.measured(task)
@@ -153,9 +153,9 @@ MEASURED: dict[str, Callable[[Task], Measured]] = {
 
 def _encoder(job: Job) -> Encoder:
     """Loaded and warm: one call a modality."""
-    if job.device == "cpu":
+    if job.encoder.device == "cpu":
         torch.set_num_threads(1)  # as in a worker
-    encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
+    encoder = load(job.encoder)
     size = (encoder.batch_size["vision"], IMAGE_SIZE, IMAGE_SIZE, 3)
     encoder.vision(torch.zeros(size, dtype=torch.uint8))
     samples = round(job.sampling.window_s * SAMPLE_RATE)

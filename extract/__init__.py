@@ -6,8 +6,9 @@ the work, and the cache package keeps the result::
     python -m extract demo --data data/demo
 """
 
+from extract.encoders import EncoderSpec
 from extract.engine import Summary, extract
 from extract.sampling import Sampling
-from extract.settings import Settings
+from extract.settings import ClusterSpec, Settings
 
-__all__ = ["Sampling", "Settings", "Summary", "extract"]
+__all__ = ["ClusterSpec", "EncoderSpec", "Sampling", "Settings", "Summary", "extract"]

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from cache.share.remote_store import SHARES, configured_shares
 from cache.store.recipe import DTYPES
-from extract.encoders import BACKENDS, NAMES, PRECISIONS
+from extract.encoders import BACKENDS, NAMES, PRECISIONS, EncoderSpec
 from extract.engine import Summary, dry_run, extract
 from extract.plan import Estimate
 from extract.progress import View, clock, reason_lines
 from extract.sampling import Sampling
-from extract.settings import Settings
+from extract.settings import ClusterSpec, Settings
 from manifests import Manifest
 
 console = Console()
@@ -132,11 +132,13 @@ def main(arguments: list[str] | None = None, prog: str = "python -m extract") ->
         assert manifest.path is not None, "it was loaded"
         data = options.data or manifest.path.parent
         settings = Settings(
-            encoder=options.encoder or manifest.card.encoder,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            precision=options.precision,
-            backend=options.backend,
+            EncoderSpec(
+                options.encoder or manifest.card.encoder,
+                options.checkpoint,
+                options.device,
+                options.precision,
+                options.backend,
+            ),
             sampling=Sampling(
                 options.fps,
                 options.window,
@@ -146,10 +148,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m extract") ->
                 options.crop_rows,
             ),
             dtype=options.dtype,
-            workers=options.workers,
-            memory_limit=options.memory_limit,
-            scheduler=options.scheduler,
-            slurm=options.slurm,
+            cluster=ClusterSpec(
+                options.workers, options.memory_limit, options.scheduler, options.slurm
+            ),
             timeout=options.timeout,
             shares=() if options.no_share else (*options.share, *configured_shares()),
             retry_failed=options.retry_failed,

@@ -16,10 +16,10 @@ import torch
 from cache import MODALITIES, Parts, Record
 from cache.store.publish import is_published
 from extract.decode import Clip, DecodeError
-from extract.encoders import Encoder, load
+from extract.encoders import Encoder, EncoderIdentity, load
 from extract.job import Job, Utterance
 from extract.prefetch import DECODERS, decoding
-from extract.sampling import PREPROCESS_VERSION, Sampling
+from extract.sampling import Sampling
 
 STREAMS = {"audio": "audio", "vision": "video"}
 """What a file calls the streams of our modalities."""
@@ -80,8 +80,8 @@ def encode_block(
         OSError: this machine is at fault, not a file: a full disk, a mount that went away.
     """
     with _loading:
-        encoder = load(job.encoder, job.checkpoint, job.device, job.precision, job.backend)
-    _refuse_other_recipe(job, encoder)
+        encoder = load(job.encoder)
+    _check_identity(job, encoder)
     age = next(_ages)
     with decoding(job, block, decoders, on_stage) as clips:
         records, features = _encode_all(job, encoder, clips, age, on_stage)
@@ -91,19 +91,17 @@ def encode_block(
     return records, features
 
 
-def _refuse_other_recipe(job: Job, encoder: Encoder) -> None:
-    """Workers on other machines have files and releases of their own."""
-    for what, here, wanted in (
-        ("weights (SHA-256)", encoder.weights_sha256, job.weights_sha256),
-        ("settings", encoder.settings, job.encoder_settings),
-        ("pre-processing version", PREPROCESS_VERSION, job.preprocess),
-    ):
-        if here != wanted:
-            raise ValueError(
-                f"the encoder {job.encoder} on {socket.gethostname()} is not the one that the run "
-                f"was started with: its {what}: {here}, there: {wanted}; give all machines the "
-                "same weights and release"
-            )
+def _check_identity(job: Job, encoder: Encoder) -> None:
+    """Raise a ValueError if this machine's encoder gives other features than the recipe's.
+
+    Workers on other machines have their own files and their own release.
+    """
+    difference = EncoderIdentity.of(encoder).difference(job.identity)
+    if difference:
+        raise ValueError(
+            f"the encoder {encoder.name} on {socket.gethostname()} is not the one that the run was "
+            f"started with: {difference}; give all machines the same weights and release"
+        )
 
 
 def _encode_all(
@@ -115,7 +113,7 @@ def _encode_all(
 ) -> tuple[list[Record], dict[str, np.ndarray]]:
     """What became of each utterance, and the features of all, float32 ``[rows, d]``."""
     records: list[Record] = []
-    batches = {m: _Batches(encoder, m, torch.device(job.device)) for m in MODALITIES}
+    batches = {m: _Batches(encoder, m, torch.device(job.encoder.device)) for m in MODALITIES}
     for utterance, outcome in clips:
         if isinstance(outcome, DecodeError):
             records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import FrameType
@@ -21,8 +20,9 @@ import torch
 import yaml
 from dask.distributed import Client, LocalCluster, Nanny
 from dask.system import CPU_COUNT
-from dask.utils import parse_bytes
 from distributed.utils import get_mp_context
+
+from extract.settings import ClusterSpec
 
 log = logging.getLogger(__name__)
 
@@ -48,47 +48,13 @@ _CONFIG = {
 _IMPORTED = ["extract.scheduler", "extract.encoders.embedded", "extract.encoders.imagebind"]
 
 
-@dataclass(frozen=True)
-class ClusterSpec:
-    """Where blocks run.
-
-    Attributes:
-        workers: processes (or SLURM jobs); None: one per GPU with ``device="cuda"``, else per core.
-        memory_limit: of each local worker, like ``8GB``; None shares the memory among them.
-        scheduler: address of a running Dask scheduler, instead of processes on this machine.
-        slurm: profile of SLURM jobs (YAML, arguments of ``SLURMCluster``), likewise.
-    """
-
-    workers: int | None = None
-    memory_limit: str | None = None
-    scheduler: str | None = None
-    slurm: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.scheduler and self.slurm:
-            raise ValueError("choose --scheduler or --slurm, not both")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; choose at least 1")
-        if self.memory_limit is not None:
-            try:
-                size = parse_bytes(self.memory_limit)
-            except ValueError:
-                raise ValueError(f"--memory-limit {self.memory_limit!r}: write 8GB") from None
-            if size < 100e6:
-                raise ValueError(f"--memory-limit {self.memory_limit}: no worker can start in that")
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the workers are not processes that this one starts on its own machine."""
-        return self.scheduler is not None or self.slurm is not None
-
-    def count(self, device: str) -> int:
-        """How many workers that makes."""
-        if self.workers is not None:
-            return self.workers
-        if device.startswith("cuda"):
-            return max(1, len(gpus()))
-        return CPU_COUNT
+def worker_count(cluster: ClusterSpec, device: str) -> int:
+    """Number of workers; without ``cluster.workers`` one per GPU, or one per core."""
+    if cluster.workers is not None:
+        return cluster.workers
+    if device.startswith("cuda"):
+        return max(1, len(gpus()))
+    return CPU_COUNT
 
 
 def threads(workers: int) -> int:
@@ -143,21 +109,21 @@ def _exports() -> list[str]:
 
 @contextmanager
 def connect(
-    machines: ClusterSpec, device: str, blocks: int, say: Callable[[str], None]
+    spec: ClusterSpec, device: str, blocks: int, say: Callable[[str], None]
 ) -> Iterator[Client]:
     """A client of the workers, which are started and ended here unless a scheduler runs already."""
-    count = max(1, min(machines.count(device), blocks))
+    count = max(1, min(worker_count(spec, device), blocks))
     cluster: Any = None
     with dask.config.set(_CONFIG):  # to the end: workers are replaced all the time
         try:
             with _defer_sigint():
-                if machines.slurm is not None:
-                    cluster = slurm_cluster(machines.slurm)
+                if spec.slurm is not None:
+                    cluster = slurm_cluster(spec.slurm)
                     # not scale: a job that reached its wall time is followed by another
                     cluster.adapt(minimum_jobs=count, maximum_jobs=count)
-                elif machines.scheduler is None:
-                    cluster = _local_cluster(machines, device, count)
-            with _client(cluster or machines.scheduler) as client:
+                elif spec.scheduler is None:
+                    cluster = _local_cluster(spec, device, count)
+            with _client(cluster or spec.scheduler) as client:
                 if importlib.util.find_spec("bokeh") is not None:
                     say(f"dashboard: {client.dashboard_link}")
                 yield client
@@ -169,7 +135,7 @@ def connect(
                     log.warning("the workers did not end in order: %r", error)
 
 
-def _local_cluster(machines: ClusterSpec, device: str, workers: int) -> LocalCluster:
+def _local_cluster(spec: ClusterSpec, device: str, workers: int) -> LocalCluster:
     if LINUX:
         get_mp_context().set_forkserver_preload(_IMPORTED)
         with _block_sigint():
@@ -179,7 +145,7 @@ def _local_cluster(machines: ClusterSpec, device: str, workers: int) -> LocalClu
         threads_per_worker=threads(workers),
         processes=True,
         # left out, the workers share the memory equally, whatever their threads
-        **({"memory_limit": machines.memory_limit} if machines.memory_limit else {}),
+        **({"memory_limit": spec.memory_limit} if spec.memory_limit else {}),
         worker_class=GpuNanny if device.startswith("cuda") else Nanny,
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,

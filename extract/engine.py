@@ -27,13 +27,13 @@ from cache.store.publish import is_published
 from cache.store.recipe import digest_of_utterances
 from cache.store.republish import republish
 from cache.store.who import user_name
-from extract.cluster import connect, threads
+from extract.cluster import connect, threads, worker_count
 from extract.decode import ffmpeg_version
-from extract.encoders import Encoder
+from extract.encoders import Encoder, EncoderIdentity
 from extract.job import Job, Utterance
 from extract.plan import Estimate, blocks, durations, estimate, utterances_of
 from extract.progress import Tally, reason_lines
-from extract.sampling import PREPROCESS_VERSION, Sampling
+from extract.sampling import Sampling
 from extract.scheduler import run
 from extract.settings import Settings
 from manifests import Manifest
@@ -110,16 +110,15 @@ def extract(
     _refuse_wrong_folder(utterances, data)
     about = _about(manifest, settings.sampling)
     work = _Work.of(store, utterances, data, settings)
-    machines, device = settings.machines, settings.device
     tally = Tally(len(work.wanted), sum(work.lengths[u.id] for u in work.remaining))
     tally.done = len(work.wanted) - len(work.remaining)
     tally.failed = work.failed
     resumed = tally.done
-    job = _job(work.place, data, settings)
+    job = settings.job(work.place, data)
     if work.blocks:
         give_up = partial(_give_up, job, encoder.widths)
         with (
-            connect(machines, device, len(work.blocks), say) as client,
+            connect(settings.cluster, job.encoder.device, len(work.blocks), say) as client,
             closing(run(client, job, work.blocks, give_up, tally.reached)) as finished,
         ):
             for records in finished:
@@ -154,11 +153,12 @@ def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> E
     work = _Work.of(store, utterances, data, settings)
     if not work.remaining:
         return None
-    machines, job = settings.machines, _job(work.place, data, settings)
-    count = max(1, min(machines.count(settings.device), len(work.blocks)))
+    job = settings.job(work.place, data)
+    most = worker_count(settings.cluster, job.encoder.device)
+    count = max(1, min(most, len(work.blocks)))
     amount = work.remaining, work.lengths, len(work.blocks)
-    if machines.elsewhere:  # what they have is not known here: as if they were like this machine
-        here = replace(job, device="cpu")
+    if settings.cluster.is_remote:  # their hardware is unknown: assume that of this machine
+        here = replace(job, encoder=replace(job.encoder, device="cpu"))
         return estimate(here, encoder, *amount, count, threads(1), CPU_COUNT * count)
     return estimate(job, encoder, *amount, count, threads(count), CPU_COUNT)
 
@@ -197,7 +197,7 @@ class _Work:
         finished = found.keys() - failed if again_failed else found.keys()
         remaining = [u for u in wanted if u.id not in finished]
         lengths = durations(wanted, data)
-        workers = settings.machines.count(settings.device)
+        workers = worker_count(settings.cluster, settings.encoder.device)
         return cls(
             place,
             wanted,
@@ -211,35 +211,18 @@ class _Work:
 def _recipe(
     manifest: Manifest, utterances: Sequence[Utterance], encoder: Encoder, settings: Settings
 ) -> Recipe:
+    identity = EncoderIdentity.of(encoder)
     return Recipe(
         dataset=manifest.card.name,
         encoder=encoder.name,
-        weights=encoder.weights_sha256,
-        settings=encoder.settings,
+        weights=identity.weights,
+        settings=identity.settings,
         sampling=settings.sampling.as_dict(),
-        preprocess=PREPROCESS_VERSION,
+        preprocess=identity.preprocess,
         utterances=digest_of_utterances(
             (u.id, u.video, u.start, u.end, u.crop) for u in utterances
         ),
         dtype=settings.dtype,
-    )
-
-
-def _job(place: Path, data: Path, settings: Settings) -> Job:
-    encoder = settings.load_encoder()
-    return Job(
-        data=data.resolve(),
-        store=place.resolve(),
-        encoder=settings.encoder,
-        checkpoint=settings.checkpoint,
-        device=settings.device,
-        precision=settings.precision,
-        backend=settings.backend,
-        sampling=settings.sampling,
-        dtype=settings.dtype,
-        timeout=settings.timeout,
-        weights_sha256=encoder.weights_sha256,
-        encoder_settings=encoder.settings,
     )
 
 

@@ -1,18 +1,25 @@
-"""What is extracted, and how: the words that the engine and its workers share."""
+"""`Utterance` and `Job`: the dataclasses that are sent to every worker."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from extract.sampling import PREPROCESS_VERSION, Sampling
+from extract.encoders import EncoderIdentity, EncoderSpec
+from extract.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is cut out of which video; ``None`` where the manifest leaves a cell empty."""
+    """A segment of a video; ``None`` where the manifest leaves a cell empty.
+
+    Attributes:
+        id: unique in the dataset.
+        video: path of the video, relative to the dataset's folder.
+        start: begin in seconds.
+        end: end in seconds.
+        crop: part of the picture as fractions ``(x, y, width, height)``.
+    """
 
     id: str
     video: str
@@ -23,34 +30,22 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Job:
-    """What every block of one extraction has in common: small, and sent to the workers.
+    """The settings shared by every block of one extraction.
 
     Attributes:
         data: folder to which the manifest's video paths are relative.
-        store: the store that is being made; parts go beside it.
-        encoder: name of the encoder.
-        checkpoint: its weights, where they are not packaged.
-        device: where it runs.
-        precision: of its matrix products.
-        backend: who computes it.
-        sampling: how frames are taken.
+        store: path of the store under construction; parts are written next to it.
+        encoder: the encoder to load.
+        identity: the encoder in the store's recipe; a worker's encoder must be the same.
+        sampling: how frames and audio windows are taken.
         dtype: stored type.
-        timeout: seconds one file may take to decode.
-        weights_sha256: of the recipe; a worker's encoder must have the same weights,
-        encoder_settings: the same settings,
-        preprocess: and a worker's code the same version of the pre-processing.
+        timeout: seconds that decoding one file may take.
     """
 
     data: Path
     store: Path
-    encoder: str
-    checkpoint: Path | None
-    device: str
-    precision: str
-    backend: str
+    encoder: EncoderSpec
+    identity: EncoderIdentity
     sampling: Sampling
     dtype: str
     timeout: float
-    weights_sha256: str
-    encoder_settings: Mapping[str, Any]
-    preprocess: int = PREPROCESS_VERSION

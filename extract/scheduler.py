@@ -145,7 +145,7 @@ def _topic(job: Job) -> str:
 
 def _on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
     worker = get_worker()
-    if job.device == "cpu":
+    if job.encoder.device == "cpu":
         # Workers share the cores: threads of each would wait for those of the others. PyTorch
         # counts them per calling thread.
         torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache.share.verify import verify
-from extract import Settings, extract
+from extract import EncoderSpec, Settings, extract
 from tests.stores import build_store, tree_of
 from tests.test_extract import write_clip, write_manifest
 
@@ -114,5 +114,5 @@ def test_extracting(tmp_path):
     assert "the disk is full" in error
     assert error.count("\n") == 1
     assert all(name.endswith(".part") for name in left)
-    extract(manifest, data, tmp_path / "calm", Settings("imagebind-tiny", workers=1))
+    extract(manifest, data, tmp_path / "calm", Settings(EncoderSpec("imagebind-tiny")))
     assert tree_of(tmp_path / "kept") == tree_of(tmp_path / "calm")

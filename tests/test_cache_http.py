@@ -20,7 +20,7 @@ from cache.share.mirror import garbage, mirror, mirror_folder
 from cache.share.push import push
 from cache.share.verify import verify
 from cache.store.assemble import CHECKSUMS
-from extract import Settings, extract
+from extract import EncoderSpec, Settings, extract
 from extract.__main__ import main as extract_main
 from extract.decode import ffmpeg_exe
 from manifests import Card, Manifest
@@ -249,7 +249,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def extracted(data, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("extracted")
-    return extract(Manifest.load(data), data, root, Settings("imagebind-tiny")).store
+    return extract(Manifest.load(data), data, root, Settings(EncoderSpec("imagebind-tiny"))).store
 
 
 def test_extract_takes_features_from_a_share(extracted, data, tmp_path, monkeypatch, capsys):
@@ -282,7 +282,7 @@ def test_extract_goes_on_without_its_shares(extracted, data, tmp_path, caplog):
     push(extracted, str(tmp_path / "lab"))
     damage(tmp_path / "lab" / "toy" / extracted.name / "audio/values/c/0/0")
     shares = ("http://127.0.0.1:9", str(tmp_path / "lab"))
-    settings = Settings("imagebind-tiny", shares=shares)
+    settings = Settings(EncoderSpec("imagebind-tiny"), shares=shares)
     summary = extract(Manifest.load(data), data, tmp_path / "root", settings)
     assert summary.shared is None
     assert not summary.complete

@@ -15,9 +15,8 @@ import pytest
 from cache import Parts, publish
 from cache.share.verify import verify
 from cache.store.publish import is_published
-from extract import Settings
+from extract import EncoderSpec, Settings
 from extract.block import extract_block
-from extract.engine import _job
 from extract.job import Utterance
 from tests.stores import RECIPE, WIDTHS, build_store, records_of, tree_of, write_part
 from tests.test_extract import write_clip
@@ -147,7 +146,7 @@ def test_a_block_that_is_done_too_late_leaves_nothing(tmp_path):
     write_clip(tmp_path / "a.mp4", 0.5)
     store = build_store(tmp_path / "stores")
     before = tree_of(tmp_path / "stores")
-    job = _job(store, tmp_path, Settings("imagebind-tiny"))
+    job = Settings(EncoderSpec("imagebind-tiny")).job(store, tmp_path)
     (record,) = extract_block(job, [Utterance("a", "a.mp4")])
     assert record.status == "ok"
     assert tree_of(tmp_path / "stores") == before

@@ -9,10 +9,9 @@ import psutil
 import pytest
 
 from cache import Parts
-from extract import Sampling, Settings
+from extract import EncoderSpec, Sampling, Settings
 from extract.block import extract_block
 from extract.decode import ffmpeg_exe
-from extract.engine import _job
 from extract.job import Utterance
 from tests.test_decode import clicks, ffmpeg
 
@@ -42,7 +41,8 @@ def test_mutated_files_give_whole_rows_or_a_reason(tmp_path, suffix):
     picture = ["-f", "lavfi", "-i", "testsrc=r=10:s=64x48:d=2"] if suffix != "wav" else []
     video = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", 5]
     ffmpeg(*picture, "-i", sound, *(video if picture else ()), path)
-    job = _job(tmp_path / "s.zarr", tmp_path, Settings("imagebind-tiny", sampling=TWO, timeout=5.0))
+    settings = Settings(EncoderSpec("imagebind-tiny"), sampling=TWO, timeout=5.0)
+    job = settings.job(tmp_path / "s.zarr", tmp_path)
     # two passes: from now on both of what decodes them are there
     extract_block(job, [Utterance("whole", path.name), Utterance("again", path.name)])
     data, rng = path.read_bytes(), np.random.default_rng(7)
@@ -89,8 +89,8 @@ def test_a_stalling_file_costs_its_time_once(tmp_path, monkeypatch):
     )
     wrapper.chmod(0o755)
     monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(wrapper))
-    settings = Settings("imagebind-tiny", sampling=TWO, timeout=3.0)
-    job = _job(tmp_path / "s.zarr", tmp_path, settings)
+    settings = Settings(EncoderSpec("imagebind-tiny"), sampling=TWO, timeout=3.0)
+    job = settings.job(tmp_path / "s.zarr", tmp_path)
     # so far apart that each is a pass of its own
     stalls = [Utterance(f"s{k}", "stalls.mp4", 100.0 * k, 100.0 * k + 1.0) for k in range(3)]
     records = extract_block(job, [*stalls, Utterance("good", "good.mp4", 0.0, 2.0)])
@@ -104,6 +104,6 @@ def test_a_stalling_file_costs_its_time_once(tmp_path, monkeypatch):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
-    job = _job(tmp_path / "s.zarr", tmp_path, Settings("imagebind-tiny", timeout=60.0))
+    job = Settings(EncoderSpec("imagebind-tiny"), timeout=60.0).job(tmp_path / "s.zarr", tmp_path)
     records = extract_block(job, [Utterance("p", "pipe.mp4"), Utterance("f", "folder.mp4")])
     assert {record.error for record in records} == {"not a file"}

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from rich.console import Console
 
 from cache import FeatureStore, Parts, Record
 from cache.store.republish import republish
-from extract import Settings
+from extract import ClusterSpec, EncoderSpec, Settings
 from extract.__main__ import main
-from extract.cluster import ClusterSpec, GpuNanny, gpus
+from extract.cluster import GpuNanny, gpus, worker_count
 from extract.engine import dry_run
 from extract.job import Utterance
 from extract.plan import blocks, durations
@@ -174,14 +173,17 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
         (data / f"v/{i}.mp4").hardlink_to(clip)
     write_manifest(data, {f"u{i}": f"v/{i % 3}.mp4" for i in range(12)})
     before = sorted(data.rglob("*"))
-    settings = Settings("imagebind-tiny", workers=2)
+    settings = Settings(EncoderSpec("imagebind-tiny"), cluster=ClusterSpec(workers=2))
     estimate = dry_run(Manifest.load(data), data, tmp_path / "s", settings)
     assert (estimate.utterances, estimate.workers) == (12, 2)
     assert estimate.seconds == pytest.approx(12 * 0.6, rel=0.1)
     assert 4 <= estimate.blocks <= 12
     assert estimate.bytes == pytest.approx(12 * 2 * 64 * 2, rel=0.2)  # rows, both widths, float16
     assert 0 < estimate.took < 60
-    elsewhere = replace(settings, device="cuda", scheduler="tcp://nowhere:8786")
+    elsewhere = Settings(
+        EncoderSpec("imagebind-tiny", device="cuda"),
+        cluster=ClusterSpec(workers=2, scheduler="tcp://nowhere:8786"),
+    )
     assert dry_run(Manifest.load(data), data, tmp_path / "s", elsewhere).utterances == 12
     assert main([str(data), "--root", str(tmp_path / "s"), "--dry-run", "--workers", "2"]) == 0
     out = capsys.readouterr().out
@@ -208,7 +210,7 @@ def test_unusable_machines_are_refused(wrong, message):
 def test_each_worker_sees_one_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert gpus() == ["3", "5"]
-    assert ClusterSpec().count("cuda") == 2
+    assert worker_count(ClusterSpec(), "cuda") == 2
     with (
         LocalCluster(
             n_workers=3, threads_per_worker=1, worker_class=GpuNanny, dashboard_address=None

@@ -19,7 +19,7 @@ from dask.distributed import Client, LocalCluster
 
 from cache import FeatureStore, Parts
 from cache.store.publish import is_published
-from extract import Sampling, Settings, extract
+from extract import ClusterSpec, EncoderSpec, Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
 from extract.cluster import IN_FLIGHT
 from extract.decode import decode
@@ -41,7 +41,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory) -> Path:
     """The store of a run that nothing happened to."""
-    settings = Settings("imagebind-tiny", workers=1)
+    settings = Settings(EncoderSpec("imagebind-tiny"))
     return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
 
 
@@ -78,7 +78,7 @@ def test_worker_killed_in_the_middle_of_a_block(data, undisturbed, tmp_path):
     killer = threading.Thread(target=kill_who_decodes)
     killer.start()
     store = extract(
-        Manifest.load(data), data, tmp_path, Settings("imagebind-tiny", workers=1)
+        Manifest.load(data), data, tmp_path, Settings(EncoderSpec("imagebind-tiny"))
     ).store
     killer.join()
     assert killed
@@ -119,7 +119,8 @@ extract.scheduler.extract_block = deadly
 def test_those_that_end_their_workers_fail_alone(data, undisturbed, tmp_path):
     plague = tmp_path / "plague.py"
     plague.write_text(PLAGUE)
-    settings = Settings("imagebind-tiny", workers=1, memory_limit="1500MB")
+    cluster = ClusterSpec(workers=1, memory_limit="1500MB")
+    settings = Settings(EncoderSpec("imagebind-tiny"), cluster=cluster)
     with dask.config.set({"distributed.worker.preload": [str(plague)]}):
         store = extract(Manifest.load(data), data, tmp_path / "stores", settings).store
     cache, good = FeatureStore.open(store), FeatureStore.open(undisturbed)
@@ -135,10 +136,10 @@ def test_those_that_end_their_workers_fail_alone(data, undisturbed, tmp_path):
 
 def test_a_worker_of_another_release_ends_the_run(data, tmp_path, capsys):
     other = tmp_path / "other.py"
-    other.write_text("import extract.block\nextract.block.PREPROCESS_VERSION = 99\n")
+    other.write_text("import extract.encoders\nextract.encoders.PREPROCESS_VERSION = 99\n")
     with dask.config.set({"distributed.worker.preload": [str(other)]}):
         assert main([str(data), "--root", str(tmp_path / "stores"), "--workers", "1"]) == 1
-    assert "its pre-processing version: 99, there: " in capsys.readouterr().err
+    assert "its pre-processing version: 99, expected: " in capsys.readouterr().err
     assert not list(tmp_path.glob("stores/toy/*"))
 
 
@@ -277,7 +278,7 @@ def same_as_undisturbed(cache: FeatureStore, ids: list[str], undisturbed: Path) 
 
 def test_tubelets_crops_and_precision_reach_the_store(data, scheduler, tmp_path):
     write_manifest(tmp_path, {"a": "02.mp4", "b": "09.mp4"})
-    encoder = load("imagebind-tiny")
+    encoder = load(EncoderSpec("imagebind-tiny"))
     names = set()
     for sampling, precision in (
         (Sampling(vision="tubelet"), "fp32"),
@@ -287,11 +288,10 @@ def test_tubelets_crops_and_precision_reach_the_store(data, scheduler, tmp_path)
         (Sampling(fps=10.0, window_s=0.5), "bf16"),
     ):
         settings = Settings(
-            "imagebind-tiny",
+            EncoderSpec("imagebind-tiny", precision=precision),
             sampling=sampling,
-            precision=precision,
             dtype="float32",
-            scheduler=scheduler,
+            cluster=ClusterSpec(scheduler=scheduler),
         )
         store = extract(Manifest.load(tmp_path), data / "v", tmp_path / "s", settings).store
         cache = FeatureStore.open(store)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cache import FeatureStore, Parts
-from extract import Sampling, Settings, extract
+from extract import ClusterSpec, EncoderSpec, Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
 from extract.decode import DecodeError, decode, ffmpeg_exe
 from extract.encoders import load
@@ -250,7 +250,7 @@ def test_no_descriptor_is_left_open(tmp_path):
 
 
 def test_embedded_sees_and_hears():
-    encoder = load("embedded")
+    encoder = load(EncoderSpec("embedded"))
     images = torch.zeros(3, 224, 224, 3, dtype=torch.uint8)
     images[1] = 255
     time = torch.arange(32000) / 16000
@@ -268,7 +268,7 @@ def test_embedded_sees_and_hears():
 @pytest.mark.parametrize("name", ["embedded", "imagebind-tiny"])
 def test_a_rows_bits_depend_on_no_neighbour(name):
     """Same batch size: same bits at any place in any company; another size: same rounding."""
-    encoder = load(name)
+    encoder = load(EncoderSpec(name))
     rng = np.random.default_rng(0)
     inputs = {
         "vision": rng.integers(0, 255, (encoder.batch_size["vision"], 224, 224, 3), np.uint8),
@@ -298,7 +298,7 @@ def test_mel_filters_sum_to_equal_areas():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"encoder": "resnet"}, "choose one of embedded, imagebind"),
+        ({"name": "resnet"}, "choose one of embedded, imagebind"),
         ({"precision": "fp8"}, "choose one of fp32, bf16, fp16"),
         ({"precision": "bf16"}, "computes in fp32"),
         ({"backend": "onnx"}, "choose one of transformers, package"),
@@ -306,29 +306,31 @@ def test_mel_filters_sum_to_equal_areas():
         ({"sampling": Sampling(vision="tubelet")}, "single images, not tubelets"),
         ({"device": "gpu"}, "--device gpu: .* use cpu"),
         (
-            {"encoder": "imagebind-tiny", "sampling": Sampling(window_s=2.05)},
+            {"name": "imagebind-tiny", "sampling": Sampling(window_s=2.05)},
             "hears 2.04 s .* --window 2.04 or less",
         ),
     ],
 )
 def test_a_choice_the_encoder_does_not_have_is_a_clear_error(wrong, message):
+    sampling = wrong.pop("sampling", TWO)
     with pytest.raises(ValueError, match=message):
-        Settings(**{"encoder": "embedded", **wrong}).load_encoder()
+        Settings(EncoderSpec(**{"name": "embedded", **wrong}), sampling).load_encoder()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_a_clear_error():
+    cuda = EncoderSpec("embedded", device="cuda")
     with pytest.raises(ValueError, match=r"--device cuda: .* use cpu"):
-        Settings("embedded", device="cuda").load_encoder()
+        Settings(cuda).load_encoder()
     # where the workers are elsewhere, they have the GPUs
-    Settings("embedded", device="cuda", scheduler="tcp://there:8786").load_encoder()
+    Settings(cuda, cluster=ClusterSpec(scheduler="tcp://there:8786")).load_encoder()
 
 
 @pytest.mark.parametrize(
     ("encoder", "window"), [("imagebind-tiny", 2.04), ("embedded", 3.0), ("imagebind-tiny", 0.5)]
 )
 def test_a_window_that_is_heard_whole(encoder, window):
-    Settings(encoder, sampling=Sampling(window_s=window)).load_encoder()
+    Settings(EncoderSpec(encoder), Sampling(window_s=window)).load_encoder()
 
 
 # --- the whole way --------------------------------------------------------------------------------
@@ -358,7 +360,7 @@ def arrays_of(store: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def published(data, tmp_path_factory) -> Path:
     """The store of an undisturbed run with one worker."""
-    settings = Settings("imagebind-tiny", workers=1)
+    settings = Settings(EncoderSpec("imagebind-tiny"))
     return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
 
 
@@ -380,7 +382,7 @@ def test_broken_videos_cost_one_row_each(published):
 
 
 def test_features_are_the_encoders_own(published, data):
-    encoder = load("imagebind-tiny")
+    encoder = load(EncoderSpec("imagebind-tiny"))
     clip = decode(data / "videos/1.mp4", TWO)
     expected = encoder.vision(torch.from_numpy(clip.images.copy()))
     stored = FeatureStore.open(published).select(["u1"]).values["vision"].float()
@@ -392,7 +394,7 @@ def test_bytes_depend_on_no_worker_count_and_no_interruption(
 ):
     monkeypatch.setattr("extract.engine.BLOCK", 2)
     manifest = Manifest.load(data)
-    settings = Settings("imagebind-tiny", workers=2)
+    settings = Settings(EncoderSpec("imagebind-tiny"), cluster=ClusterSpec(workers=2))
 
     class KilledError(Exception):
         pass

@@ -12,11 +12,10 @@ import psutil
 import pytest
 
 from cache import Parts
-from extract import Settings, extract, prefetch
+from extract import ClusterSpec, EncoderSpec, Settings, extract, prefetch
 from extract.block import _EncoderLock, extract_block
-from extract.cluster import IN_FLIGHT, ClusterSpec, connect, threads
+from extract.cluster import IN_FLIGHT, connect, threads
 from extract.decode import ffmpeg_exe
-from extract.engine import _job
 from extract.ffmpeg import FFMPEG_NICE, HangingError, run
 from extract.job import Job, Utterance
 from extract.progress import Tally
@@ -32,7 +31,7 @@ def job(tmp_path) -> Job:
     first = write_clip(tmp_path / "data/0.mp4", 1.0)
     for i in range(1, 8):
         (tmp_path / f"data/{i}.mp4").hardlink_to(first)
-    return _job(tmp_path / "s.zarr", tmp_path / "data", Settings("imagebind-tiny"))
+    return Settings(EncoderSpec("imagebind-tiny")).job(tmp_path / "s.zarr", tmp_path / "data")
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ def test_stages_are_told_as_they_are_reached(job, tmp_path):
 def test_stages_reach_the_one_who_watches(job, tmp_path):
     write_manifest(job.data, {f"u{i}": f"{i}.mp4" for i in range(8)})
     tallies: list[Tally] = []
-    settings = Settings("imagebind-tiny", workers=1)
+    settings = Settings(EncoderSpec("imagebind-tiny"))
     extract(Manifest.load(job.data), job.data, tmp_path / "stores", settings, tallies.append)
     (tally, *_) = tallies
     assert tally.encoded

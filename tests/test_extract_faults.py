@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from cache import FeatureStore, Parts
-from extract import Sampling, Settings
+from extract import EncoderSpec, Sampling, Settings
 from extract.__main__ import main
 from extract.block import extract_block
-from extract.engine import _job
 from extract.job import Job, Utterance
 from extract.scheduler import _attempt
 from tests.test_extract import write_clip, write_manifest
@@ -24,7 +23,7 @@ def job(tmp_path) -> Job:
     """Of a folder with one good clip, half a second long."""
     (tmp_path / "data").mkdir()
     write_clip(tmp_path / "data/good.mp4", 0.5)
-    return _job(tmp_path / "s.zarr", tmp_path / "data", Settings("imagebind-tiny"))
+    return Settings(EncoderSpec("imagebind-tiny")).job(tmp_path / "s.zarr", tmp_path / "data")
 
 
 GOOD = [Utterance("u", "good.mp4")]
@@ -88,23 +87,23 @@ def test_one_missing_file_among_others_is(job):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"weights_sha256": "0" * 64}, "weights"),
-        ({"encoder_settings": {"version": 0}}, "settings"),
+        ({"weights": "0" * 64}, "weights"),
+        ({"settings": {"version": 0}}, "settings"),
         ({"preprocess": 1}, "pre-processing version"),
     ],
 )
 def test_an_encoder_that_is_not_the_recipes_is_refused(job, change, what):
     with pytest.raises(ValueError, match=f"imagebind-tiny on .* its {what}"):
-        extract_block(replace(job, **change), GOOD)
+        extract_block(replace(job, identity=replace(job.identity, **change)), GOOD)
     assert not Parts(job.store).read()
 
 
 def test_the_checkpoint_is_the_same_in_every_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("link.safetensors").symlink_to("blob")
-    settings = Settings("imagebind", Path("link.safetensors"))
-    assert settings.checkpoint == tmp_path / "link.safetensors"
-    assert Settings("imagebind", Path("~/w.pth")).checkpoint == Path("~/w.pth").expanduser()
+    spec = EncoderSpec("imagebind", Path("link.safetensors"))
+    assert spec.checkpoint == tmp_path / "link.safetensors"
+    assert EncoderSpec("imagebind", Path("~/w.pth")).checkpoint == Path("~/w.pth").expanduser()
 
 
 # --- not one utterance ----------------------------------------------------------------------------

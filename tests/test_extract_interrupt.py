@@ -13,7 +13,7 @@ import pytest
 
 from cache import Parts
 from cache.store.publish import is_published
-from extract import Settings, extract
+from extract import EncoderSpec, Settings, extract
 from extract.__main__ import main
 from extract.decode import DecodeError, decode
 from extract.sampling import Sampling
@@ -32,7 +32,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory) -> Path:
     """The store of a run that nobody interrupted."""
-    settings = Settings("imagebind-tiny", workers=1)
+    settings = Settings(EncoderSpec("imagebind-tiny"))
     return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
 
 

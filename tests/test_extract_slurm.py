@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from extract import Settings, extract
+from extract import ClusterSpec, EncoderSpec, Settings, extract
 from extract.cluster import slurm_cluster
 from manifests import Manifest
 from tests.stores import tree_of
@@ -70,12 +70,14 @@ def test_a_job_that_ends_is_followed_by_another(slurm, tmp_path):
 
     ending = threading.Thread(target=end_the_first)
     ending.start()
-    settings = Settings("imagebind-tiny", workers=1, slurm=slurm / "profile.yaml")
+    settings = Settings(
+        EncoderSpec("imagebind-tiny"), cluster=ClusterSpec(1, slurm=slurm / "profile.yaml")
+    )
     store = extract(manifest, tmp_path, tmp_path / "stores", settings).store
     ending.join()
     assert len(jobs(slurm)) >= 2
     undisturbed = extract(
-        manifest, tmp_path, tmp_path / "others", Settings("imagebind-tiny", workers=1)
+        manifest, tmp_path, tmp_path / "others", Settings(EncoderSpec("imagebind-tiny"))
     )
     assert tree_of(store) == tree_of(undisturbed.store)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cache.store.disk import remove_tree
-from extract import Settings, extract
+from extract import EncoderSpec, Settings, extract
 from extract.block import encode_block
 from extract.decode import ffmpeg_exe
 from manifests import Card, Manifest
@@ -74,7 +74,7 @@ def videos(tmp_path_factory):
 def place(videos, tmp_path_factory):
     """A folder with a language model and the store of `TABLE`."""
     place = tmp_path_factory.mktemp("place")
-    settings = Settings("imagebind-tiny", workers=1)
+    settings = Settings(EncoderSpec("imagebind-tiny"))
     extract(Manifest(SCORES, TABLE), videos, place / "stores", settings)
     save_language_model("roberta", place / "model")
     return place
@@ -261,7 +261,7 @@ def test_another_encoder_is_refused(run, videos, tmp_path, capsys):
     kept = json.loads((run / "encoder.json").read_text())
     for key, value, says in (
         ("weights", "f" * 64, "imagebind-tiny at hand is not the one"),
-        ("preprocess", 1, "pre-processing version: 2, then: 1"),
+        ("preprocess", 1, "pre-processing version: 2, expected: 1"),
         ("settings", {**kept["recipe"]["settings"], "mel": 7}, "its settings"),
         ("encoder", "mmsa", "'mmsa', which were not extracted here"),
     ):

@@ -22,6 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from extract import fbank
 from extract.encoders import imagebind_weights as weights
+from extract.encoders.checkpoint import find_checkpoint
 from extract.encoders.imagebind_package import package_trunks
 from extract.encoders.imagebind_weights import (
     AUDIO_KERNEL,
@@ -250,7 +251,7 @@ def load(
     Raises:
         ValueError: no such file, a damaged one, or not this model's; ``imagebind`` not installed.
     """
-    file = weights.locate(path)
+    file = find_checkpoint(path)
     state = weights.read(file, weights.layout(config))
     assemble = package_trunks if backend == "package" else _assemble
     audio, vision = assemble(state, config)

@@ -6,7 +6,6 @@ read, the others stay on disk. Nothing is ever unpickled but tensors.
 
 import hashlib
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,14 +29,6 @@ VISION_TOKENS = 1 + (IMAGE_SIZE // PATCH_SIZE) ** 2  # [CLS] and 16 × 16 patche
 AUDIO_KERNEL, AUDIO_STRIDE = 16, 10  # of a 128 × 204 spectrogram: the patches overlap
 AUDIO_TOKENS = 1 + 12 * 19
 
-ENVIRONMENT_VARIABLE = "SEMANTICMAC_IMAGEBIND"
-DEFAULT_PATH = Path("~/.cache/semanticmac/imagebind_huge.pth")
-HOW_TO_OBTAIN = (
-    "Download imagebind_huge.pth (4.5 GB) from the page of Meta's ImageBind repository "
-    f"(github.com/facebookresearch/ImageBind) and put it at {DEFAULT_PATH}, or name the file in "
-    f"the environment variable {ENVIRONMENT_VARIABLE}. ImageBind's code and weights are licensed "
-    "CC BY-NC-SA 4.0: no commercial use."
-)
 MAX_LISTED = 8  # names in one error message
 
 
@@ -60,18 +51,6 @@ TINY = ImageBindConfig("imagebind-tiny", 32, 64, 4, 4, 64, 2, 4)
 
 
 # --- the file ----------------------------------------------------------------------------------
-
-
-def locate(path: str | Path | None = None) -> Path:
-    """The checkpoint's file: as given, else as the environment says, else the usual place.
-
-    Raises:
-        ValueError: there is no such file; the message says how to obtain it.
-    """
-    file = Path(path or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PATH).expanduser()
-    if not file.is_file():
-        raise ValueError(f"no ImageBind weights at {file}. {HOW_TO_OBTAIN}")
-    return file
 
 
 def read(file: Path, layout: Layout) -> State:

@@ -139,9 +139,9 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
     Raises:
         ValueError: the encoder at hand is not the one that made the run's features.
     """
-    from extract.encoders import NAMES, PRECISIONS, load
+    from extract.encoders import NAMES, PRECISIONS, EncoderIdentity, EncoderSpec, load
     from extract.job import Job
-    from extract.sampling import PREPROCESS_VERSION, Sampling
+    from extract.sampling import Sampling
 
     recipe = run.recipe
     name, settings = recipe["encoder"], recipe["settings"]
@@ -150,34 +150,24 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
             f"the run was trained on features of {name!r}, which were not extracted here: nothing "
             f"makes such features of a new video (encoders: {', '.join(NAMES)})"
         )
-    called = {str(dtype).removeprefix("torch."): key for key, dtype in PRECISIONS.items()}
-    precision = called[settings.get("precision", "float32")]
-    encoder = load(name, checkpoint, device, precision)
-    for what, now, then in (
-        ("weights (SHA-256)", encoder.weights_sha256, recipe["weights"]),
-        ("settings", encoder.settings, settings),
-        ("pre-processing version", PREPROCESS_VERSION, recipe["preprocess"]),
-    ):
-        if now != then:
-            raise ValueError(
-                f"the encoder {name} at hand is not the one that the run was trained with: its "
-                f"{what}: {now}, then: {then}; use the same weights and release, or extract and "
-                "train again"
-            )
-    sampling, nowhere = Sampling(**recipe["sampling"]), Path()
+    precisions = {dtype: precision for precision, dtype in PRECISIONS.items()}
+    precision = precisions[settings.get("precision", "float32")]
+    spec = EncoderSpec(name, checkpoint, device, precision)
+    trained = EncoderIdentity(recipe["weights"], settings, recipe["preprocess"])
+    difference = EncoderIdentity.of(load(spec)).difference(trained)
+    if difference:
+        raise ValueError(
+            f"the encoder {name} at hand is not the one that the run was trained with: "
+            f"{difference}; use the same weights and release, or extract and train again"
+        )
     return Job(
-        data=nowhere,
-        store=nowhere,
-        encoder=name,
-        checkpoint=checkpoint,
-        device=device,
-        precision=precision,
-        backend="transformers",
-        sampling=sampling,
+        data=Path(),
+        store=Path(),
+        encoder=spec,
+        identity=trained,
+        sampling=Sampling(**recipe["sampling"]),
         dtype=recipe["dtype"],
         timeout=timeout,
-        weights_sha256=encoder.weights_sha256,
-        encoder_settings=encoder.settings,
     )
 
 
