@@ -1,4 +1,4 @@
-"""Imports run one way: extract -> manifests, cache; train -> manifests, cache."""
+"""Imports run one way, between the stages and between the folders of each stage."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("semanticmac", "manifests", "extract", "cache", "train")
+STAGES = ("semanticmac", "manifests", "extract", "cache", "train")
 MAY_IMPORT = {
     "semanticmac": set(),  # runs the stages by name
     "manifests": set(),
@@ -18,73 +18,125 @@ MAY_IMPORT = {
     "extract": {"manifests", "cache"},
     "train": {"manifests", "cache"},
 }
-LATE_EXCEPTIONS = {("train/predict/predict.py", "extract")}
-"""A file and what it may import inside of a function."""
+MUST_NOT_IMPORT = {  # per folder: what is above it; the whole stage means all but the folder
+    "extract.encoders": {"extract.block", "extract.engine", "extract.scheduler"},
+    "cache": {"cache.share", "cache.convert"},
+    "cache.store": {"cache"},
+    "cache.share": {"cache.convert"},
+    "cache.convert": {"cache.share"},
+    "train": {"train.study", "train.predict"},
+    "train.model": {"train.data", "train.fit", "train.methods", "train.study", "train.predict"},
+    "train.methods": {"train.fit", "train.study", "train.predict"},
+    "train.study": {"train.predict"},
+    "train.predict": {"train.fit", "train.study"},
+}
+LATE_EXCEPTIONS = {
+    ("train/predict/predict.py", "extract"),
+    ("cache/reader.py", "cache.share"),
+}
+"""A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
     ("cache/convert", "manifests"),
-    ("cache/store/disk.py", "manifests"),
+    ("cache/convert/commands.py", "cache.share"),
+    ("cache/store/disk.py", "manifests.atomic"),
 }
 """A file or a folder, and what all in it may import."""
-MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+MODULES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for stage in STAGES
+    for path in sorted((ROOT / stage).rglob("*.py"))
+}
 
 
-def imported(path: Path, when: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk) -> set[str]:
-    names = set()
-    for node in when(ast.parse(path.read_text(encoding="utf-8"))):
+def dotted(name: str) -> str:
+    """The module at a path: ``train.study`` for ``train/study/__init__.py``."""
+    return name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+NAMES = {dotted(name) for name in MODULES}
+
+
+def imports(tree: ast.Module, when: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk) -> set[str]:
+    """The modules of the project that a file imports; names of a module count as the module."""
+    found = set()
+    for node in when(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names & set(PACKAGES)
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = {f"{node.module}.{alias.name}" for alias in node.names} & NAMES
+            found |= modules or {node.module}
+    return {name for name in found if name.split(".")[0] in STAGES}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_run_one_way(path):
-    name = path.relative_to(ROOT).as_posix()
-    package = name.split("/")[0]
-    excepted = {p for place, p in EXCEPTIONS if f"{name}/".startswith(f"{place}/")}
-    assert imported(path) <= MAY_IMPORT[package] | {package} | excepted
+def is_in(module: str, folder: str) -> bool:
+    return module == folder or module.startswith(f"{folder}.")
 
 
-@pytest.mark.parametrize(("place", "package"), sorted(EXCEPTIONS))
-def test_an_exception_is_in_use(place, package):
-    files = [ROOT / place] if place.endswith(".py") else (ROOT / place).glob("*.py")
-    assert package in set().union(*map(imported, files))
+def excepted(name: str, module: str) -> bool:
+    return any(is_in(dotted(name), dotted(f)) and is_in(module, of) for f, of in EXCEPTIONS)
 
 
-def test_every_store_needs_of_manifests_only_the_atomic_writes():
-    """And these need nothing but the standard library."""
-    tree = ast.parse((ROOT / "cache/store/disk.py").read_text(encoding="utf-8"))
-    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in found if name.startswith("manifests")} == {"manifests.atomic"}
+def test_imports_between_the_stages_run_one_way():
+    wrong = [
+        f"{name} imports {module}"
+        for name, tree in MODULES.items()
+        for module in imports(tree)
+        if module.split(".")[0] not in MAY_IMPORT[name.split("/")[0]] | {name.split("/")[0]}
+        and not excepted(name, module)
+    ]
+    assert not wrong
+
+
+def test_imports_inside_a_stage_run_one_way():
+    wrong = []
+    for name, tree in MODULES.items():
+        folder = dotted(str(Path(name).parent))
+        above = {*MUST_NOT_IMPORT.get(folder, ()), f"{folder.split('.')[0]}.__main__"}
+        wrong += [
+            f"{name} imports {module}"
+            for module in imports(tree)
+            if any(
+                is_in(module, x) and not (is_in(folder, x) and is_in(module, folder)) for x in above
+            )
+            and not excepted(name, module)
+            and not name.endswith("__main__.py")
+        ]
+    assert not wrong
+
+
+def test_every_folder_of_a_rule_exists():
+    named = set(MUST_NOT_IMPORT) | {x for above in MUST_NOT_IMPORT.values() for x in above}
+    assert named <= NAMES
+
+
+@pytest.mark.parametrize(("place", "target"), sorted(EXCEPTIONS))
+def test_an_exception_is_in_use(place, target):
+    trees = [tree for name, tree in MODULES.items() if is_in(dotted(name), dotted(place))]
+    assert any(is_in(module, target) for tree in trees for module in imports(tree))
+
+
+@pytest.mark.parametrize(("name", "target"), sorted(LATE_EXCEPTIONS))
+def test_a_late_exception_imports_when_it_is_called(name, target):
+    at_the_top = imports(MODULES[name], ast.iter_child_nodes)
+    assert not any(is_in(module, target) for module in at_the_top)
+
+
+def test_the_atomic_writes_that_every_store_needs_cost_no_import():
+    """They need nothing but the standard library."""
     loaded = "import sys, manifests.atomic; print(*sys.modules)"
     modules = subprocess.check_output([sys.executable, "-c", loaded], text=True).split()
     assert not {"pandas", "numpy", "yaml"} & set(modules)
 
 
-@pytest.mark.parametrize(("name", "package"), sorted(LATE_EXCEPTIONS))
-def test_a_late_exception_imports_when_it_is_called(name, package):
-    assert package in imported(ROOT / name)
-    assert package not in imported(ROOT / name, ast.iter_child_nodes)
-
-
 def test_no_module_imports_in_a_circle():
-    """Not even when a function is called; but modules may name what their package is."""
-    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
-    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
-    needs = {name: set() for name in modules}
-    for name, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                needs[name] |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                inside = {f"{node.module}.{alias.name}" for alias in node.names}
-                needs[name] |= inside & modules.keys() or {node.module}
-        needs[name].discard(name.rpartition(".")[0])
-    assert sum(map(len, needs.values())) > len(modules)
+    """Not even when a function is called; but a module may import its own package."""
+    needs = {dotted(name): imports(tree) for name, tree in MODULES.items()}
+    for name, modules in needs.items():
+        modules.discard(name.rpartition(".")[0])
+    assert sum(map(len, needs.values())) > len(NAMES)
     TopologicalSorter(needs).prepare()  # raises a CycleError that names them
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_is_a_drawer_for_odds_and_ends(path):
-    assert path.stem not in {"utils", "util", "common", "helpers", "core", "base", "misc"}
+def test_no_module_is_a_drawer_for_odds_and_ends():
+    drawers = {"utils", "util", "common", "helpers", "core", "base", "misc"}
+    assert not [name for name in MODULES if Path(name).stem in drawers]

@@ -102,6 +102,7 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
     from train.fit import resume, train
     from train.report import quiet_transformers
     from train.study.study import Study, Variant, parse_seeds, run_study, take_key
+    from train.study.summary import show_run
 
     keys = bool(options.overrides or options.cache)
     if options.resume and keys:
@@ -110,14 +111,14 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
         options.refuse("say what to train (KEY=VALUE ...) or which run shall go on (--resume RUN)")
     quiet_transformers(console)
     if options.resume:
-        resume(options.resume, console)
+        show_run(resume(options.resume, console), console)
         return 0
     seeds, overrides = take_key(options.overrides, "seeds")
     if options.cache:
         overrides.append(f"cache={options.cache}")
     config = choose_config(overrides)
     if seeds is None:
-        train(config, console)
+        show_run(train(config, console), console)
         return 0
     study = Study("seeds", tuple(overrides), (Variant(config.method),), parse_seeds(seeds))
     return 3 if run_study(study, console, loud=True) else 0

@@ -30,7 +30,7 @@ from train.methods import build_method, find_method
 from train.metrics import Metrics
 from train.model.language_model import load_tokenizer
 from train.optimizer import Learner, lr_multiplier
-from train.report import figures_table, headline, progress, say, show_run, some
+from train.report import figures_table, headline, progress, say, some
 from train.task import Task
 
 
@@ -75,7 +75,6 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
     fitted = fit(made, folder, console)
     evaluate(made, fitted, folder)
-    show_run(folder, run_folder.read_metrics(folder), made.manifest, console)
     return folder
 
 
@@ -89,7 +88,6 @@ def resume(folder: Path, console: Console) -> Path:
     if not (folder / "metrics.json").is_file():
         return train(config, console, folder)
     say(console, "this run has finished")
-    show_run(folder, run_folder.read_metrics(folder), Manifest.load(config.dataset), console)
     return folder
 
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
-from manifests import Manifest
 from train.metrics import UNSCALED, Metrics
-from train.study.label_quality import pseudo_label_correlation, quality_table
 
 FEW = 5
 """Steps after which the time of one is known."""
@@ -66,20 +61,6 @@ def figures_table(predictors: Mapping[str, Metrics]) -> Table:
         table.add_row(name, *(shown(name, figures[name]) for figures in predictors.values()))
     table.caption = "fractions in percent"
     return table
-
-
-def show_run(folder: Path, kept: Mapping[str, Any], manifest: Manifest, console: Console) -> None:
-    """Print what came of a finished run; ``kept`` is its ``metrics.json``."""
-    say(console, f"\n{manifest.card.title}: test split, weights of epoch {kept['best_epoch']}")
-    console.print(figures_table({"model": kept["test"], "trivial": kept["trivial"]}))
-    if kept["reported"]:
-        means = ", ".join(f"{name} {mean:.3f}" for name, mean in kept["reported"].items())
-        say(console, f"mean over the test split: {means}; per utterance in predictions.parquet")
-    if manifest.card.unimodal:
-        predictions = pd.read_parquet(folder / "predictions.parquet")
-        if "pseudo_t" in predictions:
-            console.print(quality_table(pseudo_label_correlation(manifest.table, predictions)))
-    say(console, f"run: {folder}")
 
 
 def headline(figures: Metrics) -> str:

@@ -29,6 +29,7 @@ from train.data import store_of
 from train.fit import train
 from train.report import headline, say, shown
 from train.study.significance import paired_p
+from train.study.summary import show_run
 from train.tables import fitted, latex, markdown, rich_table
 
 
@@ -234,7 +235,9 @@ def shown_cells(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
 
 def _train(config: Config, console: Console, label: str, loud: bool) -> Path:
     if loud:
-        return train(config, console)
+        run = train(config, console)
+        show_run(run, console)
+        return run
     with console.status(label):  # moves on a terminal, says nothing elsewhere
         return train(config, Console(quiet=True))
 
