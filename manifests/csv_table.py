@@ -13,7 +13,7 @@ from manifests.validation import raise_faults
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_csv(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, str]:
+def read_cells(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, str]:
     """All cells as text without outer blanks, and the encoding that the file turned out to have.
 
     Nothing is taken for a null or a number: an utterance may be the word "NA". Rows are numbered as

@@ -16,7 +16,7 @@ from manifests.validation import find_faults, raise_faults
 STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
 FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")
 INTEGERS = ("turn",)
-UNIMODAL = ("label_t", "label_a", "label_v")
+UNIMODAL_LABELS = ("label_t", "label_a", "label_v")
 CONTEXT = "context"
 DATA = Path("data")
 
@@ -77,7 +77,7 @@ class Manifest:
     def _label_types(self) -> dict[str, str]:
         kind = {"regression": "float64", "classification": "string", "multilabel": "Int64"}
         types = dict.fromkeys(self.card.labels, kind[self.card.task])
-        return types | dict.fromkeys(UNIMODAL if self.card.unimodal else (), "float64")
+        return types | dict.fromkeys(UNIMODAL_LABELS if self.card.unimodal else (), "float64")
 
     def column_types(self) -> dict[str, str]:
         """The schema: column name to pandas dtype, in the order of the columns."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from manifests import Card, Manifest, adapters
 from manifests.__main__ import main
 from manifests.card import builtin_names
-from manifests.csv_table import read_csv
+from manifests.csv_table import read_cells
 from manifests.demo.clips import ffmpeg
 from manifests.media import mp4_seconds, survey
 from tests.test_manifests import REGRESSION, table
@@ -125,7 +125,7 @@ def test_csv_round_trip(tmp_path_factory, rows, encoding):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
     path.write_bytes("\r\n".join(["A, b ", *quoted]).encode(encoding))
-    cells, _ = read_csv(path)
+    cells, _ = read_cells(path)
     kept = [(i, a.strip(), b.strip()) for i, (a, b) in enumerate(rows, 2) if (a + b).strip()]
     assert list(cells.itertuples(name=None)) == kept
     assert list(cells) == ["a", "b"]
@@ -145,7 +145,7 @@ def test_broken_csv_is_told(content, says, tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=says) as error:
-        read_csv(path)
+        read_cells(path)
     assert str(path) in str(error.value)
 
 

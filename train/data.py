@@ -15,12 +15,11 @@ from torch import Tensor
 from cache import MODALITIES, Features, FeatureStore, Packed, find
 from cache.store.recipe import digest_of_utterances
 from manifests import Manifest
+from manifests.card import SPLITS
 from train.config import Config, PerceiverConfig
 from train.context import has_context, preceding
 from train.model.language_model import TokenizedTexts, Tokens, tokenize
 from train.task import Task
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register ``export`` and ``import``."""
     out = commands.add_parser("export", help="write a store as h5, npz or MMSA's pickle")
     out.add_argument("store", type=Path, help="a published store, <name>.zarr")
-    out.add_argument("--to", required=True, choices=export.FORMATS, help="the file's format")
+    out.add_argument("--to", required=True, choices=export.EXPORT_FORMATS, help="the file's format")
     out.add_argument("out", type=Path, help="the file to write; it must not exist")
     out.add_argument(
         "--manifest",
@@ -40,7 +40,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--from",
         dest="form",
         required=True,
-        choices=import_features.FORMATS,
+        choices=import_features.IMPORT_FORMATS,
         help="the file's format",
     )
     into.add_argument("--dataset", help="the dataset (default: what the file says)")

@@ -21,7 +21,7 @@ from cache.reader import FeatureStore
 from manifests.atomic import atomic_path
 
 BLOCK = 512  # utterances gathered at a time
-FORMATS = ("h5", "mmsa", "npz")
+EXPORT_FORMATS = ("h5", "mmsa", "npz")
 
 
 def export(
@@ -50,8 +50,8 @@ def export(
             format, an id cannot be written in this format, or the memory cannot hold the file.
     """
     cache = FeatureStore.open(store)
-    if to not in FORMATS:
-        raise ValueError(f"no format is called {to!r}; use {', '.join(FORMATS)}")
+    if to not in EXPORT_FORMATS:
+        raise ValueError(f"no format is called {to!r}; use {', '.join(EXPORT_FORMATS)}")
     if (to == "mmsa") != (manifest is not None):
         raise ValueError(
             "an mmsa file needs splits, transcripts and labels, which a store does not hold: "

@@ -21,7 +21,7 @@ from cache.store.publish import is_published, publish
 from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances
 from cache.store.who import user_name
 
-FORMATS = ("mmsa", "h5", "npz", "csv")
+IMPORT_FORMATS = ("mmsa", "h5", "npz", "csv")
 NON_FINITE = ("refuse", "zero")
 RULES = 1  # raised whenever the same file would give other values
 BLOCK = 256  # utterances in a part
@@ -46,7 +46,7 @@ def read(path: Path, form: str, modality: str | None = None, text: bool = True) 
         return read_csv(path, modality)
     readers = {"mmsa": read_mmsa, "h5": read_h5, "npz": read_npz}
     if form not in readers:
-        raise ValueError(f"no format is called {form!r}; use {', '.join(FORMATS)}")
+        raise ValueError(f"no format is called {form!r}; use {', '.join(IMPORT_FORMATS)}")
     return readers[form](path, STORABLE if text else MODALITIES)
 
 

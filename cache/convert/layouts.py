@@ -68,7 +68,7 @@ class ExternalFeatures:
     def frames(self, modality: str) -> np.ndarray:
         """``[N]`` int64: the rows of each utterance; none of them is read."""
         sequences = self.sequences[modality]
-        if isinstance(sequences, Ragged):
+        if isinstance(sequences, RaggedArray):
             return np.diff(sequences.offsets)
         return np.fromiter(map(len, sequences), np.int64, len(sequences))
 
@@ -82,7 +82,7 @@ def _encodable(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Ragged(Sequence[np.ndarray]):
+class RaggedArray(Sequence[np.ndarray]):
     """Sequences of different lengths in one array; item ``i`` is read when it is asked for.
 
     Attributes:
@@ -184,7 +184,7 @@ def _dataset_of(path: Path, about: Mapping[str, Any]) -> str | None:
     return dataset
 
 
-def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> Ragged:
+def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> RaggedArray:
     values = found[f"{modality}/values"]
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise ValueError(
@@ -196,7 +196,7 @@ def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> 
             raise ValueError(
                 f"{path}: no {modality}/offsets, and {len(values)} rows for {count} ids"
             )
-        return Ragged(values, np.arange(count + 1))  # one vector an utterance
+        return RaggedArray(values, np.arange(count + 1))  # one vector an utterance
     offsets = np.asarray(found[f"{modality}/offsets"])
     good = offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
     if good:
@@ -209,7 +209,7 @@ def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> 
             f"{path}: {modality}/offsets must be {count + 1} integers that rise from 0 to "
             f"{len(values)}, the rows of {modality}/values"
         )
-    return Ragged(values, offsets)
+    return RaggedArray(values, offsets)
 
 
 def _seconds(path: Path, values: Any) -> list[float]:
@@ -300,6 +300,6 @@ def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> ExternalFeat
         width = int(used[-1]) + 1 if len(used) else 0
         counts = np.bincount(rows["place"], minlength=len(ids))
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        sequences[str(modality)] = Ragged(values[:, :width], offsets)
+        sequences[str(modality)] = RaggedArray(values[:, :width], offsets)
         widths[str(modality)] = width
     return ExternalFeatures(path, ids, sequences, widths)

@@ -25,11 +25,13 @@ from cache.convert.arrays import check_fits
 from cache.convert.layouts import ExternalFeatures
 from cache.reader import FeatureStore
 from cache.store.recipe import STORABLE
+from manifests.card import SPLITS
+from manifests.manifest import UNIMODAL_LABELS
 from manifests.unpickle import load_pickle
 
-SPLITS = ("train", "valid", "test")
-ANNOTATIONS = ("Negative", "Neutral", "Positive")  # their places are the classification labels
-UNIMODAL = ("T", "A", "V")
+ANNOTATIONS = ("Negative", "Neutral", "Positive")  # in the order of the classification labels
+UNIMODAL_KEYS = {name: f"regression_labels_{name[-1].upper()}" for name in UNIMODAL_LABELS}
+"""A manifest's column to MMSA's key."""
 
 
 def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatures:
@@ -227,8 +229,7 @@ def _table(path: Path, split: str, content: Mapping[str, Any], ids: list[str]) -
     columns = {"label": "regression_labels"}
     if content.get("regression_labels") is None:
         columns = {"label": "classification_labels"}
-    columns |= {f"label_{m.lower()}": f"regression_labels_{m}" for m in UNIMODAL}
-    for column, name in columns.items():
+    for column, name in (columns | UNIMODAL_KEYS).items():
         values = _column(path, split, name, content, len(ids))
         if values is not None:
             table[column] = _numbers(path, split, name, values)
@@ -259,11 +260,8 @@ def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list
     unknown = sorted(set(table["split"].astype(str)) - set(SPLITS))
     if unknown:
         raise ValueError(f"the manifest has the split {unknown[0]!r}; MMSA has {', '.join(SPLITS)}")
-    names = {"label": "regression_labels"} | {
-        f"label_{m.lower()}": f"regression_labels_{m}"
-        for m in UNIMODAL
-        if f"label_{m.lower()}" in table
-    }
+    names = {"label": "regression_labels"}
+    names |= {column: name for column, name in UNIMODAL_KEYS.items() if column in table}
     labels = {name: _finite(table, column) for column, name in names.items()}
     frames = cache.select(table["id"].tolist(), resident=False).lengths
     longest = {m: max(1, int(lengths.max())) for m, lengths in frames.items()}

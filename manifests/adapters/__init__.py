@@ -68,7 +68,7 @@ def build(
 
     if name in builtin_names():
         card, built = Card.builtin(name), _release(name, source, media, variant)
-    elif custom.is_there(source):
+    elif custom.exists(source):
         if variant is not None:
             raise ValueError(f"{name} has no variant {variant!r}: its column `split` says the way")
         card, built = custom.read(name, source)

@@ -15,8 +15,8 @@ import pandas as pd
 
 from manifests.adapters import AdapterResult
 from manifests.card import SPLITS, Card
-from manifests.csv_table import numbers, read_csv, require
-from manifests.manifest import FLOATS, INTEGERS, UNIMODAL
+from manifests.csv_table import numbers, read_cells, require
+from manifests.manifest import FLOATS, INTEGERS, UNIMODAL_LABELS
 
 TABLE = "labels.csv"
 CARD = "card.yaml"
@@ -24,7 +24,7 @@ SEED = 1
 TEST, VALID = 0.2, 0.1
 
 
-def is_there(source: Path) -> bool:
+def exists(source: Path) -> bool:
     """Whether `source` holds a table of somebody's own data."""
     return (source / TABLE).is_file()
 
@@ -39,7 +39,7 @@ def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"{name!r} cannot name a dataset: use letters, digits, _ and -")
     path = source / TABLE
-    cells, _ = read_csv(path)
+    cells, _ = read_cells(path)
     require(cells, ["id", "video"], path)
     if (source / CARD).is_file():
         card = Card.load(source / CARD)
@@ -59,14 +59,14 @@ def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
 def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
     """A card for a table without one: a score if all labels are numbers, else one class of some."""
     require(cells, ["label"], path)
-    unimodal = set(UNIMODAL) <= set(cells)
+    unimodal = set(UNIMODAL_LABELS) <= set(cells)
     fields: dict[str, Any] = {
         "name": name,
         "title": name,
         "unimodal": unimodal,
         "licence": f"not stated in a {CARD}",
     }
-    columns = ["label", *(UNIMODAL if unimodal else ())]
+    columns = ["label", *(UNIMODAL_LABELS if unimodal else ())]
     labels = pd.Series(cells[columns].to_numpy().ravel())
     scores = pd.to_numeric(labels[labels != ""], errors="coerce")
     if scores.empty:
@@ -93,14 +93,14 @@ def to_table(card: Card, cells: pd.DataFrame, path: Path) -> AdapterResult:
 
     Columns that a manifest does not know are kept as text. An empty cell is a null.
     """
-    # read_csv makes the header lower case; the card's spelling of its classes stands
+    # read_cells makes the header lower case; the card's spelling of its classes stands
     spelt = {label.lower(): label for label in card.labels}
     cells = cells.rename(columns=spelt)
     require(cells, card.labels, path)
     notes: list[str] = []
     overrides: dict[str, Any] = {}
     table = cells.astype("object").where(cells != "", None)
-    numeric = {*FLOATS, *INTEGERS, *(UNIMODAL if card.unimodal else ())}
+    numeric = {*FLOATS, *INTEGERS, *(UNIMODAL_LABELS if card.unimodal else ())}
     numeric |= set() if card.task == "classification" else set(card.labels)
     for column in sorted(numeric & set(cells)):
         table[column] = numbers(cells, column, path)

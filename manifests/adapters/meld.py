@@ -13,7 +13,7 @@ import pandas as pd
 from manifests.adapters import AdapterResult
 from manifests.adapters.files import find_file, find_folder, one_line, repaired
 from manifests.card import Card
-from manifests.csv_table import numbers, read_csv, require
+from manifests.csv_table import numbers, read_cells, require
 from manifests.validation import raise_faults
 
 PARTS = (
@@ -45,7 +45,7 @@ def build(source: Path, media: bool = True) -> AdapterResult:
 
 def _read(source: Path, split: str, name: str, folder: str) -> AdapterResult:
     path = find_file(source, f"{name}_sent_emo.csv", Card.builtin("meld").obtain)
-    cells, _ = read_csv(path, fallback="cp1252")
+    cells, _ = read_cells(path, fallback="cp1252")
     require(cells, COLUMNS, path)
     cells = cells.map(repaired).map(one_line)
     counts = pd.DataFrame({column: numbers(cells, column, path) for column in COUNTS})

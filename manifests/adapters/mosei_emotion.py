@@ -7,7 +7,7 @@
 from pathlib import Path
 
 from manifests.adapters import AdapterResult, csd, raw_clips
-from manifests.csv_table import read_csv
+from manifests.csv_table import read_cells
 from manifests.validation import raise_faults
 
 EMOTIONS = csd.MOSEI.columns[1:]
@@ -20,7 +20,7 @@ def build(source: Path, media: bool = True) -> AdapterResult:
         ValueError: a rating is missing or not between 0 and 3, or as the readers of the layouts.
     """
     path = raw_clips.find_table(source)
-    if path is not None and not set(EMOTIONS) <= set(read_csv(path, "cp1252")[0]):
+    if path is not None and not set(EMOTIONS) <= set(read_cells(path, "cp1252")[0]):
         path = None
     built = raw_clips.read(path, EMOTIONS) if path else csd.read("mosei_emotion", source, EMOTIONS)
     ratings = built.table.reindex(columns=list(EMOTIONS))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from manifests.adapters import AdapterResult
 from manifests.adapters.files import one_line, repaired
-from manifests.csv_table import numbers, read_csv, require
+from manifests.csv_table import numbers, read_cells, require
 from manifests.validation import GARBLED, raise_faults
 
 TABLES = ("label.csv", "meta.csv", "labels.csv")
@@ -46,7 +46,7 @@ def read(
     Raises:
         ValueError: a missing column, a row without ids, a label that is no number.
     """
-    cells, encoding = read_csv(path, fallback)
+    cells, encoding = read_cells(path, fallback)
     require(cells, ["video_id", "clip_id", "text", "mode", *labels], path)
     nameless = cells.index[(cells["video_id"] == "") | (cells["clip_id"] == "")]
     raise_faults([f"row {row}: no video_id or clip_id: fill it in" for row in nameless], path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from manifests.adapters import AdapterResult, custom
 from manifests.card import Card
-from manifests.csv_table import read_csv, require
+from manifests.csv_table import read_cells, require
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
@@ -15,9 +15,9 @@ def build(source: Path, media: bool = True) -> AdapterResult:
         ValueError: no such file, or as `manifests.adapters.custom`.
     """
     path, card = source / custom.TABLE, Card.builtin("sdme")
-    if not custom.is_there(source):
+    if not custom.exists(source):
         raise ValueError(f"{path}: no such file; to obtain it: {card.obtain}")
-    cells, _ = read_csv(path)
+    cells, _ = read_cells(path)
     require(cells, ["id", "video", "label", "text"], path)
     classes = sorted(set(cells["label"]) - {""})
     built = custom.to_table(replace(card, classes=classes), cells, path)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from manifests.demo.clips import clip_path, write_clips
-from manifests.demo.plan import Clip, make_plan
+from manifests.demo.plan import DemoClip, make_plan
 
-__all__ = ["Clip", "build", "make_plan", "to_table"]
+__all__ = ["DemoClip", "build", "make_plan", "to_table"]
 
 
 def build(source: Path, media: bool = True) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def build(source: Path, media: bool = True) -> pd.DataFrame:
     return to_table(clips)
 
 
-def to_table(clips: list[Clip]) -> pd.DataFrame:
+def to_table(clips: list[DemoClip]) -> pd.DataFrame:
     """The table of utterances, without the videos; `kind` says how the modalities agree."""
     return pd.DataFrame(
         {

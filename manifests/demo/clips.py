@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from manifests.atomic import atomic_path, atomic_write
 from manifests.demo.face import SIZE, draw_frames
-from manifests.demo.plan import FPS, Clip
+from manifests.demo.plan import FPS, DemoClip
 from manifests.demo.voice import SAMPLE_RATE, speak
 
 # Raise it when a change to the face, the voice or the encoding changes the files.
@@ -31,7 +31,7 @@ def ffmpeg() -> str:
     return os.environ.get("SEMANTICMAC_FFMPEG") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def write_clip(clip: Clip, path: Path) -> None:
+def write_clip(clip: DemoClip, path: Path) -> None:
     """Draw, speak and encode one clip; `path` appears whole or not at all.
 
     The same ffmpeg gives the same bytes: one thread, no dates, no version in the metadata. A
@@ -56,7 +56,7 @@ def write_clip(clip: Clip, path: Path) -> None:
             raise ChildProcessError(f"{path}: {command[0]} failed ({done.returncode}): {words}")
 
 
-def write_clips(clips: list[Clip], folder: Path) -> int:
+def write_clips(clips: list[DemoClip], folder: Path) -> int:
     """Write the clips that `folder` does not hold yet, named by id; returns how many were written.
 
     ``index.json`` there says which parameters each file was made with: only a file that is there,
@@ -93,12 +93,12 @@ def write_clips(clips: list[Clip], folder: Path) -> int:
     return len(todo)
 
 
-def clip_path(folder: Path, clip: Clip) -> Path:
+def clip_path(folder: Path, clip: DemoClip) -> Path:
     """Where the clip lies in `folder`."""
     return folder / f"{clip.id}.mp4"
 
 
-def _made(clip: Clip, folder: Path) -> list[object]:
+def _made(clip: DemoClip, folder: Path) -> list[object]:
     """Entry of the index: digest of all that makes the clip, and the file's size (-1: no file)."""
     parameters = json.dumps([VERSION, asdict(clip)], sort_keys=True)
     path = clip_path(folder, clip)

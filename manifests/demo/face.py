@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from manifests.demo.plan import FPS, Clip, Color, Speaker
+from manifests.demo.plan import FPS, Color, DemoClip, Speaker
 
 SIZE = 256
 SCALE = 2
@@ -18,7 +18,7 @@ ZOOM = 1.18  # about CENTRE: the face fills the picture
 Point = tuple[float, float]
 
 
-def draw_frames(clip: Clip, opening: np.ndarray) -> Iterator[bytes]:
+def draw_frames(clip: DemoClip, opening: np.ndarray) -> Iterator[bytes]:
     """The clip's images as raw RGB, 256 x 256 x 3 bytes each.
 
     `opening` [frames] in [0, 1] opens the mouth with the voice.

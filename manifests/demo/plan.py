@@ -47,7 +47,7 @@ class Speaker:
 
 
 @dataclass(frozen=True)
-class Clip:
+class DemoClip:
     """One utterance: who, in which split, what is said, and the three sentiments in [-3, 3]."""
 
     id: str
@@ -78,10 +78,10 @@ def fuse(t: float, a: float, v: float) -> float:
     return round(float(np.clip(np.dot(WEIGHTS, (t, a, v)), -3, 3)), 4)
 
 
-def make_plan() -> list[Clip]:
+def make_plan() -> list[DemoClip]:
     """The 120 clips, in the order of their ids."""
     speakers = _speakers(np.random.default_rng([SEED, 0]))
-    clips: list[Clip] = []
+    clips: list[DemoClip] = []
     used: set[str] = set()
     first = 0
     for number, (split, count) in enumerate(SPEAKERS.items()):
@@ -117,7 +117,7 @@ def _clip(
     positive: bool,
     take: int,
     used: set[str],
-) -> Clip:
+) -> DemoClip:
     while True:  # until the label has the wanted sign, clear of zero; three draws on average
         sentence = find_sentence(rng, _wanted_text(rng, kind, positive), used)
         t = sentence.sentiment
@@ -131,7 +131,7 @@ def _clip(
     rate = max(rate, count / 3.5)
     seconds = float(np.clip(count / rate + 0.5, 2, 4))
     number = int(speaker.name.removeprefix("speaker_"))
-    return Clip(
+    return DemoClip(
         id=f"{speaker.name}_{take + 1}",
         speaker=speaker,
         split=split,

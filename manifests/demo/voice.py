@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifests.demo.plan import FPS, Clip
+from manifests.demo.plan import FPS, DemoClip
 from manifests.demo.sentences import syllables
 
 SAMPLE_RATE = 24_000  # Hz: nothing is synthesised above 9 kHz
@@ -33,7 +33,7 @@ class Voice:
     opening: np.ndarray  # [frames] float64 in [0, 1]: how far the mouth is open in each image
 
 
-def speak(clip: Clip) -> Voice:
+def speak(clip: DemoClip) -> Voice:
     """The voice of one clip; depends on nothing but the clip."""
     rng = np.random.default_rng([*clip.seed, 0])
     samples = round(clip.duration * SAMPLE_RATE)
@@ -66,7 +66,7 @@ def _bumps(time: np.ndarray, centres: np.ndarray, width: float, heights: np.ndar
 
 
 def _pitch(
-    clip: Clip,
+    clip: DemoClip,
     mood: float,
     time: np.ndarray,
     onsets: np.ndarray,
@@ -104,7 +104,7 @@ def _filter(
     time: np.ndarray,
     vowels: list[str],
     onsets: np.ndarray,
-    clip: Clip,
+    clip: DemoClip,
     mood: float,
 ) -> np.ndarray:
     """Shape windows of the excitation with the vocal tract's resonances and overlap-add them."""

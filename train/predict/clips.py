@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from manifests import Card, Manifest
-from manifests.csv_table import numbers, read_csv, require
-from manifests.manifest import CONTEXT, FLOATS, INTEGERS, STRINGS, UNIMODAL
+from manifests.csv_table import numbers, read_cells, require
+from manifests.manifest import CONTEXT, FLOATS, INTEGERS, STRINGS, UNIMODAL_LABELS
 from manifests.validation import raise_faults
 
 SUFFIXES = (
@@ -69,7 +69,7 @@ def read_clips(source: Path, text: str | None, card: Card) -> tuple[Path, Manife
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """The cells of a CSV in a manifest's types, an empty one null; the index numbers the rows."""
-    cells, _ = read_csv(path)
+    cells, _ = read_cells(path)
     require(cells, ["video"], path)
     table = cells.astype("object").where(cells != "", None)
     for column in [name for name in (*FLOATS, *INTEGERS) if name in cells]:
@@ -90,7 +90,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _unread(table: pd.DataFrame, card: Card) -> list[str]:
     """Columns that nothing here reads; labels may be there, as in a table that one trains on."""
-    known = {"video", *STRINGS, *FLOATS, *INTEGERS, *UNIMODAL, CONTEXT}
+    known = {"video", *STRINGS, *FLOATS, *INTEGERS, *UNIMODAL_LABELS, CONTEXT}
     known |= {label.lower() for label in card.labels} | {"label"}
     return [name for name in map(str, table) if name not in known]
 
