@@ -1,13 +1,26 @@
 """Presets, overrides and what is said about wrong ones."""
 
+import copy
 import re
 import shlex
 from itertools import takewhile
+from pathlib import Path
 
 import pytest
 
+from manifests import Manifest
+from tests.datasets import write_scores
 from train.__main__ import main
-from train.config import PRESETS, load_config, make_config, preset_names, save_config
+from train.config import (
+    PRESETS,
+    choose_config,
+    config_digest,
+    load_config,
+    make_config,
+    preset_names,
+    save_config,
+)
+from train.data import resolve
 
 TABLE = {  # epochs, batch, lr of the language model, lr of the rest, decay, schedule, dropout
     "mosi": (20, 32, 4e-5, 5e-4, 5e-4, "constant", 0.1),
@@ -130,3 +143,39 @@ def test_bad_usage():
 
 def test_a_bare_no_is_a_precision():
     assert make_config(None, ["train.precision=no"]).train.precision == "no"
+
+
+def test_the_digest_covers_what_differs_from_the_defaults_and_has_an_effect():
+    default = config_digest(make_config(None))
+    same = [f"{key}={value}" for key, value in (("sclg.knn", 10), ("sccl.bins", "[0]"))]
+    same += [
+        "name=mine",
+        "runs=elsewhere",
+        "stores=elsewhere",
+        "cache=x.zarr",
+        "train.save_every=3",
+    ]
+    assert config_digest(make_config(None, same)) == default
+    changed = ["sclg.knn=11", "sccl.bins=[1]", "text.model=x", "options.rank=4", "seed=2"]
+    digests = {config_digest(make_config(None, [key])) for key in changed}
+    assert len(digests | {default}) == 1 + len(changed)
+
+
+def test_digests_do_not_change_between_releases():
+    """Runs record them: a change trains finished studies again."""
+    config = make_config("mosi", ["dataset=mosi", "text.model=bert-base-uncased"])
+    assert config_digest(config).startswith("386d7db9e196e02a")
+
+
+def test_resolving_fills_a_copy_and_keeps_the_digest(tmp_path, monkeypatch):
+    write_scores(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = choose_config(["dataset=scores", "text.model=x"])
+    before = copy.deepcopy(config)
+    full = resolve(config, Manifest.load("scores"))
+    assert config == before
+    assert Path(full.cache).is_dir()
+    assert config_digest(full) == config_digest(config)
+    assert resolve(full, Manifest.load("scores")) == full
+    card = resolve(choose_config(["dataset=scores"]), Manifest.load("scores"))
+    assert card.text.model == Manifest.load("scores").card.language_model

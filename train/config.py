@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast
@@ -26,6 +26,12 @@ WANTED = {"Integer": "a whole number", "Float": "a number"}
 """What OmegaConf calls a type, and what a reader does."""
 
 PRESETS = resources.files("train") / "presets"
+
+WITHOUT_EFFECT = (
+    *("name", "runs", "cache", "stores"),
+    *("train.save_seconds", "train.save_every", "train.check_every"),
+)
+"""Keys that do not change a run's results."""
 
 
 @dataclass
@@ -194,8 +200,6 @@ def make_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
 def choose_config(overrides: Sequence[str]) -> Config:
     """The configuration of ``key=value`` strings, over the preset that they or the card name.
 
-    The language model is the card's where no key names another.
-
     Raises:
         ValueError: as `make_config`, or there is no ``dataset``.
     """
@@ -204,10 +208,7 @@ def choose_config(overrides: Sequence[str]) -> Config:
         raise ValueError("which dataset? say dataset=NAME, for instance dataset=demo")
     card = Manifest.load(early.dataset).card
     preset = early.preset or card.preset
-    config = make_config(preset, [*overrides, f"preset={preset}"])
-    if config.text.source == "model":
-        config.text.model = config.text.model or card.language_model
-    return config
+    return make_config(preset, [*overrides, f"preset={preset}"])
 
 
 def load_config(path: Path) -> Config:
@@ -221,13 +222,27 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of every key that decides what a run gives: runs of one digest asked for the same."""
-    keys: Any = OmegaConf.to_container(OmegaConf.structured(config))
-    for key in ("name", "runs"):
-        del keys[key]
-    for key in ("save_seconds", "save_every", "check_every"):
-        del keys["train"][key]
+    """SHA-256 of the keys that decide a run's results and differ from their defaults.
+
+    A key that is added later, with a default that changes nothing, keeps every digest. Where the
+    store is found does not count: a run records the digest of the store itself.
+    """
+    ours, defaults = _flat_keys(config), _flat_keys(Config())
+    keys = {
+        key: value
+        for key, value in ours.items()
+        if key not in WITHOUT_EFFECT and (key not in defaults or value != defaults[key])
+    }
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
+def _flat_keys(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Every key with its value: ``{"sclg.knn": 10, ...}``."""
+    keys: dict[str, Any] = {}
+    for name, value in vars(group).items():
+        inner = is_dataclass(value)
+        keys |= _flat_keys(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return keys
 
 
 def read_overrides(overrides: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -115,16 +115,22 @@ class Split:
             yield self.batch(index_B)
 
 
-def store_of(manifest: Manifest, config: Config) -> str:
-    """The store to train from: the one that ``cache=`` names, else the dataset's in ``stores``.
+def resolve(config: Config, manifest: Manifest) -> Config:
+    """A copy of the configuration with the keys filled in that it leaves to the dataset.
+
+    ``text.model`` becomes the language model of the dataset's card, unless ``text.source=features``
+    needs none, and ``cache`` the dataset's store in ``stores``.
 
     Raises:
-        ValueError: it holds none, or several of which none fits the manifest better.
+        ValueError: ``stores`` holds no store of the dataset, or several that fit equally well.
     """
-    if config.cache:
-        return config.cache
-    utterances = digest_of_utterances(manifest.cuts)
-    return str(find(manifest.card.name, config.stores, manifest.digest, utterances))
+    text, store = config.text, config.cache
+    if text.source == "model":
+        text = replace(text, model=text.model or manifest.card.language_model)
+    if not store:
+        utterances = digest_of_utterances(manifest.cuts)
+        store = str(find(manifest.card.name, config.stores, manifest.digest, utterances))
+    return replace(config, text=text, cache=store)
 
 
 def load_splits(

@@ -23,7 +23,7 @@ from train import distributed, metrics, run_folder
 from train.batch_order import epoch_batches
 from train.checkpoint import Checkpointer, InterruptHandler, Progress
 from train.config import Config, config_digest
-from train.data import Split, load_splits, store_of
+from train.data import Split, load_splits, resolve
 from train.loss_meter import LossMeter
 from train.method import Method
 from train.methods import build_method, find_method
@@ -65,12 +65,11 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         ValueError: inputs that do not fit together, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C; the state is saved, the message says how to go on.
     """
-    digest = config_digest(config)  # before keys are filled in
     made = setup(config, console)
     made.method.begin(made.splits["train"].labels)
     if folder is None:
-        origin = made.origin | {"config_digest": digest}
-        folder = run_folder.begin(config, made.manifest.card, made.cache, origin)
+        origin = made.origin | {"config_digest": config_digest(made.config)}
+        folder = run_folder.begin(made.config, made.manifest.card, made.cache, origin)
     elif changed := run_folder.changed(folder, made.origin):
         raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
     fitted = fit(made, folder, console)
@@ -94,8 +93,8 @@ def resume(folder: Path, console: Console) -> Path:
 def setup(config: Config, console: Console) -> Setup:
     """Load the data and build a seeded, untrained model.
 
-    Fills in what the configuration leaves to the dataset: ``text.model`` and ``cache``. With
-    ``text.source=features`` no language model is looked for. Only rank 0 prints.
+    The setup's configuration is resolved (`train.data.resolve`). With ``text.source=features`` no
+    language model is loaded. Only rank 0 prints.
     """
     accelerator = Accelerator(
         cpu=config.train.cpu,
@@ -108,12 +107,12 @@ def setup(config: Config, console: Console) -> Setup:
     manifest = Manifest.load(config.dataset)
     card = manifest.card
     find_method(config)  # a language model may have to be downloaded: mistakes are told before
-    config.cache = store_of(manifest, config)
+    config = resolve(config, manifest)
+    assert config.cache is not None
     features = FeatureStore.open(config.cache)
     task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     tokenizer = None
-    if config.text.source == "model":
-        config.text.model = config.text.model or card.language_model
+    if config.text.model is not None and config.text.source == "model":
         tokenizer = load_tokenizer(config.text.model)
     splits = load_splits(manifest, features, task, tokenizer, config)
     smallest = min(config.train.batch_size, len(splits["train"]))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from cache import FeatureStore
 from manifests import Manifest
 from train import run_folder
 from train.config import Config, choose_config, config_digest
-from train.data import store_of
+from train.data import resolve
 from train.fit import train
 from train.report import headline, say, shown
 from train.study.significance import paired_p
@@ -82,14 +83,14 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
     ]
     manifest, results = Manifest.load(plan[0][1].dataset), Path(plan[0][1].runs)
     card = manifest.card
-    known = _finished_runs(results / card.name)
+    finished = FinishedRuns(results / card.name)
     runs: defaultdict[str, list[Path]] = defaultdict(list)
     failed: dict[str, str] = {}
     for place, (name, config) in enumerate(plan, 1):
         if name in failed:
             continue
         label = f"{place}/{len(plan)}  {name}, seed {config.seed}:"
-        run = known.get(made_from(config, manifest))
+        run = finished.find(made_from(config, manifest))
         how = "(trained before)" if run is None or same_code(run) else "(trained by other code)"
         if run is None:
             config.name = f"{study.name}-{name}-seed{config.seed}"
@@ -132,10 +133,60 @@ def check_no_keys(overrides: Sequence[str]) -> None:
             raise ValueError(f"{key}= is for one run; several take seeds=COUNT or seeds=1,2,3")
 
 
-def made_from(config: Config, manifest: Manifest) -> tuple[str, str, str]:
-    """Digests of configuration, manifest and store: what a run is made from."""
-    store = FeatureStore.open(store_of(manifest, config))
-    return config_digest(config), manifest.digest, store.digest
+Origin = tuple[str, str, str]
+"""Digests of configuration, manifest and store: what a run is made from."""
+
+
+class FinishedRuns:
+    """The finished runs of a dataset, found by what they were made from; the latest of several.
+
+    Args:
+        folder: ``runs/<dataset>``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, origin: Origin) -> Path | None:
+        """The run with this origin, or None."""
+        return self._recorded.get(origin) or self._computed.get(origin)
+
+    @cached_property
+    def _recorded(self) -> dict[Origin, Path]:
+        """By the digest of the configuration that a run recorded when it started."""
+        return self._runs(lambda _, environment: environment.get("config_digest"))
+
+    @cached_property
+    def _computed(self) -> dict[Origin, Path]:
+        """By the digest of the saved configuration: earlier releases recorded a different one."""
+        return self._runs(lambda run, _: _saved_digest(run))
+
+    def _runs(
+        self, config_digest_of: Callable[[Path, dict[str, Any]], str | None]
+    ) -> dict[Origin, Path]:
+        runs: dict[Origin, Path] = {}
+        for path in sorted(self.folder.glob("*/*/metrics.json")):
+            environment = run_folder.read_json(path.with_name("environment.json"))
+            digest = config_digest_of(path.parent, environment)
+            if digest is not None:
+                origin = digest, environment["manifest_digest"], environment["cache_digest"]
+                runs[origin] = path.parent
+        return runs
+
+
+def _saved_digest(run: Path) -> str | None:
+    try:
+        return config_digest(run_folder.saved_config(run))
+    except ValueError:
+        return None  # its configuration has a key that no longer exists
+
+
+def made_from(config: Config, manifest: Manifest) -> Origin:
+    """The origin that a run of this configuration would have."""
+    resolved = resolve(config, manifest)
+    assert resolved.cache is not None
+    store = FeatureStore.open(resolved.cache)
+    return config_digest(resolved), manifest.digest, store.digest
 
 
 def same_code(run: Path) -> bool:
@@ -240,17 +291,6 @@ def _train(config: Config, console: Console, label: str, loud: bool) -> Path:
         return run
     with console.status(label):  # moves on a terminal, says nothing elsewhere
         return train(config, Console(quiet=True))
-
-
-def _finished_runs(folder: Path) -> dict[tuple[str, str, str], Path]:
-    """Finished runs by what they were made from; of several the latest."""
-    runs = {}
-    for path in sorted(folder.glob("*/*/metrics.json")):
-        made = run_folder.read_json(path.with_name("environment.json"))
-        with suppress(KeyError):  # an older release's
-            key = made["config_digest"], made["manifest_digest"], made["cache_digest"]
-            runs[key] = path.parent
-    return runs
 
 
 def _parameters(folder: Path) -> int:
