@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache.__main__ import main
-from cache.share.mirror import delete, garbage
+from cache.share.gc import delete_garbage, find_garbage
 from cache.store.publish import is_published
 from tests.stores import RECIPE, build_store, tree_of
 
@@ -51,12 +51,12 @@ def file_at(path: Path) -> Path:
 )
 def test_what_is_not_ours_by_its_name_is_never_listed(tmp_path, name):
     folder_at(tmp_path / "thesis" / name)
-    assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
+    assert find_garbage(tmp_path, older_than_days=0, larger_than=0) == []
 
 
 def test_a_foreign_store_is_never_listed(tmp_path):
     file_at(tmp_path / "thesis" / "mine.zarr" / "checksums.json")
-    assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
+    assert find_garbage(tmp_path, older_than_days=0, larger_than=0) == []
 
 
 @pytest.mark.parametrize("level", ["dataset", "store"])
@@ -76,7 +76,7 @@ def test_what_lies_behind_a_link_is_never_listed(tmp_path, level):
 
 def test_what_somebody_else_put_aside_stays_there(tmp_path):
     theirs = file_at(tmp_path / "thesis" / ".mine.zarr.aside" / "checksums.json")
-    assert garbage(tmp_path, older_than_days=0, larger_than=0) == []
+    assert find_garbage(tmp_path, older_than_days=0, larger_than=0) == []
     assert theirs.is_file()
 
 
@@ -89,10 +89,10 @@ def test_our_own_remains_are_listed_and_deleted(tmp_path):
         file_at(toy / f".{NAME}.{HEX}"),
         file_at(toy / f".{NAME}.lock"),
     ]
-    found = garbage(tmp_path)
+    found = find_garbage(tmp_path)
     assert sorted(item.path for item in found) == sorted(remains)
     for item in found:
-        delete(item)
+        delete_garbage(item)
     assert list(toy.iterdir()) == []
 
 
@@ -102,8 +102,8 @@ def test_a_link_among_the_remains_goes_alone(tmp_path):
     link = tmp_path / "toy" / f"{NAME}.partial"
     link.symlink_to(notes)
     os.utime(link, (time.time() - 5 * 86400,) * 2, follow_symlinks=False)
-    (item,) = garbage(tmp_path)
-    delete(item)
+    (item,) = find_garbage(tmp_path)
+    delete_garbage(item)
     assert list((tmp_path / "toy").iterdir()) == []
     assert (notes / "file").read_bytes() == b"123"
 
@@ -113,7 +113,7 @@ def test_the_only_copy_of_a_store_is_put_back_and_never_listed(tmp_path):
     before = tree_of(store)
     long_ago(store)
     store.rename(store.with_name(f".{NAME}.aside"))
-    assert garbage(tmp_path) == []
+    assert find_garbage(tmp_path) == []
     assert is_published(store)
     assert tree_of(store) == before
 
@@ -121,9 +121,9 @@ def test_the_only_copy_of_a_store_is_put_back_and_never_listed(tmp_path):
 def test_an_old_store_aside_goes_when_the_new_one_stands(tmp_path):
     store = build_store(tmp_path)
     aside = folder_at(store.with_name(f".{NAME}.aside"))
-    assert [item.path for item in garbage(tmp_path)] == [aside]
+    assert [item.path for item in find_garbage(tmp_path)] == [aside]
     (store / "checksums.json").unlink()
-    assert garbage(tmp_path) == []
+    assert find_garbage(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import pytest
 
 from cache import FeatureStore
 from cache.__main__ import main
+from cache.share.gc import find_garbage
 from cache.share.location import ShareError
-from cache.share.mirror import garbage, mirror, mirror_folder
+from cache.share.mirror import mirror, mirror_folder
 from cache.share.push import push
 from cache.share.verify import verify
 from cache.store.assemble import CHECKSUMS
@@ -205,7 +206,7 @@ def test_gc_lists_first_and_deletes_when_told(cache_folder, capsys):
         os.utime(path, (time.time() - 5 * DAY,) * 2)
 
     def found(**limits: float) -> list[Path]:
-        return [item.path for item in garbage(cache_folder, **limits)]
+        return [item.path for item in find_garbage(cache_folder, **limits)]
 
     assert found() == [stale]
     assert found(older_than_days=30) == [stale, stores[0]]

@@ -18,8 +18,9 @@ from rich.table import Table
 from cache.diff import diff
 from cache.reader import FeatureStore
 from cache.share import catalog
+from cache.share.gc import delete_garbage, find_garbage
 from cache.share.location import Location, ShareError
-from cache.share.mirror import delete, garbage, mirror, mirror_folder
+from cache.share.mirror import mirror, mirror_folder
 from cache.share.peek import open_remote_metadata
 from cache.share.pull import pull
 from cache.share.push import push
@@ -199,12 +200,12 @@ def _gc(options: argparse.Namespace) -> int:
     folder = options.mirror or mirror_folder()
     if options.mirror is not None and not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
-    found = garbage(folder, options.older_than, options.larger_than)
+    found = find_garbage(folder, options.older_than, options.larger_than)
     for item in found:
         print(f"{item.path}: {_bytes(item.bytes)}, {item.reason}")
         if options.yes:
             try:
-                delete(item)
+                delete_garbage(item)
             except OSError as error:
                 raise ValueError(f"{item.path} cannot be deleted: {error}") from error
     total = _bytes(sum(item.bytes for item in found))

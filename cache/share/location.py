@@ -91,7 +91,7 @@ class Location:
         if scheme not in _PACKAGE:
             known = ", ".join(f"{s}://" for s in _PACKAGE)
             raise ValueError(f"no share can be at {scheme}://...; use a folder or one of {known}")
-        _refuse_secrets(scheme, rest)
+        _check_no_secrets(scheme, rest)
         host, _, path = rest.partition("/")
         if not host:
             raise ValueError(f"{scheme}:// wants a {'bucket' if scheme in 's3 gs' else 'host'}")
@@ -307,7 +307,7 @@ def redacted(text: str) -> str:
     return text
 
 
-def _refuse_secrets(scheme: str, rest: str) -> None:
+def _check_no_secrets(scheme: str, rest: str) -> None:
     """Say no to ``user:password@`` and queries, without repeating them."""
     host = urlsplit(f"//{rest}").netloc
     user = host.rpartition("@")[0]

@@ -69,7 +69,7 @@ def pull(
             f"{store} holds the same recipe with other content; python -m cache diff tells how far "
             "they lie apart; pull to another folder with --to"
         )
-    _refuse_what_is_no_store(store)
+    _check_target(store)
     try:
         with locked(store.with_name(f".{store.name}.lock")) as alone:
             if not _holds(store, checksums):
@@ -121,7 +121,7 @@ def _assemble(
         atomic_write(partial / CHECKSUMS, checksums.raw)
         make_tree_read_only(partial)
         check_complete(partial)
-        _refuse_what_is_no_store(store)
+        _check_target(store)
         replace(store, partial) if store.exists() else partial.rename(store)
     except BaseException:
         if _holds(store, checksums):
@@ -159,7 +159,7 @@ def _refuse_unsound(source: RemoteStore, checksums: Checksums, folder: Path) -> 
         raise ShareError(f"{source} is no sound store: {CHECKSUMS} does not list {gap}")
 
 
-def _refuse_what_is_no_store(store: Path) -> None:
+def _check_target(store: Path) -> None:
     """Only a published store is ever replaced.
 
     Raises:

@@ -75,7 +75,7 @@ def push(
     if not _already_there(target, checksums, old):
         swapped = old is not None and target.share.folder is not None
         place = f"{_waiting(target)}/{target.name}" if swapped else target.path
-        _refuse_what_is_no_push(target.share, place, checksums)
+        _check_only_push_files(target.share, place, checksums)
         try:
             resumed = _claim(target, checksums, old, take_over)
             if old is not None and not swapped:
@@ -163,7 +163,7 @@ def _replaceable(
     return old
 
 
-def _refuse_what_is_no_push(share: Location, place: str, checksums: Checksums) -> None:
+def _check_only_push_files(share: Location, place: str, checksums: Checksums) -> None:
     """A push writes, and tidies up, only where nothing but a push has written before.
 
     Raises:

@@ -63,8 +63,8 @@ def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None)
             on_file(done, len(checksums.files))
     if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
         problems |= _unsound(store, checksums, problems)
-    concerned = _Concerned(store)
-    return [Fault(f, problem, concerned.by(f)) for f, problem in sorted(problems.items())]
+    utterances_of = _UtterancesOfFile(store)
+    return [Fault(f, problem, utterances_of(f)) for f, problem in sorted(problems.items())]
 
 
 def repair(store: str | Path, source: str) -> list[Fault]:
@@ -149,14 +149,14 @@ def _unsound(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict
     return {gap: "not listed"} if gap else {}
 
 
-class _Concerned:
+class _UtterancesOfFile:
     """Which utterances have rows in a file; the index is read once, however many are faulty."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
         self._index = cache(self._read_index)
 
-    def by(self, file: str) -> tuple[str, ...]:
+    def __call__(self, file: str) -> tuple[str, ...]:
         """The utterances with rows in a chunk file; none if the file concerns all of them."""
         parts = file.split("/")
         if len(parts) != 5 or parts[0] not in STORABLE or parts[1:3] != ["values", "c"]:
