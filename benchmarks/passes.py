@@ -23,12 +23,11 @@ from extract.cluster import connect, threads
 from extract.decode import decode, ffmpeg_exe
 from extract.encoders import Encoder, load
 from extract.job import Job, Utterance
-from extract.plan import blocks
+from extract.plan import plan_blocks
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
-from extract.scheduler import run
+from extract.scheduler import run_blocks
 from extract.settings import ClusterSpec
 
-BLOCK = 64
 LOOK_S = 0.2
 
 
@@ -101,16 +100,16 @@ def encode_alone(task: Task) -> Measured:
 def ours(task: Task) -> Measured:
     """The extraction's blocks on one worker, which is there and has its encoder."""
     lengths = {u.id: task.seconds for u in task.utterances}
-    planned = blocks(task.utterances, lengths, 1, BLOCK)
+    planned = plan_blocks(task.utterances, lengths, 1)
     first = task.utterances[:1]
     with connect(ClusterSpec(workers=1), task.job.encoder.device, len(planned), print) as client:
-        warm = run(
+        warm = run_blocks(
             client, replace(task.job, store=task.job.store / "warm"), [first], _give_up, _unheard
         )
         assert list(warm)
         worker = psutil.Process(next(iter(client.run(os.getpid).values())))
         with _Watch(worker) as watch:
-            finished = list(run(client, task.job, planned, _give_up, _unheard))
+            finished = list(run_blocks(client, task.job, planned, _give_up, _unheard))
     assert [record.status for records in finished for record in records] == ["ok"] * len(
         task.utterances
     )

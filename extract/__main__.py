@@ -14,7 +14,7 @@ from cache.share.remote_store import SHARES, configured_shares
 from cache.store.recipe import DTYPES
 from extract.encoders import BACKENDS, NAMES, PRECISIONS, EncoderSpec
 from extract.engine import Summary, dry_run, extract
-from extract.plan import Estimate
+from extract.plan import ExtractionEstimate
 from extract.progress import View, clock, reason_lines
 from extract.sampling import Sampling
 from extract.settings import ClusterSpec, Settings
@@ -199,7 +199,7 @@ def _print(summary: Summary, seconds: float) -> None:
     console.print(f"store: {summary.store}", soft_wrap=True)
 
 
-def _foretell(estimate: Estimate | None) -> None:
+def _foretell(estimate: ExtractionEstimate | None) -> None:
     if estimate is None:
         console.print("The cache is complete: there is nothing to do.")
         return

@@ -15,20 +15,20 @@ import torch
 
 from cache import MODALITIES, Parts, Record
 from cache.store.publish import is_published
-from extract.decode import Clip, DecodeError
+from extract.decode import DecodedClip, DecodeError
 from extract.encoders import Encoder, EncoderIdentity, load
 from extract.job import Job, Utterance
-from extract.prefetch import DECODERS, decoding
+from extract.prefetch import DEFAULT_DECODERS, prefetch_clips
 from extract.sampling import Sampling
 
 STREAMS = {"audio": "audio", "vision": "video"}
 """What a file calls the streams of our modalities."""
 
-_loading = threading.Lock()
+_load_lock = threading.Lock()
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Within, torch computes on one thread, as in a worker: its bits depend on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 def extract_block(
     job: Job,
     block: Sequence[Utterance],
-    decoders: int = DECODERS,
+    decoders: int = DEFAULT_DECODERS,
     on_stage: Callable[[str, list[str]], None] = lambda stage, ids: None,
 ) -> list[Record]:
     """`encode_block`, then its part is written; returns what became of each utterance.
@@ -60,7 +60,7 @@ def extract_block(
 def encode_block(
     job: Job,
     block: Sequence[Utterance],
-    decoders: int = DECODERS,
+    decoders: int = DEFAULT_DECODERS,
     on_stage: Callable[[str, list[str]], None] = lambda stage, ids: None,
 ) -> tuple[list[Record], dict[str, np.ndarray]]:
     """Decode and encode a block.
@@ -79,11 +79,11 @@ def encode_block(
         ValueError: this machine's encoder or code is not the recipe's.
         OSError: this machine is at fault, not a file: a full disk, a mount that went away.
     """
-    with _loading:
+    with _load_lock:
         encoder = load(job.encoder)
     _check_identity(job, encoder)
-    age = next(_ages)
-    with decoding(job, block, decoders, on_stage) as clips:
+    age = next(_block_numbers)
+    with prefetch_clips(job, block, decoders, on_stage) as clips:
         records, features = _encode_all(job, encoder, clips, age, on_stage)
     if job.sampling.crops > job.sampling.rows_per_frame["vision"]:
         of_crops = features["vision"].reshape(-1, job.sampling.crops, encoder.widths["vision"])
@@ -107,7 +107,7 @@ def _check_identity(job: Job, encoder: Encoder) -> None:
 def _encode_all(
     job: Job,
     encoder: Encoder,
-    clips: Iterable[tuple[Utterance, Clip | DecodeError]],
+    clips: Iterable[tuple[Utterance, DecodedClip | DecodeError]],
     age: int,
     on_stage: Callable[[str, list[str]], None],
 ) -> tuple[list[Record], dict[str, np.ndarray]]:
@@ -116,9 +116,9 @@ def _encode_all(
     batches = {m: _Batches(encoder, m, torch.device(job.encoder.device)) for m in MODALITIES}
     for utterance, outcome in clips:
         if isinstance(outcome, DecodeError):
-            records.append(Record(utterance.id, "failed", _plain(str(outcome), job.data)))
+            records.append(Record(utterance.id, "failed", _portable_reason(str(outcome), job.data)))
             continue
-        with _encoding.turn(age):
+        with _encoder_lock.turn(age):
             there = _encode(outcome, job.sampling, batches)
         on_stage("encoded", [utterance.id])
         rows = {
@@ -136,11 +136,11 @@ def _encode_all(
                 rows["vision"],
             )
         )
-    with _encoding.turn(age):
+    with _encoder_lock.turn(age):
         return records, {modality: batches[modality].finish() for modality in MODALITIES}
 
 
-class _EncoderLock:
+class EncoderLock:
     """A lock on the worker's one encoder, which serves the oldest of the waiting blocks first.
 
     So the older block is encoded to its end while the younger is decoded ahead. Taking equal turns,
@@ -168,10 +168,12 @@ class _EncoderLock:
                 self._changed.notify_all()
 
 
-_encoding, _ages = _EncoderLock(), count()
+_encoder_lock, _block_numbers = EncoderLock(), count()
 
 
-def _encode(clip: Clip, sampling: Sampling, batches: Mapping[str, _Batches]) -> dict[str, bool]:
+def _encode(
+    clip: DecodedClip, sampling: Sampling, batches: Mapping[str, _Batches]
+) -> dict[str, bool]:
     """Everything of an utterance into the batches; says which modalities there are."""
     if clip.sound is not None:
         for windows in clip.window_batches(sampling):
@@ -226,6 +228,6 @@ class _Batches:
         self._done.append(features[:count].float())
 
 
-def _plain(reason: str, data: Path) -> str:
+def _portable_reason(reason: str, data: Path) -> str:
     """A reason that reads the same on every machine."""
     return re.sub(r" ?@? ?0x[0-9a-f]+", "", reason.replace(f"{data}/", ""))

@@ -14,13 +14,13 @@ from typing import IO
 import numpy as np
 
 from extract import filtergraph
-from extract.ffmpeg import HangingError, ffmpeg_exe, ffmpeg_version, run
+from extract.ffmpeg import HangingError, ffmpeg_exe, ffmpeg_version, run_process
 from extract.filtergraph import Crop, Span
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, TUBELET_S, Sampling
 
 __all__ = [
-    "Clip",
     "DecodeError",
+    "DecodedClip",
     "RowFile",
     "StalledError",
     "decode",
@@ -73,7 +73,7 @@ class RowFile:
 
 
 @dataclass(frozen=True)
-class Clip:
+class DecodedClip:
     """A decoded utterance.
 
     Attributes:
@@ -139,7 +139,7 @@ def decode(
     end: float | None = None,
     crop: Crop | None = None,
     timeout: float = 600.0,
-) -> Clip:
+) -> DecodedClip:
     """Decode one utterance.
 
     Args:
@@ -165,7 +165,7 @@ def decode_spans(
     spans: Sequence[Span],
     crop: Crop | None = None,
     timeout: float = 600.0,
-) -> list[Clip | DecodeError]:
+) -> list[DecodedClip | DecodeError]:
     """Decode several utterances of one video in one pass, from the first begin to the last end.
 
     Each clip has the bits that :func:`decode` gives. If the pass fails the utterances are decoded
@@ -175,13 +175,13 @@ def decode_spans(
         return _one_pass(path, sampling, spans, crop, timeout)
     except DecodeError as error:
         if len(spans) == 1 or isinstance(error, StalledError) or not path.is_file():
-            return [_bare(error)] * len(spans)
+            return [_without_traceback(error)] * len(spans)
     return [decode_spans(path, sampling, [span], crop, timeout)[0] for span in spans]
 
 
 def _one_pass(
     path: Path, sampling: Sampling, spans: Sequence[Span], crop: Crop | None, timeout: float
-) -> list[Clip | DecodeError]:
+) -> list[DecodedClip | DecodeError]:
     if not path.is_file():
         raise DecodeError("not a file" if path.exists() else "file not found")
     if path.stat().st_size == 0:
@@ -189,7 +189,7 @@ def _one_pass(
 
     def attempt(kinds: Sequence[str]) -> tuple[int, str, dict[filtergraph.Output, IO[bytes]]]:
         try:
-            return run(
+            return run_process(
                 filtergraph.outputs(path, sampling, spans, kinds),
                 lambda sinks: filtergraph.command(path, sampling, spans, crop, sinks, ffmpeg_exe()),
                 timeout,
@@ -208,30 +208,30 @@ def _one_pass(
     if "received signal" in log or -status in TERMINATION_SIGNALS:
         raise InterruptedError(errno.EINTR, "ffmpeg was told to end")
     if status < 0:
-        raise DecodeError(_ended_by(signal.Signals(-status)))
+        raise DecodeError(_signal_reason(signal.Signals(-status)))
     if status:
-        raise DecodeError(_last_words(log, path) or f"ffmpeg ended with status {status}")
+        raise DecodeError(_ffmpeg_error(log, path) or f"ffmpeg ended with status {status}")
     stated, seekable = _stated_duration(log), filtergraph.seeks_to_keyframes(path)
-    clips: list[Clip | DecodeError] = []
+    clips: list[DecodedClip | DecodeError] = []
     for k, (begin, end) in enumerate(spans):
         origin = filtergraph.sound_origin(begin, seekable)
-        picture = _picture(streams.get(("vision", k)), sampling)
-        later = _later(_picture(streams.get(("later", k)), sampling), sampling, begin, end)
-        sound = _sound(streams.get(("audio", origin)), origin, begin, end)
+        picture = _image_rows(streams.get(("vision", k)), sampling)
+        later = _later_rows(_image_rows(streams.get(("later", k)), sampling), sampling, begin, end)
+        sound = _sound_rows(streams.get(("audio", origin)), origin, begin, end)
         try:
             clips.append(_align(picture, later, sound, sampling, begin, end, stated))
         except DecodeError as error:
-            clips.append(_bare(error))
+            clips.append(_without_traceback(error))
     return clips
 
 
-def _bare(error: DecodeError) -> DecodeError:
+def _without_traceback(error: DecodeError) -> DecodeError:
     """Without what it was raised from: the frames of a traceback keep decoded streams alive."""
     error.__context__ = None
     return error.with_traceback(None)
 
 
-def _picture(file: IO[bytes] | None, sampling: Sampling) -> RowFile | None:
+def _image_rows(file: IO[bytes] | None, sampling: Sampling) -> RowFile | None:
     if file is None:
         return None
     square = (IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -239,7 +239,7 @@ def _picture(file: IO[bytes] | None, sampling: Sampling) -> RowFile | None:
     return RowFile(file, np.uint8, shape, 0, file.seek(0, 2) // math.prod(shape))
 
 
-def _later(
+def _later_rows(
     rows: RowFile | None, sampling: Sampling, begin: float, end: float | None
 ) -> RowFile | None:
     """The second images of tubelets, as far as the utterance goes."""
@@ -252,7 +252,9 @@ def _later(
     return replace(rows, begin=extra, count=count)
 
 
-def _sound(file: IO[bytes] | None, origin: int, begin: float, end: float | None) -> RowFile | None:
+def _sound_rows(
+    file: IO[bytes] | None, origin: int, begin: float, end: float | None
+) -> RowFile | None:
     """The utterance's part of a sound that begins at second ``origin``."""
     if file is None:
         return None
@@ -270,7 +272,7 @@ def _align(
     begin: float,
     end: float | None,
     stated: float | None,
-) -> Clip:
+) -> DecodedClip:
     """One grid for both streams: T from the span if it is known, else from what was decoded."""
     # The fps filter rounds up at the end of the stream, so it gives ceil(fps * duration) images.
     seen = 0.0 if picture is None else picture.count / sampling.fps
@@ -291,7 +293,7 @@ def _align(
         raise DecodeError("no image could be decoded")
     if sound is not None and not sound.count and not begin:
         raise DecodeError("no sound could be decoded")
-    return Clip(duration, sampling.frames(duration), picture, later, sound)
+    return DecodedClip(duration, sampling.frames(duration), picture, later, sound)
 
 
 def _stated_duration(log: str) -> float | None:
@@ -306,14 +308,14 @@ def _stated_duration(log: str) -> float | None:
     return length - max(0.0, late)
 
 
-def _ended_by(cause: signal.Signals) -> str:
+def _signal_reason(cause: signal.Signals) -> str:
     """A reason that is not ffmpeg's own; the system ends a process when memory runs out."""
     if cause == signal.SIGKILL:
         return "ffmpeg was killed, perhaps for want of memory: --retry-failed tries it again"
     return f"ffmpeg crashed ({cause.name})"
 
 
-def _last_words(log: str, path: Path) -> str:
+def _ffmpeg_error(log: str, path: Path) -> str:
     """The first error ffmpeg reports, without what differs between machines (paths, addresses)."""
     errors = [line for line in log.splitlines() if "[error]" in line or "[fatal]" in line]
     reason = re.sub(r"\[[^\]]*\]\s*", "", errors[0]).strip() if errors else ""

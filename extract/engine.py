@@ -31,18 +31,22 @@ from extract.cluster import connect, threads, worker_count
 from extract.decode import ffmpeg_version
 from extract.encoders import Encoder, EncoderIdentity
 from extract.job import Job, Utterance
-from extract.plan import Estimate, blocks, durations, estimate, utterances_of
+from extract.plan import (
+    ExtractionEstimate,
+    durations,
+    estimate_extraction,
+    plan_blocks,
+    utterances_of,
+)
 from extract.progress import Tally, reason_lines
 from extract.sampling import Sampling
-from extract.scheduler import run
+from extract.scheduler import run_blocks
 from extract.settings import Settings
 from manifests import Manifest
 
 log = logging.getLogger(__name__)
 
-BLOCK = 64
-"""Utterances in a block at most, however short they are."""
-SHOWN = 5
+MAX_REASONS = 5
 """Reasons in one error message."""
 
 
@@ -107,7 +111,7 @@ def extract(
         failed = _failed(store)
         if not (failed and settings.retry_failed):
             return _summary(store, complete=shared is None, shared=shared)
-    _refuse_wrong_folder(utterances, data)
+    _check_data_folder(utterances, data)
     about = _about(manifest, settings.sampling)
     work = _Work.of(store, utterances, data, settings)
     tally = Tally(len(work.wanted), sum(work.lengths[u.id] for u in work.remaining))
@@ -119,7 +123,7 @@ def extract(
         give_up = partial(_give_up, job, encoder.widths)
         with (
             connect(settings.cluster, job.encoder.device, len(work.blocks), say) as client,
-            closing(run(client, job, work.blocks, give_up, tally.reached)) as finished,
+            closing(run_blocks(client, job, work.blocks, give_up, tally.reached)) as finished,
         ):
             for records in finished:
                 if not published and is_published(store):
@@ -132,12 +136,14 @@ def extract(
         republish(store, recipe, encoder.widths, about, Parts(work.place))
     else:
         if not is_published(store):
-            _refuse_nothing(work.place)
+            _check_any_extracted(work.place)
         publish(store, recipe, encoder.widths, about, [u.id for u in utterances])
     return _summary(store, resumed=resumed)
 
 
-def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> Estimate | None:
+def dry_run(
+    manifest: Manifest, data: Path, root: Path, settings: Settings
+) -> ExtractionEstimate | None:
     """What :func:`extract` would do, without writing anything; None if there is nothing to do.
 
     Raises:
@@ -149,7 +155,7 @@ def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> E
     store = root / recipe.dataset / recipe.store_name
     if is_published(store) and not (settings.retry_failed and _failed(store)):
         return None
-    _refuse_wrong_folder(utterances, data)
+    _check_data_folder(utterances, data)
     work = _Work.of(store, utterances, data, settings)
     if not work.remaining:
         return None
@@ -159,8 +165,8 @@ def dry_run(manifest: Manifest, data: Path, root: Path, settings: Settings) -> E
     amount = work.remaining, work.lengths, len(work.blocks)
     if settings.cluster.is_remote:  # their hardware is unknown: assume that of this machine
         here = replace(job, encoder=replace(job.encoder, device="cpu"))
-        return estimate(here, encoder, *amount, count, threads(1), CPU_COUNT * count)
-    return estimate(job, encoder, *amount, count, threads(count), CPU_COUNT)
+        return estimate_extraction(here, encoder, *amount, count, threads(1), CPU_COUNT * count)
+    return estimate_extraction(job, encoder, *amount, count, threads(count), CPU_COUNT)
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,7 @@ class _Work:
             remaining,
             len(failed & finished),
             lengths,
-            blocks(remaining, lengths, workers, BLOCK),
+            plan_blocks(remaining, lengths, workers),
         )
 
 
@@ -239,7 +245,7 @@ def _give_up(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: 
     return record
 
 
-def _refuse_wrong_folder(utterances: Sequence[Utterance], data: Path) -> None:
+def _check_data_folder(utterances: Sequence[Utterance], data: Path) -> None:
     """Before any work: some videos may be missing, all of them are a wrong path."""
     if not any((data / utterance.video).exists() for utterance in utterances):
         raise ValueError(
@@ -248,7 +254,7 @@ def _refuse_wrong_folder(utterances: Sequence[Utterance], data: Path) -> None:
         )
 
 
-def _refuse_nothing(place: Path) -> None:
+def _check_any_extracted(place: Path) -> None:
     """Before publishing: some utterances may fail, all of them are a fault of something else."""
     found = newest_per_id(Parts(place).read())
     records = [part.records[row] for _, (part, row) in sorted(found.items(), key=itemgetter(0))]
@@ -258,8 +264,11 @@ def _refuse_nothing(place: Path) -> None:
             "\n".join(
                 [
                     f"not one of {len(records)} utterances could be extracted: no store is made",
-                    *reasons[:SHOWN],
-                    *([f"  and {len(reasons) - SHOWN} other reasons"] * (len(reasons) > SHOWN)),
+                    *reasons[:MAX_REASONS],
+                    *(
+                        [f"  and {len(reasons) - MAX_REASONS} other reasons"]
+                        * (len(reasons) > MAX_REASONS)
+                    ),
                     "once that is mended, the same command tries all of them again",
                 ]
             )

@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 import imageio_ffmpeg
 import psutil
 
-IN_MEMORY = 64 << 20
+MAX_IN_MEMORY = 64 << 20
 """Bytes of a stream kept in memory; what goes beyond lies in a temporary file."""
 
 FFMPEG = "SEMANTICMAC_FFMPEG"
@@ -31,7 +31,7 @@ not a core for each, or it would wait for frames that nobody needs yet."""
 _LOG_LIMIT = 64 << 10
 _PIECE = 1 << 20
 
-Name = TypeVar("Name")
+StreamName = TypeVar("StreamName")
 
 
 class HangingError(Exception):
@@ -80,9 +80,11 @@ def _version(path: str) -> str:
     return found[1]
 
 
-def run(
-    names: Iterable[Name], command: Callable[[Mapping[Name, int]], list[str]], timeout: float
-) -> tuple[int, str, dict[Name, IO[bytes]]]:
+def run_process(
+    names: Iterable[StreamName],
+    command: Callable[[Mapping[StreamName, int]], list[str]],
+    timeout: float,
+) -> tuple[int, str, dict[StreamName, IO[bytes]]]:
     """Run a process that writes several streams at once.
 
     All pipes and the log are drained as they fill: read one after the other they would hang.
@@ -99,7 +101,7 @@ def run(
     Raises:
         HangingError: the time is over; the process is gone and everything closed.
     """
-    pipes: dict[Name, tuple[int, int]] = {}
+    pipes: dict[StreamName, tuple[int, int]] = {}
     try:
         for name in names:
             pipes[name] = os.pipe()
@@ -117,8 +119,8 @@ def run(
     finally:
         for _, sink in pipes.values():
             os.close(sink)  # only the process may hold the writing end, or reading never ends
-    streams: dict[Name, IO[bytes]] = {
-        name: tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115  (kept as long as the rows in it)
+    streams: dict[StreamName, IO[bytes]] = {
+        name: tempfile.SpooledTemporaryFile(MAX_IN_MEMORY)  # noqa: SIM115  (kept as long as the rows in it)
         for name in pipes
     }
     try:
@@ -127,7 +129,7 @@ def run(
             os.setpriority(os.PRIO_PROCESS, process.pid, own + FFMPEG_NICE)
         assert process.stderr is not None
         sources = {source: streams[name].write for name, (source, _) in pipes.items()}
-        log = _drain(sources, process.stderr.fileno(), timeout, _short_of_a_core(process.pid))
+        log = _drain(sources, process.stderr.fileno(), timeout, _cpu_shortage_check(process.pid))
         status = process.wait(timeout)
     except (subprocess.TimeoutExpired, HangingError):
         raise HangingError(f"ffmpeg gave no result within {timeout:g} s") from None
@@ -142,7 +144,7 @@ def run(
     return status, log.decode("utf-8", "replace"), streams
 
 
-def _short_of_a_core(pid: int) -> Callable[[float], bool]:
+def _cpu_shortage_check(pid: int) -> Callable[[float], bool]:
     """Whether a process has worked since it was last asked, and not for so many seconds in all."""
     watched, worked = psutil.Process(pid), 0.0
 
@@ -159,7 +161,7 @@ def _drain(
     sources: Mapping[int, Callable[[bytes], int]],
     log: int,
     timeout: float,
-    excused: Callable[[float], bool],
+    may_continue: Callable[[float], bool],
 ) -> bytes:
     """Pass everything on until all ends are closed; returns the last of the log."""
     said, deadline = b"", time.monotonic() + timeout
@@ -169,7 +171,7 @@ def _drain(
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if time.monotonic() > deadline:
-                if not excused(timeout):
+                if not may_continue(timeout):
                     raise HangingError
                 deadline += timeout / 2
             for key, _ in ready:

@@ -89,14 +89,14 @@ def command(
         split = branches.filter_multi_output("split", len(pictures))
         for place, (kind, k) in enumerate(pictures):
             branch = split[place] if len(pictures) > 1 else branches
-            images = _picture(branch, sampling, spans[k], kind == "later", crop)
+            images = _picture_filters(branch, sampling, spans[k], kind == "later", crop)
             sink = f"pipe:{sinks[kind, k]}"
             # the images are chosen already: ffmpeg shall neither repeat nor drop one
             options = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
             made.append(ffmpeg.output(images, sink, **options))
     for origin in [s for kind, s in sinks if kind == "audio"]:
         heard_by = [end for begin, end in spans if sound_origin(begin, seekable) == origin]
-        sound = _sound(_input(path, origin)["a:0"], sampling, origin, heard_by)
+        sound = _sound_filters(_input(path, origin)["a:0"], sampling, origin, heard_by)
         made.append(ffmpeg.output(sound, f"pipe:{sinks['audio', origin]}", format="f32le"))
     merged = ffmpeg.merge_outputs(*made) if len(made) > 1 else made[0]
     quiet = ["-nostdin", "-hide_banner", "-nostats", "-xerror", "-loglevel", "level+info"]
@@ -134,7 +134,7 @@ def extra_images(sampling: Sampling) -> int:
     return math.ceil(TUBELET_S * sampling.fps)
 
 
-def _picture(
+def _picture_filters(
     stream: ffmpeg.nodes.FilterableStream,
     sampling: Sampling,
     span: Span,
@@ -167,7 +167,7 @@ def _picture(
     return stream.filter("setsar", 1)
 
 
-def _sound(
+def _sound_filters(
     stream: ffmpeg.nodes.FilterableStream,
     sampling: Sampling,
     origin: int,

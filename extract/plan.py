@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.block import extract_block, one_thread
+from extract.block import extract_block, single_thread
 from extract.encoders import Encoder
 from extract.job import Job, Utterance
 from manifests import Manifest
@@ -19,21 +19,24 @@ from manifests import Manifest
 BLOCK_S = 120.0
 """Seconds of video in a block: enough to make Dask's own cost vanish, few to lose when killed."""
 
+MAX_BLOCK_UTTERANCES = 64
+"""Utterances in a block at most, however short they are."""
+
 BLOCKS_PER_WORKER = 4
 """A small dataset gets smaller blocks, so that no worker waits long for the last one."""
 
-FIRST = 4
-"""So many times shorter is each worker's first block: until it is decoded, the encoder waits."""
+FIRST_BLOCK_DIVISOR = 4
+"""Each worker's first block is this many times shorter: until it is decoded, the encoder waits."""
 
 BYTES_PER_S = 125_000
 """A megabit a second: what stands for the length of a file before it is opened."""
 
-WARM_UP = 5
+SAMPLED_UTTERANCES = 5
 """Utterances that are extracted for an estimate."""
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ExtractionEstimate:
     """What an extraction would take.
 
     Attributes:
@@ -75,8 +78,8 @@ def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
     return {utterance.id: seconds(utterance) for utterance in utterances}
 
 
-def blocks(
-    utterances: Sequence[Utterance], lengths: dict[str, float], workers: int, most: int
+def plan_blocks(
+    utterances: Sequence[Utterance], lengths: dict[str, float], workers: int
 ) -> list[list[Utterance]]:
     """Blocks of about equal length but for shorter first ones, the same for the same arguments.
 
@@ -86,7 +89,6 @@ def blocks(
         utterances: what to extract.
         lengths: seconds of each, by id.
         workers: how many share the blocks.
-        most: utterances in a block, however short they are.
     """
     share = sum(lengths[u.id] for u in utterances) / (BLOCKS_PER_WORKER * workers)
     usual = min(BLOCK_S, share)
@@ -94,8 +96,8 @@ def blocks(
     filled = limit = 0.0
     for utterance in sorted(utterances, key=lambda u: (u.video, u.start or 0.0, u.id)):
         length = lengths[utterance.id]
-        if not cut or len(cut[-1]) == most or filled + length > limit:
-            limit = usual / FIRST if len(cut) < workers else usual
+        if not cut or len(cut[-1]) == MAX_BLOCK_UTTERANCES or filled + length > limit:
+            limit = usual / FIRST_BLOCK_DIVISOR if len(cut) < workers else usual
             cut.append([])
             filled = 0.0
         cut[-1].append(utterance)
@@ -103,7 +105,7 @@ def blocks(
     return cut
 
 
-def estimate(
+def estimate_extraction(
     job: Job,
     encoder: Encoder,
     utterances: Sequence[Utterance],
@@ -112,7 +114,7 @@ def estimate(
     workers: int,
     threads: int,
     cores: float,
-) -> Estimate:
+) -> ExtractionEstimate:
     """Extract a few utterances into a temporary folder and scale up what that took.
 
     Args:
@@ -126,9 +128,9 @@ def estimate(
         cores: that they and their ffmpegs have together.
     """
     # Spread over the dataset; the first one warms up the encoder and is not counted.
-    step = max(1, len(utterances) // (WARM_UP + 1))
-    sample = utterances[::step][: WARM_UP + 1]
-    with tempfile.TemporaryDirectory() as folder, one_thread():
+    step = max(1, len(utterances) // (SAMPLED_UTTERANCES + 1))
+    sample = utterances[::step][: SAMPLED_UTTERANCES + 1]
+    with tempfile.TemporaryDirectory() as folder, single_thread():
         job = replace(job, store=Path(folder, "warm-up"))
         extract_block(job, sample[:1])
         timed = sample[1:] or sample
@@ -142,7 +144,7 @@ def estimate(
     if thought:
         seconds *= seen / thought
     rows = seconds * job.sampling.fps + len(utterances) / 2  # T is rounded up
-    return Estimate(
+    return ExtractionEstimate(
         utterances=len(utterances),
         seconds=seconds,
         blocks=in_blocks,

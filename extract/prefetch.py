@@ -12,11 +12,11 @@ from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 
-from extract.decode import Clip, DecodeError, StalledError, decode_spans
+from extract.decode import DecodedClip, DecodeError, StalledError, decode_spans
 from extract.job import Job, Utterance
 from extract.sampling import Sampling
 
-DECODERS = 2
+DEFAULT_DECODERS = 2
 """ffmpegs of a worker at once by default: with fewer, the encoder would wait while one starts."""
 GAP_S = 30.0
 """Two utterances of a video that lie further apart are not worth decoding what is between them."""
@@ -39,7 +39,7 @@ PER_FILE_ERRNOS = frozenset(
 """Why a file cannot be opened on any machine; all else (full disks, lost mounts) may pass."""
 
 
-def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utterance]]:
+def plan_decode_passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utterance]]:
     """What one ffmpeg process decodes at a time: neighbours in one video, in order of time."""
     together: list[list[Utterance]] = []
 
@@ -69,21 +69,21 @@ def passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utteranc
 
 
 @contextmanager
-def decoding(
+def prefetch_clips(
     job: Job,
     block: Sequence[Utterance],
     decoders: int,
     on_stage: Callable[[str, list[str]], None],
-) -> Iterator[Iterator[tuple[Utterance, Clip | DecodeError]]]:
+) -> Iterator[Iterator[tuple[Utterance, DecodedClip | DecodeError]]]:
     """The block's clips; from now on they are decoded a little ahead of whoever asks."""
     stalled: dict[str, DecodeError] = {}
 
-    def attempt(together: Sequence[Utterance]) -> Sequence[Clip | DecodeError]:
+    def attempt(together: Sequence[Utterance]) -> Sequence[DecodedClip | DecodeError]:
         video = together[0].video
         if video in stalled:  # once is long enough
             return [stalled[video]] * len(together)
         path, spans = job.data / video, [(u.start or 0.0, u.end) for u in together]
-        outcomes: Sequence[Clip | DecodeError]
+        outcomes: Sequence[DecodedClip | DecodeError]
         try:
             outcomes = decode_spans(path, job.sampling, spans, together[0].crop, job.timeout)
         except OSError as error:
@@ -94,14 +94,14 @@ def decoding(
             raise FileNotFoundError(errno.ENOENT, "the folder of the videos is gone", str(job.data))
         stalled.update((video, o) for o in outcomes if isinstance(o, StalledError))
         decoded = zip(together, outcomes, strict=True)
-        on_stage("decoded", [u.id for u, outcome in decoded if isinstance(outcome, Clip)])
+        on_stage("decoded", [u.id for u, outcome in decoded if isinstance(outcome, DecodedClip)])
         return outcomes
 
-    pool = _ffmpegs(decoders)
-    todo = iter(passes(job.sampling, block))
+    pool = decoder_pool(decoders)
+    todo = iter(plan_decode_passes(job.sampling, block))
     ahead = deque((together, pool.submit(attempt, together)) for together in islice(todo, decoders))
 
-    def clips() -> Iterator[tuple[Utterance, Clip | DecodeError]]:
+    def clips() -> Iterator[tuple[Utterance, DecodedClip | DecodeError]]:
         while ahead:
             together, decoded = ahead.popleft()
             outcomes = decoded.result()
@@ -116,7 +116,7 @@ def decoding(
 
 
 @cache
-def _ffmpegs(decoders: int) -> ThreadPoolExecutor:
+def decoder_pool(decoders: int) -> ThreadPoolExecutor:
     """What all blocks of a process decode with, in the order in which they ask."""
     return ThreadPoolExecutor(decoders)
 

@@ -20,7 +20,7 @@ from cache import Record
 from extract.block import extract_block
 from extract.cluster import IN_FLIGHT
 from extract.job import Job, Utterance
-from extract.prefetch import DECODERS
+from extract.prefetch import DEFAULT_DECODERS
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ REMEDY = " (use fewer --workers or a larger --memory-limit)"
 
 
 @dataclass(frozen=True)
-class _Task:
+class _BlockRun:
     block: Sequence[Utterance]
     deaths: int = 0  # of workers, when it ran on its own
     ended_before: int = 0  # workers over their memory before it ran on its own
 
 
-def run(
+def run_blocks(
     client: Client,
     job: Job,
     blocks: Sequence[Sequence[Utterance]],
@@ -74,9 +74,9 @@ def run(
         ValueError: workers die whatever they do, a worker's machine is at fault or has another
             encoder, or a feature does not fit the stored type.
     """
-    waiting = deque(_Task(block) for block in blocks)
-    suspects: deque[_Task] = deque()
-    running: dict[Future, _Task] = {}
+    waiting = deque(_BlockRun(block) for block in blocks)
+    suspects: deque[_BlockRun] = deque()
+    running: dict[Future, _BlockRun] = {}
     lost = in_a_row = 0
     alone_since: float | None = None
     client.subscribe_topic(_topic(job), lambda event: on_stage(*event[1]))
@@ -86,11 +86,11 @@ def run(
             at_once = sum(min(IN_FLIGHT, count) for count in client.nthreads().values())
             free = max(1, at_once) - len(running)
             for _ in range(min(free, len(waiting))):
-                task = waiting.popleft()
-                running[_submit(client, job, task)] = task
+                attempt = waiting.popleft()
+                running[_submit(client, job, attempt)] = attempt
             if not running:  # one suspect at a time: nobody is blamed for a neighbour
-                task = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
-                running[_submit(client, job, task)] = task
+                attempt = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
+                running[_submit(client, job, attempt)] = attempt
             finished = _first_done(list(running))
             alone_since = None if client.nthreads() else alone_since or time.monotonic()
             if alone_since and time.monotonic() - alone_since > NO_WORKER_WARN_S:
@@ -101,7 +101,7 @@ def run(
             if not finished:
                 yield []
             for future in finished:
-                task = running.pop(future)
+                attempt = running.pop(future)
                 try:
                     records = future.result()
                 except KilledWorker:
@@ -111,18 +111,18 @@ def run(
                             f"{in_a_row} blocks in a row were lost with their workers: "
                             f"{_why(client)}; finished blocks are kept, run the command again"
                         ) from None
-                    log.info("a worker died over %s", [u.id for u in task.block])
-                    if len(task.block) > 1:
-                        half = len(task.block) // 2
+                    log.info("a worker died over %s", [u.id for u in attempt.block])
+                    if len(attempt.block) > 1:
+                        half = len(attempt.block) // 2
                         waiting.extend(
-                            _Task(part) for part in (task.block[:half], task.block[half:])
+                            _BlockRun(part) for part in (attempt.block[:half], attempt.block[half:])
                         )
-                    elif task.deaths + 1 < TRIES:
-                        suspects.append(_Task(task.block, task.deaths + 1))
+                    elif attempt.deaths + 1 < TRIES:
+                        suspects.append(_BlockRun(attempt.block, attempt.deaths + 1))
                     else:
-                        why = _why(client, task.ended_before)
+                        why = _why(client, attempt.ended_before)
                         reason = f"ended its worker {TRIES} times: {why}"
-                        yield [give_up(task.block[0], reason)]
+                        yield [give_up(attempt.block[0], reason)]
                 else:
                     if isinstance(records, str):
                         raise ValueError(records)
@@ -134,8 +134,8 @@ def run(
         client.cancel(list(running))
 
 
-def _submit(client: Client, job: Job, task: _Task) -> Future:
-    return client.submit(_on_worker, job, task.block, pure=False)
+def _submit(client: Client, job: Job, attempt: _BlockRun) -> Future:
+    return client.submit(_extract_on_worker, job, attempt.block, pure=False)
 
 
 def _topic(job: Job) -> str:
@@ -143,7 +143,7 @@ def _topic(job: Job) -> str:
     return f"extract {job.store}"
 
 
-def _on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
+def _extract_on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
     worker = get_worker()
     if job.encoder.device == "cpu":
         # Workers share the cores: threads of each would wait for those of the others. PyTorch
@@ -153,10 +153,10 @@ def _on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
     def on_stage(stage: str, ids: list[str]) -> None:
         worker.log_event(_topic(job), (stage, ids))
 
-    return _attempt(job, block, max(DECODERS, worker.state.nthreads), on_stage)
+    return attempt_block(job, block, max(DEFAULT_DECODERS, worker.state.nthreads), on_stage)
 
 
-def _attempt(
+def attempt_block(
     job: Job,
     block: Sequence[Utterance],
     decoders: int,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import ffmpeg as ffmpeg_process
 from extract import filtergraph
-from extract.decode import Clip, DecodeError, decode, decode_spans, ffmpeg_exe
+from extract.decode import DecodedClip, DecodeError, decode, decode_spans, ffmpeg_exe
+from extract.ffmpeg import run_process
 from extract.job import Utterance
-from extract.prefetch import PASS_IMAGES, PASS_UTTERANCES, passes
+from extract.prefetch import PASS_IMAGES, PASS_UTTERANCES, plan_decode_passes
 from extract.sampling import Sampling
 from tests.test_decode import clicks, ffmpeg
 
@@ -32,9 +32,9 @@ def source(request, tmp_path_factory):
     return path
 
 
-def same(one: Clip | DecodeError, other: Clip | DecodeError) -> bool:
-    assert isinstance(one, Clip)
-    assert isinstance(other, Clip)
+def same(one: DecodedClip | DecodeError, other: DecodedClip | DecodeError) -> bool:
+    assert isinstance(one, DecodedClip)
+    assert isinstance(other, DecodedClip)
     return (
         (one.duration, one.frames) == (other.duration, other.frames)
         and np.array_equal(one.images, other.images)
@@ -45,7 +45,7 @@ def same(one: Clip | DecodeError, other: Clip | DecodeError) -> bool:
 def test_one_pass_gives_the_bits_of_many(source, monkeypatch):
     started = []
     monkeypatch.setattr(
-        "extract.decode.run", lambda *a: started.append(a) or ffmpeg_process.run(*a)
+        "extract.decode.run_process", lambda *a: started.append(a) or run_process(*a)
     )
     together = decode_spans(source, TWO, SPANS)
     assert len(started) == 1
@@ -99,13 +99,13 @@ def test_passes_take_neighbours_of_one_video():
     left = (0.0, 0.0, 0.5, 1.0)
     a = [utterance(10, 12), utterance(0, 2), utterance(60, 62)]
     b = [utterance(5, 6, "b.mp4"), utterance(6, 7, "b.mp4", left), Utterance("w", "b.mp4")]
-    assert passes(TWO, [*a, *b]) == [[a[1], a[0]], [a[2]], *([u] for u in b)]
+    assert plan_decode_passes(TWO, [*a, *b]) == [[a[1], a[0]], [a[2]], *([u] for u in b)]
     long = [utterance(20 * k, 20 * k + 20) for k in range(20)]
-    sizes = [len(together) for together in passes(TWO, long)]
+    sizes = [len(together) for together in plan_decode_passes(TWO, long)]
     assert sum(sizes) == 20
     assert max(sizes) * 40 <= PASS_IMAGES
     short = [utterance(k, k + 1) for k in range(40)]
-    assert max(map(len, passes(TWO, short))) == PASS_UTTERANCES
+    assert max(map(len, plan_decode_passes(TWO, short))) == PASS_UTTERANCES
 
 
 @pytest.fixture(scope="module")

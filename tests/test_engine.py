@@ -20,7 +20,7 @@ from extract.__main__ import main
 from extract.cluster import GpuNanny, gpus, worker_count
 from extract.engine import dry_run
 from extract.job import Utterance
-from extract.plan import blocks, durations
+from extract.plan import durations, plan_blocks
 from extract.progress import Tally, View, by_reason
 from manifests import Manifest
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, features_of, tree_of
@@ -111,20 +111,21 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
 # --- plan, progress, machines ---------------------------------------------------------------------
 
 
-def test_blocks_have_equal_length_but_the_first_and_hold_everything_once():
+def test_blocks_have_equal_length_but_the_first_and_hold_everything_once(monkeypatch):
     utterances = [
         Utterance(f"{i:03}", f"{i % 7}.mp4", float(i), i + 1.0 + i % 5) for i in range(99)
     ]
     lengths = durations(utterances, Path("nowhere"))
-    cut = blocks(utterances, lengths, workers=2, most=64)
+    cut = plan_blocks(utterances, lengths, workers=2)
     assert sorted(u.id for block in cut for u in block) == [u.id for u in utterances]
     limit = sum(lengths.values()) / 8
     filled = [sum(lengths[u.id] for u in block) for block in cut]
     assert max(filled[:2]) <= limit / 4
     assert limit / 2 < max(filled) <= limit
     assert 9 <= len(cut) <= 11
-    assert cut == blocks(utterances[::-1], lengths, workers=2, most=64)
-    assert max(map(len, blocks(utterances, lengths, workers=1, most=4))) == 4
+    assert cut == plan_blocks(utterances[::-1], lengths, workers=2)
+    monkeypatch.setattr("extract.plan.MAX_BLOCK_UTTERANCES", 4)
+    assert max(map(len, plan_blocks(utterances, lengths, workers=1))) == 4
 
 
 def test_length_of_a_whole_file_is_guessed_from_its_size(tmp_path):

@@ -392,7 +392,7 @@ def test_features_are_the_encoders_own(published, data):
 def test_bytes_depend_on_no_worker_count_and_no_interruption(
     published, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("extract.engine.BLOCK", 2)
+    monkeypatch.setattr("extract.plan.MAX_BLOCK_UTTERANCES", 2)
     manifest = Manifest.load(data)
     settings = Settings(EncoderSpec("imagebind-tiny"), cluster=ClusterSpec(workers=2))
 

@@ -13,13 +13,13 @@ import pytest
 
 from cache import Parts
 from extract import ClusterSpec, EncoderSpec, Settings, extract, prefetch
-from extract.block import _EncoderLock, extract_block
+from extract.block import EncoderLock, extract_block
 from extract.cluster import IN_FLIGHT, connect, threads
 from extract.decode import ffmpeg_exe
-from extract.ffmpeg import FFMPEG_NICE, HangingError, run
+from extract.ffmpeg import FFMPEG_NICE, HangingError, run_process
 from extract.job import Job, Utterance
 from extract.progress import Tally
-from extract.scheduler import _attempt
+from extract.scheduler import attempt_block
 from manifests import Manifest
 from tests.test_extract import write_clip, write_manifest
 
@@ -52,7 +52,7 @@ def utterances(*names: int) -> list[Utterance]:
 
 
 def test_the_oldest_block_comes_first_at_the_encoder():
-    turns, order = _EncoderLock(), []
+    turns, order = EncoderLock(), []
 
     def encode(age: int) -> None:
         with turns.turn(age):
@@ -70,7 +70,7 @@ def test_the_oldest_block_comes_first_at_the_encoder():
 
 
 def test_an_error_at_the_encoder_leaves_it_free():
-    turns = _EncoderLock()
+    turns = EncoderLock()
     with pytest.raises(KeyError), turns.turn(1):
         raise KeyError
     with turns.turn(2):
@@ -95,9 +95,9 @@ def test_blocks_share_their_ffmpegs(job, wrapped, tmp_path):
 def test_what_is_not_needed_any_more_is_not_decoded(job, wrapped, tmp_path):
     log = tmp_path / "log"
     wrapped(f'echo + >> {log}\nsleep 0.2\nexec "$ffmpeg" "$@"')
-    with prefetch.decoding(job, utterances(*range(8)), 4, _unheard) as clips:
+    with prefetch.prefetch_clips(job, utterances(*range(8)), 4, _unheard) as clips:
         next(clips)
-    prefetch._ffmpegs(4).submit(int).result()
+    prefetch.decoder_pool(4).submit(int).result()
     assert len(log.read_text().split()) <= 6
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_ffmpeg_is_no_broken_video(job, wrapped, name):
     """Ctrl-C and a job's end reach the whole group of processes: the block is not written."""
     # at the speed of the clip, so that the signal comes in the middle
     wrapped(f'exec timeout --preserve-status -s {name} 0.25 "$ffmpeg" -re "$@"')
-    said = _attempt(job, utterances(0), 2, _unheard)
+    said = attempt_block(job, utterances(0), 2, _unheard)
     assert "told to end" in said
     assert not Parts(job.store).read()
 
@@ -188,7 +188,9 @@ def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
     began = time.monotonic()
     stopping = threading.Thread(target=stop)
     stopping.start()
-    _, _, streams = run(["byte"], lambda sinks: ["sh", "-c", COUNT.format(sink=sinks["byte"])], 3.0)
+    _, _, streams = run_process(
+        ["byte"], lambda sinks: ["sh", "-c", COUNT.format(sink=sinks["byte"])], 3.0
+    )
     stopping.join()
     assert time.monotonic() - began > 3.0
     streams["byte"].seek(0)
@@ -197,4 +199,4 @@ def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
 
 def test_who_works_for_ever_is_ended():
     with pytest.raises(HangingError, match=r"within 0\.5 s"):
-        run(["none"], lambda sinks: ["sh", "-c", "while :; do :; done"], 0.5)
+        run_process(["none"], lambda sinks: ["sh", "-c", "while :; do :; done"], 0.5)

@@ -14,7 +14,7 @@ from extract import EncoderSpec, Sampling, Settings
 from extract.__main__ import main
 from extract.block import extract_block
 from extract.job import Job, Utterance
-from extract.scheduler import _attempt
+from extract.scheduler import attempt_block
 from tests.test_extract import write_clip, write_manifest
 
 
@@ -60,9 +60,9 @@ def test_no_descriptor_left_is_no_broken_video(job, limited):
 
 
 def test_no_room_for_what_is_decoded_is_no_broken_video(job, limited, monkeypatch):
-    monkeypatch.setattr("extract.ffmpeg.IN_MEMORY", 1000)
+    monkeypatch.setattr("extract.ffmpeg.MAX_IN_MEMORY", 1000)
     limited(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
-    said = _attempt(job, GOOD, 2, lambda stage, ids: None)
+    said = attempt_block(job, GOOD, 2, lambda stage, ids: None)
     assert "File too large" in said
     assert "finished blocks are kept" in said
 

@@ -193,7 +193,7 @@ def test_what_was_judged_is_kept_when_the_rest_cannot_be(
         return encode_block(job, block)
 
     monkeypatch.setattr("extract.block.encode_block", once)
-    monkeypatch.setattr("extract.engine.BLOCK", 1)
+    monkeypatch.setattr("extract.plan.MAX_BLOCK_UTTERANCES", 1)
     clips = csv_of(videos, test)
     assert main(["predict", str(run), str(clips), "--json", str(written)]) == 1
     assert "No space left" in capsys.readouterr().err

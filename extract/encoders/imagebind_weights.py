@@ -75,7 +75,7 @@ def read(file: Path, layout: Layout) -> State:
             f"{file} ({file.stat().st_size} bytes) is no checkpoint: truncated, damaged, a file of "
             "another kind, or it holds more than tensors and is refused unread"
         ) from error
-    check(state, layout, file)
+    check_layout(state, layout, file)
     return {name: state[name].to(torch.float32) for name in layout}
 
 
@@ -88,7 +88,7 @@ def _read_safetensors(file: Path, layout: Layout) -> State:
         }
 
 
-def check(state: object, layout: Layout, file: Path) -> None:
+def check_layout(state: object, layout: Layout, file: Path) -> None:
     """Hold a checkpoint against the layout.
 
     Raises:
@@ -100,7 +100,7 @@ def check(state: object, layout: Layout, file: Path) -> None:
             f"{file} holds a {type(state).__name__}, not a mapping of names to tensors"
         )
     missing = [name for name in layout if name not in state]
-    unexpected = [str(name) for name in state if name not in layout and not _of_no_interest(name)]
+    unexpected = [str(name) for name in state if name not in layout and not is_ignored(name)]
     misshaped = [
         f"{name} {_shape(state[name])} instead of {list(shape)}"
         for name, shape in layout.items()
@@ -108,11 +108,12 @@ def check(state: object, layout: Layout, file: Path) -> None:
     ]
     faults = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
     if any(faults.values()):
-        lines = [f"  {fault}: {_bounded(names)}" for fault, names in faults.items() if names]
+        lines = [f"  {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
         raise ValueError("\n".join([f"{file} is not the ImageBind checkpoint expected:", *lines]))
 
 
-def _of_no_interest(name: object) -> bool:
+def is_ignored(name: object) -> bool:
+    """Whether a tensor belongs to a part of the model that is not read: another modality."""
     parts = str(name).split(".")
     return parts[0] == "modality_postprocessors" or (
         parts[0] in ("modality_preprocessors", "modality_trunks", "modality_heads")
@@ -124,7 +125,7 @@ def _shape(value: object) -> list[int] | str:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _bounded(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     more = len(names) - MAX_LISTED
     return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 

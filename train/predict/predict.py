@@ -181,9 +181,8 @@ def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterato
         data: the folder that their paths are relative to.
     """
     from cache.store.parts import rounded
-    from extract.block import encode_block, one_thread
-    from extract.engine import BLOCK
-    from extract.plan import blocks, durations, utterances_of
+    from extract.block import encode_block, single_thread
+    from extract.plan import durations, plan_blocks, utterances_of
     from train.context import has_context, preceding
 
     rows, turns = clips.table, run.config.text.context_turns
@@ -192,8 +191,8 @@ def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterato
     texts = dict(zip(rows["id"], rows["text"].fillna("").str.strip(), strict=True))
     contexts = dict(zip(rows["id"], before, strict=True))
     utterances = utterances_of(clips)
-    for block in blocks(utterances, durations(utterances, data), 1, BLOCK):
-        with one_thread():
+    for block in plan_blocks(utterances, durations(utterances, data), 1):
+        with single_thread():
             made, encoded = encode_block(replace(job, data=data.resolve()), block)
         records = {record.id: record for record in made}
         errors = {i: _error(record, run.frame_limit) for i, record in records.items()}
