@@ -21,7 +21,9 @@ console = Console()
 
 def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> int:
     """Run a command; returns the exit status: 0 good, 1 faults or an unusable store, 2 usage."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Inspect, verify, share and convert published feature stores."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="what a store holds and what it was made from")
     info.add_argument("store", help="a published store, <name>.zarr, here or by URL")

@@ -250,7 +250,7 @@ def find(
     if not stores:
         raise ValueError(
             f"no published store of {dataset!r} in {Path(root, dataset)}; "
-            f"run: make extract DATASET={dataset}"
+            f"run: python -m extract {dataset}"
         )
     made = _attributes_of_all(stores)
     stores = list(made)
@@ -266,7 +266,7 @@ def find(
     if utterances not in (None, cut) and "imported" not in made[store]:
         log.warning(
             "%s was extracted from other utterances, times or crops than the manifest has now; "
-            "if that is not what you want: make extract DATASET=%s",
+            "if that is not what you want: python -m extract %s",
             *(store, dataset),
         )
     return store

@@ -96,7 +96,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--slurm",
         type=Path,
         metavar="PROFILE",
-        help="run --workers SLURM jobs (docs/extraction.md)",
+        help="run --workers SLURM jobs (documentation: extraction.md)",
     )
     p.add_argument(
         "--timeout",

@@ -95,7 +95,9 @@ def slurm_cluster(profile: Path) -> Any:
         with dask.config.set(_CONFIG):
             return SLURMCluster(**options, job_script_prologue=prologue)
     except (OSError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{profile}: {error}; docs/extraction.md has an example") from error
+        raise ValueError(
+            f"{profile}: {error}; the documentation's page extraction.md has an example"
+        ) from error
 
 
 def _exports() -> list[str]:

@@ -15,11 +15,13 @@ from manifests.summary import print_cards, print_media, print_rows, print_summar
 
 EPILOG = """\
 examples:
-  python -m manifests build demo                        generate the demonstration dataset
-  python -m manifests build ravdess --source ~/RAVDESS  read a release from its folder
-  python -m manifests build meld --source ~/MELD.Raw --no-media   its CSV files are enough
-  python -m manifests build mine --source ~/mine   data of your own, see docs/your-own-data.md
-  python -m manifests show demo -n 3
+  %(prog)s build demo                        generate the demonstration dataset
+  %(prog)s build ravdess --source ~/RAVDESS  read a release from its folder
+  %(prog)s build meld --source ~/MELD.Raw --no-media   its CSV files are enough
+  %(prog)s build mine --source ~/mine         your own videos and table
+  %(prog)s show demo -n 3
+
+The documentation's page your-own-data.md describes the files of a dataset of your own.
 """
 
 
@@ -55,7 +57,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--variant",
         metavar="NAME",
         help="another way to split the release, as fold1 of mustard (default folder: "
-        "data/NAME-VARIANT); docs/datasets.md lists them",
+        "data/NAME-VARIANT); the documentation's page datasets.md lists them",
     )
     build.set_defaults(run=_build)
 
@@ -118,7 +120,7 @@ def _language_model(card: Card) -> str:
         return f"{name}, which comes with this project"
     return (
         f"{name}, which `train` loads from the Hugging Face hub unless text.model names a folder "
-        "that holds it (docs/language-models.md)"
+        "that holds it (documentation: language-models.md)"
     )
 
 

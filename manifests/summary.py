@@ -55,7 +55,7 @@ def print_cards(cards: Sequence[Card], console: Console) -> None:
     console.print(table)
     console.print(
         "Anything else is data of your own: write labels.csv beside the videos, then "
-        "`python -m manifests build NAME --source FOLDER` (docs/your-own-data.md).",
+        "`python -m manifests build NAME --source FOLDER` (documentation: your-own-data.md).",
         highlight=False,
     )
 

@@ -318,7 +318,7 @@ def test_newer_format_is_refused(tmp_path):
 
 
 def test_find_wants_exactly_one_store(tmp_path):
-    with pytest.raises(ValueError, match="make extract DATASET=toy"):
+    with pytest.raises(ValueError, match="python -m extract toy"):
         find("toy", tmp_path)
     store = build_store(tmp_path, LENGTHS)
     assert find("toy", tmp_path) == store

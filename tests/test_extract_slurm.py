@@ -100,7 +100,7 @@ def test_slurm_profile_becomes_a_job_script():
         with slurm_cluster(path) as cluster:
             script = cluster.job_script()
         path.write_text("queue: gpu\nflavour: mild\n")
-        with pytest.raises(ValueError, match=r"docs/extraction\.md"):
+        with pytest.raises(ValueError, match=r"page extraction\.md"):
             slurm_cluster(path)
     for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 8", "dask_worker"):
         assert line in script

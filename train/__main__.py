@@ -14,16 +14,16 @@ from train.study import ablations, compare_methods, compare_runs, label_quality,
 
 EPILOG = """\
 examples:
-  python -m train fit dataset=demo
-  python -m train fit dataset=demo seed=2 sclg.knn=5 text.trainable=none
-  python -m train fit dataset=demo seeds=1,2,3
-  python -m train fit dataset=data/mosi preset=mosi text.model=models/bert-base-uncased
-  python -m train fit --resume runs/demo/semanticmac/20250101-120000-seed1
-  python -m train evaluate runs/demo/semanticmac/20250101-120000-seed1 --split valid
-  python -m train compare runs/demo/semanticmac/20250101-120000-seed1 runs/demo/lmf/20250102-...
+  %(prog)s fit dataset=demo
+  %(prog)s fit dataset=demo seed=2 sclg.knn=5 text.trainable=none
+  %(prog)s fit dataset=demo seeds=1,2,3
+  %(prog)s fit dataset=data/mosi preset=mosi text.model=models/bert-base-uncased
+  %(prog)s fit --resume runs/demo/semanticmac/20250101-120000-seed1
+  %(prog)s evaluate runs/demo/semanticmac/20250101-120000-seed1 --split valid
+  %(prog)s compare runs/demo/semanticmac/20250101-120000-seed1 runs/demo/lmf/20250102-...
 
 A dataset is a folder with a manifest (a bare name means data/NAME); its features must have been
-extracted (make extract DATASET=NAME). Every key with its default and meaning: train/config.py.
+extracted (python -m extract NAME). Every key with its default and meaning: train/config.py.
 """
 
 
@@ -58,7 +58,7 @@ def _complain(line: str) -> None:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description=__doc__,
+        description="Train on a feature store; evaluate, compare and apply finished runs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

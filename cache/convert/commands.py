@@ -120,7 +120,7 @@ def _check_table(source: ExternalFeatures, path: Path) -> None:
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, table.to_parquet(None, engine="pyarrow", index=False))
-    print(f"wrote {plain(str(path))}: put a card.yaml beside it (docs/convert.md)")
+    print(f"wrote {plain(str(path))}: put a card.yaml beside it (documentation: convert.md)")
 
 
 def _say(notes: list[str]) -> None:

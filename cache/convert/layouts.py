@@ -146,7 +146,7 @@ def _of_layout(
 ) -> ExternalFeatures:
     dataset = _dataset_of(path, about)
     if "ids" not in found:
-        raise ValueError(f"{path}: no 'ids'; the layout is in docs/convert.md")
+        raise ValueError(f"{path}: no 'ids'; the layout is on the documentation's page convert.md")
     ids = _strings(path, "ids", found["ids"])
     sequences: dict[str, Sequence[np.ndarray]] = {}
     widths = {}

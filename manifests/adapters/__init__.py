@@ -75,7 +75,7 @@ def build(
     else:
         raise ValueError(
             f"no card is called {name!r}; there are: {', '.join(builtin_names())}. Is it data of "
-            f"your own, then write {source / custom.TABLE} (docs/your-own-data.md)"
+            f"your own, then write {source / custom.TABLE} (documentation: your-own-data.md)"
         )
     if built.table.empty:
         raise ValueError(f"{source}: nothing of {card.title} in it; to obtain it: {card.obtain}")
