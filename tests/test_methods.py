@@ -181,7 +181,7 @@ def test_options_of_another_method_are_refused():
         with pytest.raises(ValueError, match=rf"method={name} has no options.* options\.nonsense"):
             make(name, "options.nonsense=1")
     for name, wrong in (("lmf", "rank=0"), ("mfn", "steps=-1"), ("mag", "layer=-1")):
-        with pytest.raises(ValueError, match=rf"options\.{wrong.split('=')[0]}' is .*at least"):
+        with pytest.raises(ValueError, match=rf"options\.{wrong.split('=')[0]}' is .*it must be"):
             make(name, f"options.{wrong}")
     for wrong in ("options.width=10", "options.kernel_audio=2"):
         with pytest.raises(ValueError, match="options"):

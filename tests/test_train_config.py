@@ -3,8 +3,11 @@
 import copy
 import re
 import shlex
+from dataclasses import is_dataclass
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -13,6 +16,7 @@ from tests.datasets import write_scores
 from train.__main__ import main
 from train.config import (
     PRESETS,
+    Config,
     choose_config,
     config_digest,
     load_config,
@@ -21,6 +25,7 @@ from train.config import (
     save_config,
 )
 from train.data import resolve
+from train.methods import METHODS, PROBES
 
 TABLE = {  # epochs, batch, lr of the language model, lr of the rest, decay, schedule, dropout
     "mosi": (20, 32, 4e-5, 5e-4, 5e-4, "constant", 0.1),
@@ -33,6 +38,10 @@ TABLE = {  # epochs, batch, lr of the language model, lr of the rest, decay, sch
     "urfunny": (10, 64, 1e-5, 1e-4, 1e-4, "constant", 0.3),
     "mustard": (20, 64, 5e-5, 1e-4, 1e-3, "cosine", 0.1),
 }
+
+FILES = {place.partition(".")[0] for place in (METHODS | PROBES).values()}
+MODULES = {name: import_module(f"train.methods.{name}") for name in sorted(FILES)}
+OPTIONS = {f"{name}.": m.Options for name, m in MODULES.items() if hasattr(m, "Options")}
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -141,8 +150,34 @@ def test_bad_usage():
     assert exit_status.value.code == 2
 
 
-def test_a_bare_no_is_a_precision():
-    assert make_config(None, ["train.precision=no"]).train.precision == "no"
+@pytest.mark.parametrize("old", ["no", "'no'"])
+def test_the_old_word_for_full_precision_still_works(old, tmp_path, capsys):
+    """Saved by an earlier release, or on the command line, where a note names the new word."""
+    word = f"train.precision={old}"
+    assert make_config(None, [word]) == make_config(None)
+    (tmp_path / "config.yaml").write_text(f"train: {{precision: {old}}}")
+    assert load_config(tmp_path / "config.yaml") == make_config(None)
+    assert main(["fit", "dataset=nowhere", word]) == 1
+    assert capsys.readouterr().err.count("note: write train.precision=fp32") == 1
+
+
+def groups(kind, prefix):
+    """Every field of a dataclass and of those in it: its key and its type."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if is_dataclass(hint):
+            yield from groups(hint, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
+@pytest.mark.parametrize(("prefix", "kind"), [("", Config), *OPTIONS.items()])
+def test_every_number_and_word_has_a_range(prefix, kind):
+    """Names and paths have none: what they name is looked for."""
+    names = {"dataset", "preset", "method", "name", "cache", "stores", "runs", "text.model"}
+    names |= {"options", "probe.run"}
+    for key, hint in groups(kind, prefix):
+        ranges = getattr(hint, "__metadata__", ())
+        assert bool(ranges) == (hint is not bool and key not in names), key
 
 
 def test_the_digest_covers_what_differs_from_the_defaults_and_has_an_effect():

@@ -297,7 +297,7 @@ def test_mistakes_are_told_before_a_language_model_is_waited_for(place, monkeypa
     for wrong, says in {
         ("method=nosuch",): "no method is called 'nosuch'",
         ("options.rank=3",): "method=semanticmac has no options",
-        ("method=lmf", "options.rank=0"): "'options.rank' is 0: it must be at least 1",
+        ("method=lmf", "options.rank=0"): "'options.rank' is 0: it must be above 0",
         ("cache=stores/none.zarr",): "no published feature store",
     }.items():
         assert main(["fit", *base, *wrong]) == 1

@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m train") -> i
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # keys that follow an option
         options.overrides += rest
+    if {"train.precision=no", "train.precision='no'"} & set(getattr(options, "overrides", ())):
+        _complain("note: write train.precision=fp32 instead of train.precision=no")
     try:
         return int(options.run(options, Console(quiet=os.environ.get("RANK", "0") != "0")) or 0)
     except KeyboardInterrupt as stop:

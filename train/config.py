@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, Union, cast
+from typing import Annotated, Any, Optional, TypeVar, Union, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from manifests import Manifest
-from train.limits import check
+from train.ranges import Fraction, Increasing, NotNegative, Positive, Range, check_ranges, one_of
 
 Options = TypeVar("Options")
 
 WANTED = {"Integer": "a whole number", "Float": "a number"}
-"""What OmegaConf calls a type, and what a reader does."""
+"""OmegaConf's type names, in words."""
 
 PRESETS = resources.files("train") / "presets"
 
@@ -33,30 +33,39 @@ WITHOUT_EFFECT = (
 )
 """Keys that do not change a run's results."""
 
+TRAINABLE = Range(
+    "use all, none or 1 and above",
+    lambda x: x in ("all", "none") if isinstance(x, str) else x >= 1,
+)
+
 
 @dataclass
 class TextConfig:
-    """The language model, or what stands in for it."""
+    """The language model, or the text features in its place."""
 
-    source: str = "model"  # model | features: the store's own text features, no language model
+    # model | features: the store's text features, no language model
+    source: Annotated[str, one_of("model", "features")] = "model"
     model: str | None = None  # hub name, folder or builtin:minilm; null: the card's
-    trainable: Union[int, str] = "all"  # noqa: UP007  OmegaConf reads it; all | none | last n layers
-    max_tokens: int = 128  # longer transcripts are cut at the end, and counted
-    context_turns: int = 0  # utterances before the target to read with it, as far as they fit
+    # all | none | n: the last n layers
+    trainable: Annotated[Union[int, str], TRAINABLE] = "all"  # noqa: UP007  read by OmegaConf
+    max_tokens: Positive[int] = 128  # longer transcripts are cut at the end, and counted
+    context_turns: NotNegative[int] = 0  # preceding utterances to read, as far as they fit
 
 
 @dataclass
 class PerceiverConfig:
     """The Affective Perceiver, equations (3) and (4)."""
 
-    layers: int = 2
-    tokens: int = 8
-    heads: int = 4
-    ffn: int = 2  # hidden width of the feed forward network, in model widths
-    max_frames: int = 128  # rows of the frame embedding
-    long_video: str = "error"  # error | subsample: what to do with more frames than max_frames
-    frames: int | None = None  # resample every video to so many frames, evenly; null: keep all
-    missing: str = "learned"  # [R] learned | zero: what the tokens of an absent modality attend to
+    layers: Positive[int] = 2
+    tokens: Positive[int] = 8
+    heads: Positive[int] = 4
+    ffn: Positive[int] = 2  # hidden width of the feed forward network, in model widths
+    max_frames: Positive[int] = 128  # rows of the frame embedding
+    # error | subsample: how to treat videos of more than max_frames frames
+    long_video: Annotated[str, one_of("error", "subsample")] = "error"
+    frames: Positive[Optional[int]] = None  # noqa: UP045  resample every video to n frames, evenly
+    # [R] learned | zero: the embedding that the tokens of an absent modality attend to
+    missing: Annotated[str, one_of("learned", "zero")] = "learned"
     frame_embedding: bool = True
     layer_norm: bool = True
     residual: bool = True
@@ -66,11 +75,12 @@ class PerceiverConfig:
 class SGFIConfig:
     """Semantic-centric Gated Feature Interaction, equations (5) to (12)."""
 
-    layers: int = 2
-    heads: int = 4
-    bridge_tokens: int = 4  # 0: plain cross-attention
-    ffn: int = 2
-    gate: str = "query"  # [R] query | output | none: what the ReLU gate looks at
+    layers: Positive[int] = 2
+    heads: Positive[int] = 4
+    bridge_tokens: NotNegative[int] = 4  # 0: plain cross-attention
+    ffn: Positive[int] = 2
+    # [R] query | output | none: input of the ReLU gate
+    gate: Annotated[str, one_of("query", "output", "none")] = "query"
     share: bool = True  # [R] one set of weights for the three modalities
     multi_query: bool = True  # one key and value for all heads; false: one per head
     modality_embedding: bool = True
@@ -81,11 +91,13 @@ class SCLGConfig:
     """Semantic-centric Label Generation, equations (13) to (15)."""
 
     enabled: bool = True  # false: every sub-task learns the ground truth
-    knn: int = 10
-    sigma: float = 1.0  # [R] width of the Gaussian potential
-    reduction: str = "mean"  # [R] mean | sum of the movements over the neighbours
-    start_epoch: int = 2
-    index: str = "auto"  # auto | exact | faiss: how neighbours are found (auto: by faiss if many)
+    knn: Positive[int] = 10
+    sigma: Positive[float] = 1.0  # [R] width of the Gaussian potential
+    # [R] mean | sum of the label shifts over the neighbours
+    reduction: Annotated[str, one_of("mean", "sum")] = "mean"
+    start_epoch: NotNegative[int] = 2
+    # auto | exact | faiss: how to search neighbours (auto: faiss for large training splits)
+    index: Annotated[str, one_of("auto", "exact", "faiss")] = "auto"
     momentum: bool = True  # false: a pseudo label is y + delta of the last epoch alone
 
 
@@ -94,29 +106,30 @@ class SCCLConfig:
     """Semantic-centric Contrastive Learning, equations (16) to (19)."""
 
     enabled: bool = True  # false: neither term
-    alpha: float = 0.05  # weight of the intra-sample term; 0 leaves it out
-    beta: float = 0.05  # weight of the inter-sample term; 0 leaves it out
-    tau: float = 0.5
-    tau_inter: float = 0.5
-    bins: list[float] = field(default_factory=lambda: [0.0])  # [R] class borders of a score
+    alpha: NotNegative[float] = 0.05  # weight of the intra-sample term; 0 skips it
+    beta: NotNegative[float] = 0.05  # weight of the inter-sample term; 0 skips it
+    tau: Positive[float] = 0.5
+    tau_inter: Positive[float] = 0.5
+    # [R] class borders of a score
+    bins: Increasing[list[float]] = field(default_factory=lambda: [0.0])
 
 
 @dataclass
 class LossWeights:
     """w_k of equation (21)."""
 
-    M: float = 1.0
-    S: float = 1.0
-    t: float = 1.0
-    a: float = 1.0
-    v: float = 1.0
+    M: NotNegative[float] = 1.0
+    S: NotNegative[float] = 1.0
+    t: NotNegative[float] = 1.0
+    a: NotNegative[float] = 1.0
+    v: NotNegative[float] = 1.0
 
 
 @dataclass
 class LossConfig:
     """The prediction loss, equation (21)."""
 
-    regression: str = "l1"  # [R] l1 | mse
+    regression: Annotated[str, one_of("l1", "mse")] = "l1"  # [R] l1 | mse
     multi_task: bool = True  # false: only the multimodal sub-task M
     weights: LossWeights = field(default_factory=LossWeights)
 
@@ -125,45 +138,51 @@ class LossConfig:
 class OptimConfig:
     """AdamW and its schedule."""
 
-    lr_text: float = 4e-5  # language model
-    lr: float = 5e-4  # everything else
-    weight_decay: float = 1e-3
-    schedule: str = "constant"  # constant | cosine, after the warm-up
-    warmup_epochs: float = 1.0
-    clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+    lr_text: NotNegative[float] = 4e-5  # language model
+    lr: NotNegative[float] = 5e-4  # everything else
+    weight_decay: NotNegative[float] = 1e-3
+    # constant | cosine, after the warm-up
+    schedule: Annotated[str, one_of("constant", "cosine")] = "constant"
+    warmup_epochs: NotNegative[float] = 1.0
+    clip: NotNegative[float] = 1.0  # largest norm of the gradient; 0: no clipping
 
 
 @dataclass
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
-    epochs: int = 20
-    batch_size: int = 32
-    precision: str = "no"  # no | bf16 | fp16, as Accelerate names them
-    cpu: bool = False  # stay on the CPU although there is a GPU
-    bucket: int = 100  # batches in a window within which utterances are sorted by length
-    check_every: int = 50  # steps between two looks for a loss that is not finite
-    accumulate: int = 1  # pieces that a batch is computed in, one after another, to save memory
-    patience: int = 0  # end after so many epochs without a better one; 0: never
-    save_seconds: float = 60.0  # an epoch ends with a saved state if the last is as old as this
-    save_every: int = 0  # steps between two saved states beside those; 0: none
+    epochs: Positive[int] = 20
+    batch_size: Positive[int] = 32
+    # fp32 | bf16 | fp16: of the forward pass
+    precision: Annotated[str, one_of("fp32", "bf16", "fp16")] = "fp32"
+    cpu: bool = False  # use the CPU even if there is a GPU
+    bucket: Positive[int] = 100  # batches in a window within which utterances are sorted by length
+    check_every: Positive[int] = 50  # steps between two checks for a loss that is not finite
+    accumulate: Positive[int] = 1  # micro-batches per batch, to save memory
+    patience: NotNegative[int] = 0  # stop after n epochs without a better one; 0: never
+    # save a checkpoint at the end of an epoch if the last one is at least this old
+    save_seconds: NotNegative[float] = 60.0
+    save_every: NotNegative[int] = 0  # steps between two further checkpoints; 0: none
 
 
 @dataclass
 class Config:
-    """A run. Every field is a key of the command line: ``dataset=demo sclg.knn=5``."""
+    """A run. Every field is a key of the command line: ``dataset=demo sclg.knn=5``.
+
+    A default never changes: the digests of finished runs leave out keys at their defaults.
+    """
 
     dataset: str = ""  # folder below data/, or a path to a folder with a manifest
     preset: str | None = None  # name in train/presets; null: the one the dataset's card names
     method: str = "semanticmac"
-    options: dict[str, Any] = field(default_factory=dict)  # what only this method has: its file
+    options: dict[str, Any] = field(default_factory=dict)  # the method's own keys: see its file
     name: str | None = None  # ends the run folder's name; null: seed<seed>
-    seed: int = 1
+    seed: NotNegative[int] = 1
     cache: str | None = None  # feature store, path or URL; null: the one in <stores>/<dataset>
     stores: str = "stores"
     runs: str = "runs"
-    width: int = 128  # D, the model's width
-    dropout: float = 0.1
+    width: Positive[int] = 128  # D, the model's width
+    dropout: Fraction[float] = 0.1
     text: TextConfig = field(default_factory=TextConfig)
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     sgfi: SGFIConfig = field(default_factory=SGFIConfig)
@@ -260,8 +279,7 @@ def read_options(kind: type[Options], config: Config) -> Options:
     """A method's own options: the defaults of its dataclass, then ``config.options``.
 
     Raises:
-        ValueError: an option that the method does not have, or a value that it cannot take; a
-            whole number may not be less than 1, or than its default where that is less.
+        ValueError: an option that the method does not have, or a value that it cannot take.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), config.options)
@@ -273,11 +291,7 @@ def read_options(kind: type[Options], config: Config) -> Options:
             ) from error
         raise ValueError(f"key 'options.{error.full_key}' {_refused(error)}") from error
     options = cast(Options, OmegaConf.to_object(merged))
-    for name, default in vars(kind()).items():
-        value = getattr(options, name)
-        if type(default) is int and value < min(1, default):
-            least = min(1, default)
-            raise ValueError(f"key 'options.{name}' is {value}: it must be at least {least}")
+    check_ranges(options, "options.")
     return options
 
 
@@ -290,10 +304,26 @@ def _merge(layers: list[Any]) -> Config:
             group = key.rpartition(".")[0]
             raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
         raise ValueError(f"key {key!r} {_refused(error)}") from error
-    if config.train.precision == "False":  # what YAML makes of a bare no
-        config.train.precision = "no"
-    check(config)
+    if config.train.precision in ("no", "False"):  # the old word; YAML parses a bare no as False
+        config.train.precision = "fp32"
+    check_ranges(config)
+    _check_combinations(config)
     return config
+
+
+def _check_combinations(config: Config) -> None:
+    """Raise a ValueError if two keys contradict each other."""
+    for part, heads in (("perceiver", config.perceiver.heads), ("sgfi", config.sgfi.heads)):
+        if config.width % heads:
+            raise ValueError(f"width={config.width} cannot be cut into {part}.heads={heads} heads")
+    frames, most = config.perceiver.frames, config.perceiver.max_frames
+    if frames is not None and frames > most:
+        raise ValueError(
+            f"key 'perceiver.frames' is {frames}: it must be between 1 and "
+            f"perceiver.max_frames={most}"
+        )
+    if config.text.context_turns and config.text.source == "features":
+        raise ValueError("text.context_turns is read by a language model: set text.source=model")
 
 
 def _keys_of(group: str) -> str:

@@ -98,7 +98,7 @@ def setup(config: Config, console: Console) -> Setup:
     """
     accelerator = Accelerator(
         cpu=config.train.cpu,
-        mixed_precision=config.train.precision,
+        mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         ],

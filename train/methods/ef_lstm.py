@@ -25,6 +25,7 @@ from train.method import Method, Outputs
 from train.model.frames import Frames, pool_to_length
 from train.model.layers import predictor
 from train.model.text_features import text_source
+from train.ranges import Positive
 from train.task import Task
 
 
@@ -32,9 +33,9 @@ from train.task import Task
 class Options:
     """EF-LSTM's own keys."""
 
-    steps: int = 20  # K
-    hidden: int = 128  # H
-    layers: int = 1
+    steps: Positive[int] = 20  # K
+    hidden: Positive[int] = 128  # H
+    layers: Positive[int] = 1
 
 
 class EFLSTM(Method):

@@ -24,6 +24,7 @@ from train.method import Method, Outputs
 from train.model.frames import Frames
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
+from train.ranges import Positive
 from train.task import Task
 
 
@@ -31,9 +32,9 @@ from train.task import Task
 class Options:
     """LF-DNN's own keys: the hidden widths."""
 
-    text: int = 128
-    audio: int = 32
-    vision: int = 32
+    text: Positive[int] = 128
+    audio: Positive[int] = 32
+    vision: Positive[int] = 32
 
 
 class LFDNN(Method):

@@ -24,6 +24,7 @@ from train.data import Batch
 from train.method import Method, Outputs
 from train.methods.tfn import Embeddings, with_one
 from train.model.layers import predictor
+from train.ranges import Positive
 from train.task import Task
 
 
@@ -31,10 +32,10 @@ from train.task import Task
 class Options:
     """LMF's own keys."""
 
-    rank: int = 4  # R
-    text: int = 128
-    audio: int = 32
-    vision: int = 32
+    rank: Positive[int] = 4  # R
+    text: Positive[int] = 128
+    audio: Positive[int] = 32
+    vision: Positive[int] = 32
 
 
 class LMF(Method):

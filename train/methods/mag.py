@@ -35,6 +35,7 @@ from train.model.frames import Frames, align
 from train.model.language_model import LanguageModel, Tokens, layers_of
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
+from train.ranges import Fraction, NotNegative
 from train.task import Task
 
 
@@ -42,9 +43,9 @@ from train.task import Task
 class Options:
     """MAG's own keys."""
 
-    layer: int = 0  # in front of which layer of the language model the gate stands
-    beta: float = 1.0
-    dropout: float = 0.5  # after the gate
+    layer: NotNegative[int] = 0  # in front of which layer of the language model the gate stands
+    beta: NotNegative[float] = 1.0
+    dropout: Fraction[float] = 0.5  # after the gate
 
 
 class MAG(Method):

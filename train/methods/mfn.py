@@ -31,6 +31,7 @@ from train.method import Method, Outputs
 from train.model.frames import Frames, pool_to_length
 from train.model.layers import predictor
 from train.model.text_features import text_source
+from train.ranges import Positive
 from train.task import Task
 
 
@@ -38,12 +39,12 @@ from train.task import Task
 class Options:
     """MFN's own keys."""
 
-    steps: int = 20  # K
-    text: int = 128  # widths of the LSTMs
-    audio: int = 32
-    vision: int = 32
-    memory: int = 128  # U
-    hidden: int = 128  # of the networks D_*
+    steps: Positive[int] = 20  # K
+    text: Positive[int] = 128  # widths of the LSTMs
+    audio: Positive[int] = 32
+    vision: Positive[int] = 32
+    memory: Positive[int] = 128  # U
+    hidden: Positive[int] = 128  # of the networks D_*
 
 
 class MFN(Method):

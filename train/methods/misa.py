@@ -34,6 +34,7 @@ from train.method import MODALITIES, Method, Outputs
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
+from train.ranges import NotNegative, Positive
 from train.task import Task
 
 
@@ -41,12 +42,12 @@ from train.task import Task
 class Options:
     """MISA's own keys."""
 
-    similarity: float = 1.0  # a
-    difference: float = 0.3  # b
-    reconstruction: float = 1.0  # g
-    moments: int = 5  # K of CMD_K
-    lstm: int = 64  # width of each of the four states of a biLSTM
-    heads: int = 2  # of the Transformer layer
+    similarity: NotNegative[float] = 1.0  # a
+    difference: NotNegative[float] = 0.3  # b
+    reconstruction: NotNegative[float] = 1.0  # g
+    moments: Positive[int] = 5  # K of CMD_K
+    lstm: Positive[int] = 64  # width of each of the four states of a biLSTM
+    heads: Positive[int] = 2  # of the Transformer layer
 
 
 class MISA(Method):

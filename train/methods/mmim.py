@@ -38,6 +38,7 @@ from train.method import MODALITIES, Method, Outputs
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
+from train.ranges import NotNegative, Positive
 from train.task import Task
 
 RIDGE = 1e-3  # added to variances: a group of few utterances spans few directions
@@ -47,11 +48,11 @@ RIDGE = 1e-3  # added to variances: a group of few utterances spans few directio
 class Options:
     """MMIM's own keys, the paper's but for the size of the memory."""
 
-    cpc: float = 0.1  # a
-    bound: float = 0.1  # b
-    audio: int = 16  # width of an LSTM, in each direction
-    vision: int = 16
-    memory: int = 128  # utterances that the covariances remember
+    cpc: NotNegative[float] = 0.1  # a
+    bound: NotNegative[float] = 0.1  # b
+    audio: Positive[int] = 16  # width of an LSTM, in each direction
+    vision: Positive[int] = 16
+    memory: Positive[int] = 128  # utterances that the covariances remember
 
 
 class MMIM(Method):

@@ -38,6 +38,7 @@ from train.method import MODALITIES, Method, Outputs
 from train.model.layers import masked_mean, predictor
 from train.model.perceiver import AffectivePerceiver
 from train.model.text_features import text_source
+from train.ranges import NotNegative, Positive
 from train.task import Task
 
 
@@ -45,10 +46,10 @@ from train.task import Task
 class Options:
     """MRE's own keys."""
 
-    rse: float = 0.5  # lambda_1
-    contrast: float = 0.1  # lambda_2
-    temperature: float = 1.0  # T of the target relevance
-    tau: float = 0.5  # temperature of the contrast
+    rse: NotNegative[float] = 0.5  # lambda_1
+    contrast: NotNegative[float] = 0.1  # lambda_2
+    temperature: Positive[float] = 1.0  # T of the target relevance
+    tau: Positive[float] = 0.5  # temperature of the contrast
 
 
 class MRE(Method):

@@ -30,6 +30,7 @@ from train.method import MODALITIES, Method, Outputs
 from train.model.frames import Frames
 from train.model.layers import feed_forward, predictor
 from train.model.text_features import text_source
+from train.ranges import Positive
 from train.task import Task
 
 
@@ -37,13 +38,13 @@ from train.task import Task
 class Options:
     """MulT's own keys, the paper's for CMU-MOSI."""
 
-    width: int = 40  # d
-    heads: int = 10
-    layers: int = 4  # of a crossmodal Transformer
-    self_layers: int = 3  # of the Transformers after them
-    kernel_text: int = 1  # positions that the convolution sees; odd
-    kernel_audio: int = 3
-    kernel_vision: int = 3
+    width: Positive[int] = 40  # d
+    heads: Positive[int] = 10
+    layers: Positive[int] = 4  # of a crossmodal Transformer
+    self_layers: Positive[int] = 3  # of the Transformers after them
+    kernel_text: Positive[int] = 1  # positions that the convolution sees; odd
+    kernel_audio: Positive[int] = 3
+    kernel_vision: Positive[int] = 3
 
 
 class MulT(Method):

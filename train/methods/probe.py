@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors.torch import load_file
@@ -22,6 +23,7 @@ from train.config import Config, load_config, read_options
 from train.data import Batch
 from train.method import Method, Outputs
 from train.model.perceiver import AffectivePerceiver
+from train.ranges import one_of
 from train.task import Task
 
 
@@ -29,7 +31,7 @@ from train.task import Task
 class Options:
     """What the probe reads."""
 
-    modality: str = "vision"  # audio | vision
+    modality: Annotated[str, one_of("vision", "audio")] = "vision"
     run: str | None = None  # a finished SemanticMAC run, whose perceiver to probe; null: E_u itself
 
 
@@ -39,8 +41,6 @@ class Probe(Method):
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
         options = read_options(Options, config)
-        if options.modality not in ("audio", "vision"):
-            raise ValueError(f"options.modality={options.modality}: use audio or vision")
         self.modality, width = options.modality, widths[options.modality]
         self.perceiver: AffectivePerceiver | None = None
         if options.run is not None:

@@ -38,6 +38,7 @@ from train.method import MODALITIES, Method, Outputs
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
+from train.ranges import Positive
 from train.task import Task
 
 SUBTASKS = ("M", *MODALITIES)
@@ -47,8 +48,8 @@ SUBTASKS = ("M", *MODALITIES)
 class Options:
     """Self-MM's own keys: the widths of the LSTMs."""
 
-    audio: int = 16
-    vision: int = 32
+    audio: Positive[int] = 16
+    vision: Positive[int] = 32
 
 
 class SelfMM(Method):

@@ -25,6 +25,7 @@ from train.methods.lf_dnn import subnetwork
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
+from train.ranges import Positive
 from train.task import Task
 
 
@@ -32,9 +33,9 @@ from train.task import Task
 class Options:
     """TFN's own keys: the widths of the embeddings, the paper's."""
 
-    text: int = 128
-    audio: int = 32
-    vision: int = 32
+    text: Positive[int] = 128
+    audio: Positive[int] = 32
+    vision: Positive[int] = 32
 
 
 class TFN(Method):
