@@ -149,7 +149,7 @@ def test_an_utterance_larger_than_memory_is_refused(tmp_path):
 
 def test_features_larger_than_the_disk_are_refused(tmp_path):
     source = read(h5_of_rows(tmp_path / "f.h5", 10**12, 10**5), "h5")
-    with pytest.raises(ValueError, match=r"f\.h5: its features take 16000\.00 GB .*--root"):
+    with pytest.raises(ValueError, match=r"f\.h5: its features take 16000\.00 GB .*--stores"):
         import_source(source, "h5", tmp_path / "stores", "toy")
     assert not (tmp_path / "stores").exists()
 

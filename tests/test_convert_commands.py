@@ -13,6 +13,7 @@ from cache import FeatureStore
 from cache.__main__ import main
 from cache.convert.export import export
 from cache.convert.import_features import read
+from manifests import Card, Manifest
 from tests.foreign import (
     GOOD,
     RAGGED_FILE,
@@ -31,28 +32,88 @@ def test_mmsa_file_to_store_and_manifest_on_the_command_line(tmp_path, capsys):
         "annotations": ["Negative", "Positive"],
     }
     path = mmsa_file(tmp_path, GOOD | more)
-    table = tmp_path / "data" / "manifest.parquet"
+    data = tmp_path / "data" / "mine"
     command = ["import", str(path), "--from", "mmsa", "--dataset", "mine", "--name", "facet"]
-    command += ["--root", str(tmp_path / "stores"), "--manifest-out", str(table)]
-    assert main(command) == 0
+    command += ["--stores", str(tmp_path / "stores"), "--manifest-out", str(data)]
+    assert main([*command, "--licence", "CC0"]) == 0
     (store,) = (tmp_path / "stores" / "mine").glob("facet-*.zarr")
-    assert str(store) in capsys.readouterr().out
-    rows = pd.read_parquet(table).to_dict("records")
-    assert rows == [
-        {"id": "a", "video": "", "split": "train", "text": "one", "label": -1.0}
-        | {"label_t": 0.5, "annotation": "Negative"},
-        {"id": "b", "video": "", "split": "train", "text": "two", "label": 1.0}
-        | {"label_t": -0.5, "annotation": "Positive"},
+    said = capsys.readouterr()
+    assert str(store) in said.out
+    assert f"{data / 'card.yaml'} is a draft" in said.err
+    manifest = Manifest.load(data)
+    assert (manifest.card.name, manifest.card.licence) == ("mine", "CC0")
+    assert (manifest.card.task, manifest.card.range) == ("regression", [-1, 1])
+    assert manifest.table.dropna(axis="columns").to_dict("records") == [
+        {"id": "a", "video": "", "split": "train", "text": "one", "language": "en"}
+        | {"label": -1.0, "label_t": 0.5, "annotation": "Negative"},
+        {"id": "b", "video": "", "split": "train", "text": "two", "language": "en"}
+        | {"label": 1.0, "label_t": -0.5, "annotation": "Positive"},
     ]
     assert main(["verify", str(store)]) == 0
-    again = [str(store), "--to", "mmsa", str(tmp_path / "again.pkl"), "--manifest", str(table)]
+    again = [str(store), "--to", "mmsa", str(tmp_path / "again.pkl"), "--manifest", str(data)]
     assert main(["export", *again]) == 0
     assert read(tmp_path / "again.pkl", "mmsa").ids == ["a", "b"]
 
 
+def imported(tmp_path, content, out) -> int:
+    path = mmsa_file(tmp_path, content)
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "mine", "--stores"]
+    return main([*command, str(tmp_path / "stores"), "--manifest-out", str(out)])
+
+
+@pytest.mark.parametrize("out", ["mine", "mine/manifest.parquet"])
+def test_a_card_in_the_folder_is_kept_and_its_faults_are_noted(tmp_path, capsys, out):
+    card = tmp_path / "mine" / "card.yaml"
+    Card("mine", "My features", "regression", range=[-0.5, 0.5], language="zh").save(card)
+    before = card.read_bytes()
+    assert imported(tmp_path, GOOD | {"raw_text": ["one", "two"]}, tmp_path / out) == 0
+    error = capsys.readouterr().err
+    assert "(id 'a'): label -1.0 is not in [-0.5, 0.5]" in error
+    assert "(and 1 more)" in error
+    assert "draft" not in error
+    assert card.read_bytes() == before
+    assert list(Manifest.load(tmp_path / "mine").table["language"]) == ["zh", "zh"]
+
+
+def test_labels_and_texts_that_are_missing_show_in_the_draft(tmp_path, capsys):
+    scores = np.array([0.5, np.nan], np.float32)
+    assert imported(tmp_path, GOOD | {"regression_labels": scores}, tmp_path / "mine") == 0
+    error = capsys.readouterr().err
+    assert "(id 'b'): no label: fill it in" in error
+    assert "2 texts are empty" in error
+    assert not Manifest.load(tmp_path / "mine").card.transcripts
+
+
+@pytest.mark.parametrize(
+    ("annotations", "classes"),
+    [(["Positive", "Negative"], ["Negative", "Positive"]), (["Other"] * 2, ["0", "2"])],
+)
+def test_class_labels_give_a_card_with_classes(tmp_path, annotations, classes):
+    content = {key: value for key, value in GOOD.items() if key != "regression_labels"}
+    content |= {"classification_labels": np.array([2.0, 0.0]), "annotations": annotations}
+    assert imported(tmp_path, content, tmp_path / "mine") == 0
+    manifest = Manifest.load(tmp_path / "mine")
+    assert (manifest.card.task, manifest.card.classes) == ("classification", classes)
+    assert list(manifest.table["label"]) == classes[::-1]
+
+
+def test_a_table_of_another_name_has_its_card_in_the_same_folder(tmp_path):
+    assert imported(tmp_path, GOOD, tmp_path / "sub" / "m.parquet") == 0
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["card.yaml", "m.parquet"]
+    assert imported(tmp_path, GOOD, tmp_path / "sub" / "m.parquet") == 1
+
+
+def test_the_old_name_of_an_option_works_with_a_note(tmp_path, capsys):
+    path = mmsa_file(tmp_path, GOOD)
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--root", str(tmp_path)]
+    assert main(command) == 0
+    assert list((tmp_path / "d").glob("*.zarr"))
+    assert "note: --root is called --stores now\n" in capsys.readouterr().err
+
+
 def test_a_manifest_on_request_is_checked_before_the_work(tmp_path, capsys):
     path = mmsa_file(tmp_path, {k: v for k, v in GOOD.items() if k != "regression_labels"})
-    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--root", str(tmp_path)]
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--stores", str(tmp_path)]
     assert main([*command, "--manifest-out", str(tmp_path / "m.parquet")]) == 1
     assert "neither regression_labels nor" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
@@ -89,7 +150,7 @@ def test_mistakes_end_with_one_clear_line(tmp_path, monkeypatch, capsys, command
 def test_a_dataset_that_is_no_name_of_a_folder_is_refused(tmp_path, capsys, dataset):
     path = write_npz(tmp_path / "f.npz", RAGGED_FILE)
     root = tmp_path / "deep" / "stores"
-    command = ["import", str(path), "--from", "npz", "--root", str(root), "--dataset", dataset]
+    command = ["import", str(path), "--from", "npz", "--stores", str(root), "--dataset", dataset]
     assert main(command) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: dataset ")
@@ -104,7 +165,7 @@ def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, capsys):
     path = write_npz(folder / os.fsdecode(b"\xfe.npz"), RAGGED_FILE)
     with pytest.raises(ValueError, match=r"encoder '\\udcfe' .*; say --dataset or --name"):
         back(path, "npz", folder)
-    into = ["import", str(path), "--from", "npz", "--dataset", "d", "--root", str(folder)]
+    into = ["import", str(path), "--from", "npz", "--dataset", "d", "--stores", str(folder)]
     assert main([*into, "--name", "f"]) == 0
     (store,) = (folder / "d").glob("f-*.zarr")
     assert main(["export", str(store), "--to", "h5", str(folder / "f.h5")]) == 0
@@ -167,3 +228,5 @@ def test_help_works_without_a_terminal():
     )
     assert done.returncode == 0
     assert "--manifest-out" in done.stdout
+    assert "--root" not in done.stdout
+    assert done.stdout.count("python -m cache import") == 3  # the usage and two examples

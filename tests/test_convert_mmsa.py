@@ -107,7 +107,7 @@ def test_a_file_without_text_features_gives_a_store_without(tmp_path):
 
 def test_no_text_leaves_text_features_out_whatever_they_are(tmp_path, capsys):
     path = mmsa_file(tmp_path, GOOD | {"text": ["words", "more words"]})
-    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--root", str(tmp_path)]
+    command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--stores", str(tmp_path)]
     assert main(command) == 1
     assert "train.text must hold numbers" in (error := capsys.readouterr().err)
     assert error.endswith("--no-text leaves it out\n")

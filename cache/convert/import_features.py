@@ -161,7 +161,7 @@ def _check_disk(source: ExternalFeatures, root: Path, dtype: str) -> None:
     if needed > free:
         raise ValueError(
             f"{source.path}: its features take {needed / 1e9:.2f} GB as a store, {place} has "
-            f"{free / 1e9:.2f} GB free; make room, or name another folder with --root"
+            f"{free / 1e9:.2f} GB free; make room, or name another folder with --stores"
         )
 
 

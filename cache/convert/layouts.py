@@ -36,6 +36,7 @@ class ExternalFeatures:
         widths: per modality its ``d``.
         columns: what else the file says about each utterance: ``status``, ``error``, ``duration``.
         table: transcripts, labels and splits, where the file has them (columns of a manifest).
+        class_labels: whether the labels in `table` are numbers of classes, not scores.
         dataset: the dataset's name, where the file tells it.
         notes: sentences on what was cut, dropped or missing.
     """
@@ -46,6 +47,7 @@ class ExternalFeatures:
     widths: dict[str, int]
     columns: dict[str, list[Any]] = field(default_factory=dict)
     table: pd.DataFrame | None = None
+    class_labels: bool = False
     dataset: str | None = None
     notes: list[str] = field(default_factory=list)
 

@@ -62,7 +62,10 @@ def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatu
         if found is not None:
             sequences[modality], widths[modality] = found
     table = pd.concat([_table(path, s, content[s], ids[s]) for s in splits], ignore_index=True)
-    return ExternalFeatures(path, every, sequences, widths, table=table, notes=notes)
+    class_labels = all(content[split].get("regression_labels") is None for split in splits)
+    return ExternalFeatures(
+        path, every, sequences, widths, table=table, class_labels=class_labels, notes=notes
+    )
 
 
 def _sequences(
