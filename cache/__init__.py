@@ -12,6 +12,7 @@ The layout is plain Zarr version 3: ``zarr.open`` reads it without this package.
 """
 
 from cache.features import Features, Packed
+from cache.open import open_store
 from cache.reader import FeatureStore, find
 from cache.store.parts import Parts, Record, newest_per_id
 from cache.store.publish import publish
@@ -27,5 +28,6 @@ __all__ = [
     "Record",
     "find",
     "newest_per_id",
+    "open_store",
     "publish",
 ]

@@ -51,16 +51,14 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
-        """Open the store at ``path``; one at a URL is mirrored first, verified, and read there.
+        """Open the store at ``path``; for a URL use :func:`cache.open_store`.
 
         Raises:
-            NewerFormatError: its format is newer than this reader.
-            ValueError: there is no published store, or it contradicts itself.
+            NewerFormatError: the store's format is newer than this reader.
+            ValueError: there is no published store, its metadata is invalid, or it is a URL.
         """
         if "://" in str(path):
-            from cache.share.mirror import mirror  # most readers never go beyond the disk
-
-            path = mirror(str(path))
+            raise ValueError(f"{path} is a URL, not a path: open it with cache.open_store")
         path = Path(path)
         path = path if path.name else path.absolute()  # that one is in
         if not is_published(path):

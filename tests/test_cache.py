@@ -18,7 +18,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureStore, Parts, Record, find, publish
+from cache import FeatureStore, Parts, Record, find, open_store, publish
 from cache.__main__ import main
 from cache.share.verify import verify
 from cache.store.assemble import CHECKSUMS, chunk_rows
@@ -304,6 +304,13 @@ def test_unknown_id_and_unknown_store_are_clear_errors(tmp_path):
         FeatureStore.open(build_store(tmp_path, LENGTHS)).select(["a", "nobody"])
     with pytest.raises(ValueError, match="no published feature store"):
         FeatureStore.open(tmp_path / "none.zarr")
+
+
+def test_only_open_store_takes_urls(tmp_path):
+    with pytest.raises(ValueError, match="is a URL, not a path: open it with"):
+        FeatureStore.open("s3://lab/toy/none-2fps-0123456789ab.zarr")
+    store = build_store(tmp_path, LENGTHS)
+    assert open_store(store).ids == open_store(str(store)).ids == FeatureStore.open(store).ids
 
 
 def test_newer_format_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import paramiko
 import pytest
 from fsspec.implementations.sftp import SFTPFileSystem
 
-from cache import FeatureStore
+from cache import open_store
 from cache.__main__ import main
 from cache.share.location import Location, ShareError
 from cache.share.verify import verify
@@ -186,7 +186,7 @@ def test_reading_through_the_mirror(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SEMANTICMAC_CACHE", str(tmp_path / "mirror"))
     store, share = build_store(tmp_path / "stores"), f"{server}{tmp_path}/share"
     assert main(["push", str(store), share]) == 0
-    assert FeatureStore.open(f"{share}/{NAME}").path == tmp_path / "mirror" / NAME
+    assert open_store(f"{share}/{NAME}").path == tmp_path / "mirror" / NAME
 
 
 def test_a_stranger_is_refused_in_one_line(server, tmp_path, capsys):

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32, set
 from rich.console import Console
 from torch import Tensor
 
-from cache import FeatureStore
+from cache import FeatureStore, open_store
 from cache.store.disk import atomic_write, remove_tree
 from manifests import Manifest
 from train import distributed, metrics, run_folder
@@ -109,7 +109,7 @@ def setup(config: Config, console: Console) -> Setup:
     find_method(config)  # a language model may have to be downloaded: mistakes are told before
     config = resolve(config, manifest)
     assert config.cache is not None
-    features = FeatureStore.open(config.cache)
+    features = open_store(config.cache)
     task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
     tokenizer = None
     if config.text.model is not None and config.text.source == "model":

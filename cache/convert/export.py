@@ -17,6 +17,7 @@ import torch
 from cache.convert.arrays import check_fits
 from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
 from cache.convert.mmsa import write_mmsa
+from cache.open import open_store
 from cache.reader import FeatureStore
 from manifests.atomic import atomic_path
 
@@ -49,7 +50,7 @@ def export(
         ValueError: the file exists, the manifest is missing or does not fit the store or the
             format, an id cannot be written in this format, or the memory cannot hold the file.
     """
-    cache = FeatureStore.open(store)
+    cache = open_store(store)
     if to not in EXPORT_FORMATS:
         raise ValueError(f"no format is called {to!r}; use {', '.join(EXPORT_FORMATS)}")
     if (to == "mmsa") != (manifest is not None):

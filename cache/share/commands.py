@@ -16,11 +16,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 from cache.diff import diff
+from cache.open import is_url, open_store
 from cache.reader import FeatureStore
 from cache.share import catalog
 from cache.share.gc import delete_garbage, find_garbage
 from cache.share.location import Location, ShareError
-from cache.share.mirror import mirror, mirror_folder
+from cache.share.mirror import mirror_folder
 from cache.share.peek import open_remote_metadata
 from cache.share.pull import pull
 from cache.share.push import push
@@ -118,7 +119,7 @@ def opened(store: str) -> Iterator[FeatureStore]:
     Raises:
         ValueError: there is no published store.
     """
-    if "://" not in store:
+    if not is_url(store):
         yield FeatureStore.open(store)
         return
     source = resolve_one(store)
@@ -219,7 +220,7 @@ def _gc(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    a, b = (FeatureStore.open(mirror(s) if "://" in s else s) for s in (options.a, options.b))
+    a, b = open_store(options.a), open_store(options.b)
     with _Bar("diff") as bar:
         difference = diff(a, b, on_bytes=bar.show)
     for key, (ours, theirs) in difference.recipe.items():

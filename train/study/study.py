@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
-from cache import FeatureStore
+from cache import open_store
 from manifests import Manifest
 from train import run_folder
 from train.config import Config, choose_config, config_digest
@@ -185,7 +185,7 @@ def made_from(config: Config, manifest: Manifest) -> Origin:
     """The origin that a run of this configuration would have."""
     resolved = resolve(config, manifest)
     assert resolved.cache is not None
-    store = FeatureStore.open(resolved.cache)
+    store = open_store(resolved.cache)
     return config_digest(resolved), manifest.digest, store.digest
 
 
