@@ -60,10 +60,10 @@ def test_figures_and_intervals_of_scores(tmp_path, scores):
     truth, good, _ = scores
     run = read_predictions(write_run(tmp_path / "run", CARDS["score"], good, truth))
     error = np.abs(good - truth)
-    assert run.figures()["MAE"] == pytest.approx(error.mean())
+    assert run.compute_metrics()["MAE"] == pytest.approx(error.mean())
     np.testing.assert_array_equal(run.errors(), error)
     found = intervals(run, Resampling(150))
-    assert list(found) == list(run.figures())
+    assert list(found) == list(run.compute_metrics())
     # The bootstrap of a mean is nearly the normal interval.
     wide = float(1.96 * error.std() / math.sqrt(len(error)))
     assert found["MAE"].low == pytest.approx(error.mean() - wide, abs=0.3 * wide)
@@ -79,8 +79,8 @@ def test_a_better_run_is_told_from_chance(tmp_path, scores):
     )
     found = compare(a, b, Resampling(50))
     error = found["MAE"]
-    assert error.first.value == a.figures()["MAE"]
-    assert error.difference.value == a.figures()["MAE"] - b.figures()["MAE"]
+    assert error.first.value == a.compute_metrics()["MAE"]
+    assert error.difference.value == a.compute_metrics()["MAE"] - b.compute_metrics()["MAE"]
     assert error.difference.low < error.difference.value < error.difference.high < 0
     assert error.p <= 2 / 51 + 1e-9  # the least that 50 permutations can give, two-sided
     assert found["Corr"].difference.low > 0
@@ -148,7 +148,7 @@ def test_several_classes_at_once(tmp_path):
     np.testing.assert_allclose(a.errors(), (guess != truth).mean(1))
     found = compare(a, b, FEW)["wF1_average"]
     assert found.difference.low <= found.difference.value <= found.difference.high
-    with pytest.raises(ValueError, match="one class of several, not for multilabel"):
+    with pytest.raises(ValueError, match="is for classification, not for multilabel"):
         mcnemar_p(a, b)
 
 
@@ -156,7 +156,7 @@ def test_runs_that_cannot_be_compared(tmp_path, scores):
     truth, good, _ = scores
     a = read_predictions(write_run(tmp_path / "a", CARDS["score"], good, truth))
     others = {
-        "2 utterances are in one of them only, u119, x": {
+        "2 utterances are in only one of them, u119, x": {
             "ids": [f"u{i:03d}" for i in range(119)] + ["x"],
             "truth": truth,
             "card": CARDS["score"],
@@ -181,20 +181,20 @@ def test_runs_that_cannot_be_compared(tmp_path, scores):
 def test_predictions_that_cannot_be_read(tmp_path, scores):
     truth, good, _ = scores
     run = write_run(tmp_path / "run", CARDS["score"], good, truth)
-    with pytest.raises(ValueError, match=r"'meld' judges classification.*use one of mosi, sims"):
-        read_predictions(run, metrics="meld")
-    with pytest.raises(ValueError, match="no metric set is called 'mose'"):
-        read_predictions(run, metrics="mose")
-    with pytest.raises(ValueError, match="nothing of the split 'valid'"):
+    with pytest.raises(ValueError, match=r"'meld' is for classification.*use one of mosi, sims"):
+        read_predictions(run, metric_set="meld")
+    with pytest.raises(ValueError, match="unknown metric set 'mose'"):
+        read_predictions(run, metric_set="mose")
+    with pytest.raises(ValueError, match="no rows of the split 'valid'"):
         read_predictions(run, "valid")
     (run / "card.yaml").unlink()
     with pytest.raises(ValueError, match="--set NAME"):
         read_predictions(run)
-    assert read_predictions(run, metrics="sims").figures()["Acc5"] > 0
-    with pytest.raises(ValueError, match="did not finish"):
+    assert read_predictions(run, metric_set="sims").compute_metrics()["Acc5"] > 0
+    with pytest.raises(ValueError, match="not the folder of a finished run"):
         read_predictions(tmp_path)
     one = write_run(tmp_path / "one", CARDS["score"], good[:1], truth[:1])
-    with pytest.raises(ValueError, match="two utterances at least"):
+    with pytest.raises(ValueError, match="at least two utterances"):
         intervals(read_predictions(one), FEW)
 
 
@@ -213,7 +213,7 @@ def test_commands(tmp_path, capsys):
     assert "test split, 60 utterances, meld" in said
     assert "F1_glad" in said
     numbers = json.loads(out.read_text())
-    exact = read_predictions(tmp_path / "a").figures()
+    exact = read_predictions(tmp_path / "a").compute_metrics()
     assert {name: each["value"] for name, each in numbers["figures"].items()} == exact
     assert main(["compare", *runs, *few]) == 0
     said = capsys.readouterr().out
@@ -230,10 +230,10 @@ def test_mistakes_are_one_line(tmp_path, scores, capsys):
     truth, good, _ = scores
     run = str(write_run(tmp_path / "run", CARDS["score"], good, truth))
     for arguments, says in (
-        (["metrics", str(tmp_path)], "did not finish"),
+        (["metrics", str(tmp_path)], "not the folder of a finished run"),
         (["metrics", run, "--set", "binary"], "use one of mosi, sims"),
-        (["compare", run, str(tmp_path)], "did not finish"),
-        (["compare", run, run, "--split", "valid"], "nothing of the split"),
+        (["compare", run, str(tmp_path)], "not the folder of a finished run"),
+        (["compare", run, run, "--split", "valid"], "no rows of the split"),
         (["metrics", run, "--resamples", "0"], "--resamples is 0"),
     ):
         assert main(arguments) == 1

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_one_file_with_its_transcript(run, videos, predict):
     assert status == 0
     clip = clips["a.mp4"]
     assert clip["missing"] == ["context"]  # the run reads what was said before
-    assert "nothing said before: treated as missing" in said
+    assert "no preceding utterances: treated as missing" in said
     # As the first utterance of its dialogue it had no context in the evaluation either.
     assert clip["answer"]["scores"]["M"] == pytest.approx(evaluated.loc["whole", "M"], abs=1e-5)
     without = predict(videos / "v/a.mp4")[2]["a.mp4"]
@@ -166,7 +167,7 @@ def test_a_broken_clip_does_not_stop_the_others(videos, tmp_path, predict):
     (tmp_path / "empty.mov").write_bytes(b"")
     write_clip(tmp_path / "long.mp4", 5.0, 300, "smptebars")
     (tmp_path / "notes.txt").write_text("no clip")
-    (tmp_path / "._good.mp4").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / "._good.mp4").write_bytes(b"what macOS leaves next to a file")
     (tmp_path / "folder.mp4").mkdir()
     status, said, clips = predict(tmp_path)
     assert status == EXIT_SOME_FAILED
@@ -260,7 +261,7 @@ def test_another_encoder_is_refused(run, videos, tmp_path, capsys):
     shutil.copytree(run, other)
     kept = json.loads((run / "encoder.json").read_text())
     for key, value, says in (
-        ("weights", "f" * 64, "imagebind-tiny at hand is not the one"),
+        ("weights", "f" * 64, "imagebind-tiny differs from the one"),
         ("preprocess", 1, "pre-processing version: 2, expected: 1"),
         ("settings", {**kept["recipe"]["settings"], "mel": 7}, "its settings"),
         ("encoder", "mmsa", "'mmsa', which were not extracted here"),
@@ -279,7 +280,7 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
         "video,start,end\na.mp4,2,1": "row 2: from 2.0 to 1.0 s: write seconds",
         "video,start,end\na.mp4,-2,1": "row 2: from -2.0 to 1.0 s: write seconds",
         "video,start\na.mp4,1\nb.mp4,one": "row 3: start 'one' is no number",
-        "video,id\na.mp4,x\n\nb.mp4,x": "row 4: another row has the id 'x' too",
+        "video,id\na.mp4,x\n\nb.mp4,x": "row 4: another row also has the id 'x'",
         "video,text\n,hello": "row 2: no video",
         "": "its first line is ''",
         "video;text\na.mp4;hello": "separated by commas (not semicolons or tabs)",
@@ -299,7 +300,31 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
     assert "no video in this folder" in refused(capsys, run, tmp_path / "empty")
 
 
-def test_clips_of_one_video_are_told_apart(tmp_path):
+def test_wrong_paths_are_refused_before_slow_imports(run, videos, tmp_path):
+    program = """
+import sys
+from train.__main__ import main
+status = main(sys.argv[1:])
+assert not {"torch", "pandas", "transformers", "zarr"} & set(sys.modules)
+sys.exit(status)
+"""
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run, unfinished)
+    (unfinished / "model.safetensors").unlink()
+    for arguments, says in (
+        ([tmp_path / "none", videos / "v/a.mp4"], "none: no such folder"),
+        ([unfinished, videos / "v/a.mp4"], "model.safetensors: no such file"),
+        ([run, videos / "none.mp4"], "none.mp4: no such file or folder"),
+        ([run, videos, "--text", "good"], "--text is the transcript of one video"),
+    ):
+        command = [sys.executable, "-c", program, "predict", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_clips_of_one_video_have_different_ids(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("Video,end,text,txt\na.mp4,1,NA,\nb.mp4,1,,\na.mp4,2,hm,\n")
     data, clips, unread = read_clips(path, None, SCORES)

@@ -14,7 +14,7 @@ from train.__main__ import main
 from train.config import config_digest, make_config
 from train.study.ablations import ABLATIONS
 from train.study.label_quality import pseudo_label_correlation
-from train.study.study import chosen, parse_seeds, shown_cells, summary
+from train.study.study import format_summary, parse_seeds, select_names, summary
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_several_runs_want_one_process(place, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for command in ("ablations", "search"):
         assert main([command, "dataset=scores", *FAST]) == 1
-        assert "several runs want one process" in capsys.readouterr().err
+        assert "several runs need a single process" in capsys.readouterr().err
 
 
 def test_every_ablation_is_one_key_that_changes_the_configuration(capsys):
@@ -164,10 +164,10 @@ def test_wrong_seeds(text):
 
 
 def test_choosing():
-    assert chosen(None, ["a", "b"], "method", "a") == ["a", "b"]
-    assert chosen("c", ["a", "b", "c"], "method", "a") == ["a", "c"]
-    with pytest.raises(ValueError, match="no method is called 'd'; there are: all, a, b"):
-        chosen("d", ["a", "b"], "method", "a")
+    assert select_names(None, ["a", "b"], "method", "a") == ["a", "b"]
+    assert select_names("c", ["a", "b", "c"], "method", "a") == ["a", "c"]
+    with pytest.raises(ValueError, match="unknown method 'd'; choose from all, a, b"):
+        select_names("d", ["a", "b"], "method", "a")
 
 
 def test_labels_that_follow_their_modality_are_worth_more(place):
@@ -201,7 +201,7 @@ def test_the_labels_command(place, capsys):
 
 def test_summary_of_one_seed_has_no_spread(place):
     assert main(["fit", "dataset=scores", *FAST]) == 0
-    cells = shown_cells(summary({"a": runs(), "b": runs()}, "a"), seeds=1)
+    cells = format_summary(summary({"a": runs(), "b": runs()}, "a"), seeds=1)
     assert "±" not in cells.to_string()
     assert list(cells["p"]) == ["", "1.000"]
 

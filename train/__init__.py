@@ -10,7 +10,7 @@ paper's parts; `sequences` and `predictor` are those of the other methods), `met
 expects of any method) and `methods/` (one file each), `optimiser`, `processes`, `state`, `watch`,
 `metrics`, `record` (a run's folder), `report`, and `fit` (the loop).
 
-What is done with finished runs: `predict` a new clip (`finished_run`, `clips`), `compare` two of
-them (`predictions`, `compare_runs`), and several in one table: `study`, with `ablations`,
+What is done with finished runs: `predict` a new clip (`trained_model`, `clips`), `compare` two of
+them (`predictions`, `run_commands`), and several in one table: `study`, with `ablations`,
 `compare_methods`, `search` and `tables`; `labels` says what generated labels are worth.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from train.predict import predict
-from train.study import ablations, compare_methods, compare_runs, label_quality, search
+from train.study import ablations, compare_methods, run_commands, search
 
 EPILOG = """\
 examples:
@@ -91,7 +91,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--split", choices=("train", "valid", "test"), default="test", help="default: test"
     )
     evaluate.set_defaults(run=_evaluate)
-    for module in (ablations, compare_methods, compare_runs, label_quality, predict, search):
+    for module in (ablations, compare_methods, run_commands, predict, search):
         module.add_commands(commands)
     return parser
 
@@ -103,7 +103,7 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
     from train.config import choose_config
     from train.fit import resume, train
     from train.report import quiet_transformers
-    from train.study.study import Study, Variant, parse_seeds, run_study, take_key
+    from train.study.study import Study, Variant, parse_seeds, pop_key, run_study
     from train.study.summary import show_run
 
     keys = bool(options.overrides or options.cache)
@@ -115,7 +115,7 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
     if options.resume:
         show_run(resume(options.resume, console), console)
         return 0
-    seeds, overrides = take_key(options.overrides, "seeds")
+    seeds, overrides = pop_key(options.overrides, "seeds")
     if options.cache:
         overrides.append(f"cache={options.cache}")
     config = choose_config(overrides)

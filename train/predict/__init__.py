@@ -1,1 +1,1 @@
-"""Inference: new clips through the encoder and model of a finished run."""
+"""New videos through a finished run's encoder and model: ``python -m train predict``."""

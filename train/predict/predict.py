@@ -1,7 +1,7 @@
-"""``python -m train predict RUN CLIPS``: new videos through a run's own encoder and model.
+"""``python -m train predict RUN CLIPS``: predict new videos with a finished run.
 
-A clip takes the way that it would have taken through extraction and evaluation, by the same code:
-sampling, encoder and rounding are those of the store that the run was trained on.
+A clip is decoded, sampled, encoded and rounded by the same code and settings as the store that the
+run was trained on.
 """
 
 from __future__ import annotations
@@ -14,61 +14,73 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-if TYPE_CHECKING:  # the imports take seconds, `--help` and typos should not wait
+from train.command_line import add_command
+from train.predict.inputs import check_clips, check_run
+
+if TYPE_CHECKING:  # the imports take seconds; `--help` and wrong paths must not wait
     import numpy as np
 
     from cache import Features, Record
     from extract.job import Job
     from manifests import Manifest
-    from train.predict.finished_run import Answer, TrainedModel
+    from train.predict.trained_model import Prediction, TrainedModel
 
 EXIT_SOME_FAILED = 3
-LACKS = {
+MISSING = {
     "text": "no transcript",
     "audio": "no sound",
     "vision": "no picture",
-    "context": "nothing said before",
+    "context": "no preceding utterances",
 }
 
 
 def add_commands(commands: Any) -> None:
     """Register ``predict``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "predict",
-        help="judge new videos by a finished run",
-        description="Take new videos through the encoder and the model of a finished run. A "
-        "sound or picture that a clip lacks is treated as missing, a transcript is read as an "
-        "empty text; either is said.",
-        epilog="Exit status: 0 all clips judged, 1 error, 2 wrong usage, "
+        "predict new videos with a finished run",
+        "Run new videos through the encoder and the model of a finished run. Missing sound or "
+        "pictures are treated as a missing modality, a missing transcript as an empty text; the "
+        "output names what is missing.",
+        ['RUN clip.mp4 --text "the film was good"', "RUN clips.csv --json predictions.json"],
+        "Exit status: 0 all clips predicted, 1 error, 2 wrong usage, "
         f"{EXIT_SOME_FAILED} some clips could not be read.",
     )
-    parser.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
         "clips",
         type=Path,
         metavar="CLIPS",
-        help="a video, a folder of videos, or a CSV with a column video and, where known, text, "
+        help="a video, a folder of videos, or a CSV with the column video and, where known, text, "
         "start, end (seconds) and id",
     )
-    parser.add_argument("--text", help="transcript of the one video")
+    parser.add_argument("--text", help="transcript of a single video")
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="write all numbers there, clips in the order given; lines come as files are read",
+        help="write all numbers to FILE, in the order of CLIPS; lines are printed in the order in "
+        "which files are read",
     )
     parser.add_argument("--checkpoint", type=Path, help="weights file of the encoder imagebind")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument(
-        "--timeout", type=float, default=600.0, help="seconds a file may take (600)"
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="longest time to decode one file (default: 600)",
     )
     parser.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
+    check_run(options.folder)
+    check_clips(options.clips, options.text)
     from train import run_folder
     from train.predict.clips import read_clips
-    from train.predict.finished_run import TrainedModel
+    from train.predict.trained_model import TrainedModel
     from train.report import quiet_transformers, say
 
     quiet_transformers(console)
@@ -77,67 +89,67 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     if unread:
         say(console, f"note: columns that are not read: {', '.join(unread)}")
     job = encoder_job(run, options.checkpoint, options.device, options.timeout)
-    found: dict[str, Prediction] = {}
+    results: dict[str, ClipResult] = {}
     try:
-        for prediction in predict(run, job, clips, data):
-            say(console, prediction.line())
-            found[prediction.id] = prediction
+        for result in predict(run, job, clips, data):
+            say(console, result.line())
+            results[result.id] = result
     finally:
-        if options.json:  # what was judged is kept, in the order given
-            rows = [asdict(found[i]) for i in map(str, clips.table["id"]) if i in found]
+        if options.json:  # after an error too: the clips predicted so far, in the order given
+            rows = [asdict(results[i]) for i in map(str, clips.table["id"]) if i in results]
             about = {"run": str(options.folder), "dataset": run.card.name, "task": run.card.task}
             run_folder.write_json(options.json, {**about, "clips": rows})
-    return EXIT_SOME_FAILED if any(each.error for each in found.values()) else 0
+    return EXIT_SOME_FAILED if any(result.error for result in results.values()) else 0
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a run says of one clip.
+class ClipResult:
+    """The result for one clip.
 
     Attributes:
-        id: of the clip.
-        video: its path as it was given.
-        error: why it could not be judged; empty if it was.
-        missing: what was treated as missing, of text, audio, vision and context.
-        answer: of the model; None with an error.
+        id: the clip's id.
+        video: the path of its video, as given.
+        error: why the clip could not be predicted; empty if it could.
+        missing: the inputs treated as missing, of text, audio, vision and context.
+        answer: the model's prediction; None with an error.
     """
 
     id: str
     video: str
     error: str
     missing: list[str]
-    answer: Answer | None
+    answer: Prediction | None
 
     def line(self) -> str:
-        """For a reader: the prediction, then the scores of the sub-tasks."""
+        """Format the result as one line: the prediction, then the scores of the sub-tasks."""
         if self.answer is None:
             return f"{self.id}: failed: {self.error}"
-        said, scores = self.answer.prediction, self.answer.scores
-        if isinstance(said, float):
-            parts = [f"{said:.3f}", *(f"{k} {scores[k]:.3f}" for k in scores if k != "M")]
+        prediction, scores = self.answer.prediction, self.answer.scores
+        if isinstance(prediction, float):
+            parts = [f"{prediction:.3f}", *(f"{k} {scores[k]:.3f}" for k in scores if k != "M")]
         else:
-            chosen = [said] if isinstance(said, str) else said
-            parts = [", ".join(chosen) or "none"]
-            for k, of_class in scores.items():
-                assert isinstance(of_class, dict)
-                numbers = (f"{of_class[name]:.3f}" for name in chosen or of_class)
+            classes = [prediction] if isinstance(prediction, str) else prediction
+            parts = [", ".join(classes) or "none"]
+            for k, score_of_class in scores.items():
+                assert isinstance(score_of_class, dict)
+                numbers = (f"{score_of_class[name]:.3f}" for name in classes or score_of_class)
                 parts.append(f"{k} {', '.join(numbers)}")
         line = f"{self.id}: {'  '.join(parts)}"
-        lacks = ", ".join(LACKS[what] for what in self.missing)
-        return f"{line}  ({lacks}: treated as missing)" if lacks else line
+        missing = ", ".join(MISSING[name] for name in self.missing)
+        return f"{line}  ({missing}: treated as missing)" if missing else line
 
 
 def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout: float) -> Job:
-    """How clips are extracted, so that they give what the run's store would hold.
+    """Return the job that extracts clips exactly as the run's store was extracted.
 
     Args:
-        run: names its encoder, sampling and stored type.
-        checkpoint: weights file of the encoder imagebind, where it is not in its usual place.
-        device: where the encoder runs.
+        run: provides the encoder's name, the sampling and the stored dtype.
+        checkpoint: weights file of the encoder imagebind; None: its default place.
+        device: the encoder's device.
         timeout: seconds that decoding one file may take.
 
     Raises:
-        ValueError: the encoder at hand is not the one that made the run's features.
+        ValueError: the available encoder differs from the one that made the run's features.
     """
     from extract.encoders import NAMES, PRECISIONS, EncoderIdentity, EncoderSpec, load
     from extract.job import Job
@@ -147,8 +159,8 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
     name, settings = recipe["encoder"], recipe["settings"]
     if name not in NAMES:
         raise ValueError(
-            f"the run was trained on features of {name!r}, which were not extracted here: nothing "
-            f"makes such features of a new video (encoders: {', '.join(NAMES)})"
+            f"the run was trained on features of {name!r}, which were not extracted here: they "
+            f"cannot be made from a new video (encoders: {', '.join(NAMES)})"
         )
     precisions = {dtype: precision for precision, dtype in PRECISIONS.items()}
     precision = precisions[settings.get("precision", "float32")]
@@ -157,7 +169,7 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
     difference = EncoderIdentity.of(load(spec)).difference(trained)
     if difference:
         raise ValueError(
-            f"the encoder {name} at hand is not the one that the run was trained with: "
+            f"the encoder {name} differs from the one that the run was trained with: "
             f"{difference}; use the same weights and release, or extract and train again"
         )
     return Job(
@@ -171,14 +183,14 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
     )
 
 
-def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterator[Prediction]:
-    """Judge clips as they are extracted, neighbours in one video together.
+def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterator[ClipResult]:
+    """Extract and predict clips block by block; clips of one video are decoded together.
 
     Args:
         run: the model.
-        job: from `encoder_job`; nothing is written, so that it needs no store.
-        clips: what to judge; labels are not read.
-        data: the folder that their paths are relative to.
+        job: the job of `encoder_job`; no store is written.
+        clips: the clips; their labels are ignored.
+        data: the folder that the clips' paths are relative to.
     """
     from cache.store.parts import rounded
     from extract.block import encode_block, single_thread
@@ -186,27 +198,27 @@ def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterato
     from train.context import has_context, preceding
 
     rows, turns = clips.table, run.config.text.context_turns
-    told = turns > 0 and has_context(rows)
-    before = preceding(rows, turns) if told else [[] for _ in range(len(rows))]
+    with_context = turns > 0 and has_context(rows)
+    before = preceding(rows, turns) if with_context else [[] for _ in range(len(rows))]
     texts = dict(zip(rows["id"], rows["text"].fillna("").str.strip(), strict=True))
     contexts = dict(zip(rows["id"], before, strict=True))
     utterances = utterances_of(clips)
     for block in plan_blocks(utterances, durations(utterances, data), 1):
         with single_thread():
-            made, encoded = encode_block(replace(job, data=data.resolve()), block)
-        records = {record.id: record for record in made}
+            extracted, encoded = encode_block(replace(job, data=data.resolve()), block)
+        records = {record.id: record for record in extracted}
         errors = {i: _error(record, run.frame_limit) for i, record in records.items()}
         ids = [i for i in records if not errors[i]]
-        features = _features(made, rounded(made, encoded, job.dtype), ids)
-        answers = run.answers(features, [texts[i] for i in ids], [contexts[i] for i in ids])
-        found = dict(zip(ids, answers, strict=True))
+        features = _features(extracted, rounded(extracted, encoded, job.dtype), ids)
+        answers = run.predict(features, [texts[i] for i in ids], [contexts[i] for i in ids])
+        answer_of = dict(zip(ids, answers, strict=True))
         for u in block:
-            missing = _missing(records[u.id], texts[u.id], turns > 0 and not told)
-            yield Prediction(u.id, u.video, errors[u.id], missing, found.get(u.id))
+            missing = _missing(records[u.id], texts[u.id], turns > 0 and not with_context)
+            yield ClipResult(u.id, u.video, errors[u.id], missing, answer_of.get(u.id))
 
 
 def _error(record: Record, frame_limit: int | None) -> str:
-    """Why an extracted clip cannot be judged, empty if it can."""
+    """Return why an extracted clip cannot be predicted; empty if it can."""
     if record.status == "failed":
         return record.error
     frames = max(record.audio_frames, record.vision_frames)
@@ -216,18 +228,18 @@ def _error(record: Record, frame_limit: int | None) -> str:
 
 
 def _missing(record: Record, text: str, no_context: bool) -> list[str]:
-    """What is treated as missing: an empty transcript leaves the special tokens alone."""
-    lacks = {
+    """Return the names of a clip's missing inputs; none of a failed clip."""
+    missing = {
         "text": not text,
         "audio": not record.audio_frames,
         "vision": not record.vision_frames,
         "context": no_context,
     }
-    return [] if record.status == "failed" else [what for what, lacking in lacks.items() if lacking]
+    return [] if record.status == "failed" else [name for name in missing if missing[name]]
 
 
 def _features(records: list[Record], encoded: dict[str, np.ndarray], ids: list[str]) -> Features:
-    """The features of some of a block's utterances, as a store would give them."""
+    """Return the features of some utterances of a block, as a store returns them."""
     import torch
 
     from cache import Features

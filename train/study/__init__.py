@@ -1,1 +1,1 @@
-"""Several runs: studies, ablations, comparisons, searches and their statistics."""
+"""Studies of several runs: ablations, comparisons, random search, and their statistics."""

@@ -1,4 +1,4 @@
-"""Every method on the same features, by the same trainer, in one table."""
+"""Train several methods on the same features with the same trainer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from typing import Any
 
 from rich.console import Console
 
+from train.command_line import add_command
+
 REFERENCE = "semanticmac"
 
 
 def add_commands(commands: Any) -> None:
     """Register ``compare-methods``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "compare-methods",
-        help="train several methods on one cache and put them in one table",
-        description="Train methods side by side on one cache: same batches, same protocol, same "
-        "preset. The table holds mean and standard deviation over the seeds, parameters, seconds "
-        f"per epoch, and p of a paired test against {REFERENCE}. Run it again after an "
-        "interruption: what is trained is not trained again. It is printed, and written as "
-        "Markdown, LaTeX and CSV below runs/DATASET/studies/compare-methods.",
+        "train several methods on one store and put them in one table",
+        "Train methods on one store with the same batches, protocol and preset. The table contains "
+        "mean and standard deviation over the seeds, parameters, seconds per epoch, and p of a "
+        f"paired test against {REFERENCE}. After an interruption, the same command resumes: "
+        "finished runs are not trained again. The table is printed and written to "
+        "runs/DATASET/studies/compare-methods as Markdown, LaTeX and CSV.",
+        ["dataset=meld seeds=5", "dataset=demo methods=text,audio,mean"],
     )
     parser.add_argument(
         "overrides",
         nargs="+",
         metavar="KEY=VALUE",
-        help="dataset=NAME, methods=all (default) or methods=NAME,NAME, seeds=COUNT or "
-        "seeds=1,2,3 (default 1), and any key of the configuration",
+        help="dataset=NAME, methods=NAME,NAME (default: all), seeds=COUNT or "
+        "seeds=1,2,3 (default: 1), and any key of the configuration",
     )
     parser.set_defaults(run=_compare_methods)
 
@@ -34,11 +38,11 @@ def add_commands(commands: Any) -> None:
 def _compare_methods(options: argparse.Namespace, console: Console) -> int:
     from train.methods import METHODS
     from train.report import quiet_transformers
-    from train.study.study import Study, Variant, chosen, parse_seeds, run_study, take_key
+    from train.study.study import Study, Variant, parse_seeds, pop_key, run_study, select_names
 
-    seeds, rest = take_key(options.overrides, "seeds")
-    methods, rest = take_key(rest, "methods")
-    names = chosen(methods, list(METHODS), "method", always=REFERENCE)
+    seeds, rest = pop_key(options.overrides, "seeds")
+    methods, rest = pop_key(rest, "methods")
+    names = select_names(methods, list(METHODS), "method", always=REFERENCE)
     variants = tuple(Variant(name, (f"method={name}",)) for name in names)
     quiet_transformers(console)
     study = Study("compare-methods", tuple(rest), variants, parse_seeds(seeds or "1"), REFERENCE)

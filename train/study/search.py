@@ -1,4 +1,4 @@
-"""Random search for the sizes and rates of a dataset, judged on its validation split."""
+"""Random search over sizes, temperatures and loss weights, ranked by the validation split."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-DEFAULTS = "defaults"  # marks the trial that took every default
-# What a trial draws from, by configuration key. Every list holds the default.
+from train.command_line import add_command
+
+DEFAULTS = "defaults"  # attribute of the trial with all defaults
+# The values to draw from, per key of the configuration. Every list contains the default.
 SPACE: dict[str, list[Any]] = {
     "width": [64, 128, 256],
     "dropout": [0.0, 0.1, 0.2, 0.3],
@@ -31,33 +33,35 @@ SPACE: dict[str, list[Any]] = {
 
 def add_commands(commands: Any) -> None:
     """Register ``search``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "search",
-        help="search sizes, temperatures and loss weights at random",
-        description="Train with sizes, temperatures and loss weights drawn at random and rank "
-        "the draws by the validation split; the test split decides nothing. Keys given here are "
-        "not drawn. An interrupted search goes on with the next trial. The ranking is printed, "
-        "and written to runs/DATASET/studies/search/trials.csv; weights are not kept.",
+        "random search over sizes, temperatures and loss weights",
+        "Train with sizes, temperatures and loss weights drawn at random and rank the trials by "
+        "the validation split; the test split is not used. Keys given on the command line are not "
+        "drawn. After an interruption, the same command resumes with the next trial. The ranking "
+        "is printed and written to runs/DATASET/studies/search/trials.csv; weights are deleted.",
+        ["dataset=meld trials=50", "dataset=demo trials=20 seeds=3 width=128"],
     )
     parser.add_argument(
         "overrides",
         nargs="+",
         metavar="KEY=VALUE",
-        help="dataset=NAME, trials=COUNT (default 50, those done before counted), seeds=COUNT "
-        "(runs per trial, default 1), and any key of the configuration",
+        help="dataset=NAME, trials=COUNT (default: 50, including earlier trials), seeds=COUNT "
+        "(runs per trial, default: 1), and any key of the configuration",
     )
     parser.set_defaults(run=_search)
 
 
 def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: Console) -> int:
-    """Draw and train until ``trials`` were tried; print and write the ranking.
+    """Draw and train trials until there are ``trials``; print and write the ranking.
 
-    The score of a trial is what chooses an epoch (the lowest loss, or the highest weighted F1, of
-    the validation split) at its best epoch, averaged over the seeds. A trial that cannot be trained
-    is reported and counts as tried.
+    The score of a trial is the criterion that selects an epoch (validation loss, or weighted F1)
+    at the best epoch, averaged over the seeds. A trial that cannot be trained is reported and
+    counts.
 
     Returns:
-        How many trials failed.
+        The number of failed trials.
 
     Raises:
         ValueError: Optuna is not installed, or a key or value is wrong.
@@ -77,21 +81,21 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {word.partition("=")[0] for word in overrides}
     study = optuna.create_study(
-        # Trials of another question are another study.
+        # One Optuna study per configuration, manifest, store, seeds and fixed keys.
         study_name=f"{'-'.join(made_from(config, manifest))} seeds {seeds} of {sorted(fixed)}",
         storage=f"sqlite:///{folder / 'trials.db'}",
         load_if_exists=True,
         direction="maximize",
     )
-    # Going on with the first seed would draw the first trials again.
+    # The same seed would draw the first trials again after a restart.
     study.sampler = optuna.samplers.RandomSampler(seed=config.seed + len(study.trials))
     # Interrupted trials do not count.
     ended = [trial for trial in study.trials if trial.state.is_finished()]
-    if not any(DEFAULTS in trial.user_attrs for trial in ended):  # what every draw has to beat
+    if not any(DEFAULTS in trial.user_attrs for trial in ended):  # the baseline of the ranking
         defaults = {key: attrgetter(key)(config) for key in SPACE if key not in fixed}
         study.enqueue_trial(defaults, user_attrs={DEFAULTS: True})
     failed = 0
-    for place in range(len(ended) + 1, trials + 1):
+    for number in range(len(ended) + 1, trials + 1):
         trial = study.ask()
         drawn = [
             f"{key}={trial.suggest_categorical(key, values)}"
@@ -103,16 +107,16 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
         except (ValueError, torch.OutOfMemoryError) as error:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             failed += 1
-            say(console, f"{place}/{trials}  failed: {error}  {' '.join(drawn)}")
+            say(console, f"{number}/{trials}  failed: {error}  {' '.join(drawn)}")
             continue
         study.tell(trial, score)
-        say(console, f"{place}/{trials}  {score:.4f}  {' '.join(drawn)}")
+        say(console, f"{number}/{trials}  {score:.4f}  {' '.join(drawn)}")
     _rank(study, folder, console)
     return failed
 
 
 def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
-    """Train once with each seed; the mean of the scores by which the epochs were chosen."""
+    """Train once per seed and return the mean score of the best epochs."""
     from train import run_folder
     from train.config import choose_config
     from train.fit import train
@@ -127,7 +131,7 @@ def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
 
 
 def _rank(study: Any, folder: Path, console: Console) -> None:
-    """Write every trial, best first, and print the best ten with what mattered."""
+    """Write all trials, best first; print the best eight and the importance of each key."""
     from optuna.importance import get_param_importances
     from rich.table import Table
 
@@ -137,7 +141,7 @@ def _rank(study: Any, folder: Path, console: Console) -> None:
     path = folder / "trials.csv"
     trials.to_csv(path, index=False)
     weights = get_param_importances(study) if len(trials) > 3 else {}
-    table = Table("key", "share of the variation", *(f"#{n}" for n in trials["number"][:8]))
+    table = Table("key", "importance", *(f"#{n}" for n in trials["number"][:8]))
     table.add_row("score", "", *(f"{value:.4f}" for value in trials["value"][:8]))
     for key in sorted(trials.columns[2:], key=lambda key: -weights.get(key, 0)):
         cells = [str(value) for value in trials[key][:8]]
@@ -160,12 +164,12 @@ def _optuna() -> Any:
 
 def _search(options: argparse.Namespace, console: Console) -> int:
     from train.report import quiet_transformers
-    from train.study.study import check_no_keys, parse_seeds, take_key
+    from train.study.study import check_no_single_run_keys, parse_seeds, pop_key
 
     quiet_transformers(console)
-    trials, rest = take_key(options.overrides, "trials")
-    seeds, rest = take_key(rest, "seeds")
+    trials, rest = pop_key(options.overrides, "trials")
+    seeds, rest = pop_key(rest, "seeds")
     if not (trials or "50").isdigit():
-        raise ValueError(f"trials={trials}: use a count")
-    check_no_keys(rest)
+        raise ValueError(f"trials={trials}: use a number")
+    check_no_single_run_keys(rest)
     return 3 if search(rest, int(trials or "50"), parse_seeds(seeds or "1"), console) else 0

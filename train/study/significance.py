@@ -1,7 +1,7 @@
-"""Runs judged by what they predicted: every figure with its interval, and one run against another.
+"""Bootstrap confidence intervals and paired significance tests over saved predictions.
 
-Intervals are of a bootstrap, p of a paired permutation test, both SciPy's, over the utterances of a
-split. They tell how far a figure may be chance of these utterances, not of the seed of a training.
+The samples are drawn over the utterances of a split, by SciPy's ``bootstrap`` and
+``permutation_test``. They measure the variation over utterances, not over the seeds of training.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from train.study.predictions import Predictions, check_pair, read_predictions
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure and the interval that holds it; NaN where it is undefined."""
+class Interval:
+    """A metric with its confidence interval; NaN where it is undefined."""
 
     value: float
     low: float
@@ -28,94 +28,97 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One figure of two runs, their difference (first less second) and its p, two-sided."""
+class Comparison:
+    """One metric of two runs, its difference (first minus second) and the two-sided p."""
 
-    first: Estimate
-    second: Estimate
-    difference: Estimate
+    first: Interval
+    second: Interval
+    difference: Interval
     p: float
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How often utterances are drawn again, from which seed, and how sure an interval is."""
+    """The number of samples, their seed, and the confidence level of the intervals."""
 
     count: int = 1000
     seed: int = 0
     confidence: float = 0.95
 
 
-def intervals(predictions: Predictions, how: Resampling) -> dict[str, Estimate]:
-    """Every figure with its percentile bootstrap interval, utterances drawn with replacement.
+def intervals(predictions: Predictions, resampling: Resampling) -> dict[str, Interval]:
+    """Return every metric with its percentile bootstrap interval.
 
-    A draw may lack a rare class and leave a figure undefined; such draws do not count for it.
+    Utterances are drawn with replacement. Samples in which a metric is undefined (a rare class is
+    absent) are ignored for this metric.
     """
-    values = predictions.figures()
+    values = predictions.compute_metrics()
 
-    def redrawn(index: np.ndarray) -> np.ndarray:
+    def resampled(index: np.ndarray) -> np.ndarray:
         return _values(predictions, predictions.decided[index], predictions.truth[index])
 
-    low, high = _percentiles(redrawn, len(predictions.ids), how)
+    low, high = _percentiles(resampled, len(predictions.ids), resampling)
     return {
-        name: Estimate(values[name], float(low[i]), float(high[i])) for i, name in enumerate(values)
+        name: Interval(values[name], float(low[i]), float(high[i])) for i, name in enumerate(values)
     }
 
 
-def compare(first: Predictions, second: Predictions, how: Resampling) -> dict[str, Difference]:
-    """Two runs on the same utterances, figure by figure.
+def compare(
+    first: Predictions, second: Predictions, resampling: Resampling
+) -> dict[str, Comparison]:
+    """Compare two runs on the same utterances, metric by metric.
 
-    The intervals are of a paired bootstrap: a draw takes the same utterances of both runs. p is of
-    a paired permutation test: were the runs alike, the two predictions for an utterance could be
-    exchanged.
+    The intervals come from a paired bootstrap: a sample contains the same utterances of both runs.
+    p comes from a paired permutation test, whose null hypothesis is that the two predictions for an
+    utterance are exchangeable.
 
     Raises:
         ValueError: the runs cannot be compared, see `check_pair`.
     """
     check_pair(first, second)
-    rows, names = len(first.ids), list(first.figures())
+    rows, names = len(first.ids), list(first.compute_metrics())
     both = np.concatenate([first.decided, second.decided])
 
-    def redrawn(index: np.ndarray) -> np.ndarray:
+    def resampled(index: np.ndarray) -> np.ndarray:
         a, b = (_values(first, run.decided[index], first.truth[index]) for run in (first, second))
         return np.concatenate([a, b, a - b])
 
     def exchanged(index: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
-        # Rows of `both`: as observed, or a batch of permutations of it.
+        # Indices into `both`: the observed order, or a batch of permutations.
         if index.ndim > 1:
             return np.stack([exchanged(i, j, axis) for i, j in zip(index, other, strict=True)])
         a, b = (_values(first, both[at.astype(int)], first.truth) for at in (index, other))
         return a - b
 
-    low, high = _percentiles(redrawn, rows, how)
+    low, high = _percentiles(resampled, rows, resampling)
     test = permutation_test(
         (np.arange(rows), np.arange(rows, 2 * rows)),
         exchanged,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=how.count,
+        n_resamples=resampling.count,
         batch=100,
-        rng=np.random.default_rng(how.seed),
+        rng=np.random.default_rng(resampling.seed),
     )
     undefined = np.isnan(test.null_distribution).any(0) | np.isnan(test.statistic)
     p = np.where(undefined, np.nan, test.pvalue)
-    observed = redrawn(np.arange(rows))
-    estimates = [Estimate(*map(float, each)) for each in zip(observed, low, high, strict=True)]
-    a, b, difference = (estimates[k * len(names) :][: len(names)] for k in range(3))
+    observed = resampled(np.arange(rows))
+    measured = [Interval(*map(float, each)) for each in zip(observed, low, high, strict=True)]
+    a, b, difference = (measured[k * len(names) :][: len(names)] for k in range(3))
     return {
-        name: Difference(a[i], b[i], difference[i], float(p[i])) for i, name in enumerate(names)
+        name: Comparison(a[i], b[i], difference[i], float(p[i])) for i, name in enumerate(names)
     }
 
 
 def mcnemar_p(first: Predictions, second: Predictions) -> float:
-    """Exact McNemar test: of what one classifier alone gets right, does each get half.
+    """Return p of McNemar's exact test, over the utterances that one classifier alone gets right.
 
     Raises:
-        ValueError: the runs cannot be compared, or do not choose one class.
+        ValueError: the runs cannot be compared, or are not classifications.
     """
     check_pair(first, second)
     if first.task != "classification":
-        raise ValueError(f"McNemar's test is for one class of several, not for {first.task}")
+        raise ValueError(f"McNemar's test is for classification, not for {first.task}")
     right, other = (run.decided == run.truth for run in (first, second))
     alone, only_other = int((right & ~other).sum()), int((other & ~right).sum())
     if alone + only_other == 0:
@@ -124,10 +127,10 @@ def mcnemar_p(first: Predictions, second: Predictions) -> float:
 
 
 def paired_p(first: Sequence[Path], second: Sequence[Path], split: str = "test") -> float:
-    """Two-sided p that two groups of runs (the seeds of two methods) err equally.
+    """Return the two-sided p that two groups of runs (seeds of two methods) have equal errors.
 
-    A paired permutation test over utterances of `Predictions.errors`, each averaged over the runs
-    of a group: of the MAE, or of the accuracy.
+    A paired permutation test of `Predictions.errors` over utterances, averaged over the runs of a
+    group. The statistic is the difference of the MAE, or of the accuracy.
 
     Raises:
         ValueError: the runs cannot be compared, see `check_pair`.
@@ -149,24 +152,24 @@ def paired_p(first: Sequence[Path], second: Sequence[Path], split: str = "test")
 
 
 def _values(run: Predictions, decided: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return np.array(list(compute(run.metrics, decided, truth, run.classes).values()))
+    return np.array(list(compute(run.metric_set, decided, truth, run.classes).values()))
 
 
 def _percentiles(
-    statistic: Callable[[np.ndarray], np.ndarray], rows: int, how: Resampling
+    statistic: Callable[[np.ndarray], np.ndarray], rows: int, resampling: Resampling
 ) -> tuple[np.ndarray, np.ndarray]:
     if rows < 2:
-        raise ValueError("an interval needs two utterances at least")
+        raise ValueError("an interval needs at least two utterances")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a figure undefined in every draw
+        warnings.simplefilter("ignore", RuntimeWarning)  # a metric undefined in every sample
         drawn = bootstrap(
             (np.arange(rows),),
             statistic,
             vectorized=False,
             method="percentile",
-            n_resamples=how.count,
-            rng=np.random.default_rng(how.seed),
+            n_resamples=resampling.count,
+            rng=np.random.default_rng(resampling.seed),
         ).bootstrap_distribution
-        tail = (1 - how.confidence) / 2
+        tail = (1 - resampling.confidence) / 2
         low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=-1)
     return low, high

@@ -1,8 +1,8 @@
-"""Several runs side by side: variants of one configuration, each with several seeds, in a table.
+"""Train variants of one configuration, each with several seeds, and write one table.
 
-The runs stand where every run stands, below ``runs/<dataset>/<method>/``. One that was made from
-the same configuration, manifest and store is taken as it is, so that an interrupted study goes on
-where it was. ``runs/<dataset>/studies/<name>/`` keeps the table: ``table.md``, ``.tex``, ``.csv``.
+The runs are stored like all runs, in ``runs/<dataset>/<method>/``. A finished run with the same
+configuration, manifest and store is reused, so that an interrupted study resumes. The table is
+written to ``runs/<dataset>/studies/<name>/`` as ``table.md``, ``table.tex`` and ``table.csv``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from train.tables import fitted, latex, markdown, rich_table
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table: its name, and the keys by which it differs from the others."""
+    """One row of the table: its name, and the keys by which it differs from the other rows."""
 
     name: str
     overrides: tuple[str, ...] = ()
@@ -44,13 +44,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked.
+    """The variants and seeds to train.
 
     Attributes:
-        name: the folder below ``runs/<dataset>/studies``.
-        overrides: ``key=value`` strings that all runs share; ``dataset`` among them.
-        variants: the lines of the table.
-        seeds: every variant is trained once with each.
+        name: the study's folder in ``runs/<dataset>/studies``.
+        overrides: ``key=value`` strings that all runs share, including ``dataset``.
+        variants: the rows of the table.
+        seeds: every variant is trained once per seed.
         reference: the variant that the others are tested against; None: no test.
     """
 
@@ -62,20 +62,20 @@ class Study:
 
 
 def run_study(study: Study, console: Console, loud: bool = False) -> int:
-    """Train what is not trained yet, write and print the table; the number of failed variants.
+    """Train the missing runs, write and print the table, and return the number of failed variants.
 
-    A variant that cannot be trained is a line with its reason; the others go on.
+    A variant that cannot be trained is reported with the reason; the others are trained.
 
     Args:
-        study: what is asked.
-        console: where to report.
-        loud: let each run print its epochs.
+        study: the variants and seeds.
+        console: for messages and the table.
+        loud: print the epochs and the summary of each run.
 
     Raises:
-        ValueError: a key or a value is wrong, before anything is trained.
+        ValueError: a key or a value is invalid; raised before any training.
     """
     check_single_process()
-    check_no_keys(study.overrides)
+    check_no_single_run_keys(study.overrides)
     plan = [
         (variant.name, choose_config([*study.overrides, *variant.overrides, f"seed={seed}"]))
         for variant in study.variants
@@ -109,28 +109,28 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
     if whole:
         table = summary(whole, study.reference, card.classes)
         title = f"{card.title}: test split, seeds {', '.join(map(str, study.seeds))}"
-        cells = shown_cells(table, len(study.seeds))
+        cells = format_summary(table, len(study.seeds))
         table.to_csv(folder / "table.csv", index_label="variant")
         (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
         (folder / "table.tex").write_text(latex(cells), encoding="utf-8")
         console.print(rich_table(fitted(cells, console.width), title))
     for name, reason in failed.items():
         say(console, f"failed: {name}: {reason}")
-    say(console, f"all figures: {folder / 'table.md'}, .tex, .csv")
+    say(console, f"table: {folder / 'table.md'}, .tex, .csv")
     return len(failed)
 
 
 def check_single_process() -> None:
-    """Several runs are started one after another, by one process; else raise a ValueError."""
+    """Raise a ValueError unless this is the only process: a study starts runs one by one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several runs want one process: start them without a launcher")
+        raise ValueError("several runs need a single process: start them without a launcher")
 
 
-def check_no_keys(overrides: Sequence[str]) -> None:
-    """Raise a ValueError on a key that belongs to one run alone."""
+def check_no_single_run_keys(overrides: Sequence[str]) -> None:
+    """Raise a ValueError on ``seed=`` and ``name=``, which are for single runs."""
     for key in ("seed", "name"):
-        if take_key(overrides, key)[0] is not None:
-            raise ValueError(f"{key}= is for one run; several take seeds=COUNT or seeds=1,2,3")
+        if pop_key(overrides, key)[0] is not None:
+            raise ValueError(f"{key}= is for one run; for several use seeds=COUNT or seeds=1,2,3")
 
 
 Origin = tuple[str, str, str]
@@ -196,10 +196,10 @@ def same_code(run: Path) -> bool:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``1,4,7`` is these seeds; a number alone, ``3``, is the seeds 1 to 3.
+    """Parse ``1,4,7`` as these seeds, and a single number ``3`` as the seeds 1 to 3.
 
     Raises:
-        ValueError: anything else.
+        ValueError: another format, or equal seeds.
     """
     try:
         numbers = tuple(int(word) for word in text.split(","))
@@ -212,50 +212,52 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def take_key(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
-    """The value of ``key=value`` among the overrides, or None, and the others."""
+def pop_key(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
+    """Return the value of ``key=value`` (None: absent) and the remaining overrides."""
     found = [word for word in overrides if word.startswith(f"{key}=")]
     others = [word for word in overrides if not word.startswith(f"{key}=")]
     return (found[-1].partition("=")[2] if found else None), others
 
 
-def chosen(names: str | None, known: Sequence[str], what: str, always: str) -> list[str]:
-    """The names of a comma-separated list, in the order of ``known``; None or "all" is all.
+def select_names(names: str | None, known: Sequence[str], kind: str, always: str) -> list[str]:
+    """Parse a comma-separated list of names; None or "all" selects all.
 
-    ``always`` is taken even where it is not named: the others are tested against it.
+    Args:
+        names: the list.
+        known: all names, in the order of the result.
+        kind: "method" or "ablation", for the error.
+        always: a name that is always selected: the others are tested against it.
 
     Raises:
-        ValueError: a name that is not known.
+        ValueError: a name is unknown.
     """
-    asked = set(known) if names in (None, "all") else {always, *str(names).split(",")}
-    unknown = asked - set(known)
+    selected = set(known) if names in (None, "all") else {always, *str(names).split(",")}
+    unknown = selected - set(known)
     if unknown:
-        raise ValueError(
-            f"no {what} is called {min(unknown)!r}; there are: all, {', '.join(known)}"
-        )
-    return [name for name in known if name in asked]
+        raise ValueError(f"unknown {kind} {min(unknown)!r}; choose from all, {', '.join(known)}")
+    return [name for name in known if name in selected]
 
 
 def summary(
     runs: dict[str, list[Path]], reference: str | None, classes: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """One row per variant: mean and standard deviation of each figure of the test split.
+    """Return one row per variant: mean and standard deviation of each metric of the test split.
 
-    Columns: ``<figure>`` and ``<figure>_std`` (sample standard deviation over the seeds, NaN for
-    one), ``parameters`` (numbers in the weights), ``epoch_s`` (seconds per epoch) and, with a
-    reference, ``p``: the paired test of this variant's errors against the reference's, utterance
-    by utterance, errors averaged over the seeds. Metrics of a single class are left out.
+    Columns: ``<metric>`` and ``<metric>_std`` (sample standard deviation over the seeds, NaN for
+    one seed), ``parameters`` (number of weights), ``epoch_s`` (seconds per epoch) and, with a
+    reference, ``p`` of the paired test over utterances of this variant's errors (averaged over the
+    seeds) against the reference's. Metrics of single classes are excluded.
     """
     rows: dict[str, dict[str, float]] = {}
     for name, folders in runs.items():
         metrics = [run_folder.read_metrics(folder) for folder in folders]
         row: dict[str, float] = {}
-        for figure in metrics[0]["test"]:
-            if figure.endswith(tuple(f"_{label}" for label in classes)):
+        for metric in metrics[0]["test"]:
+            if metric.endswith(tuple(f"_{label}" for label in classes)):
                 continue
-            values = np.array([each["test"][figure] for each in metrics], dtype=float)
-            row[figure] = values.mean()
-            row[f"{figure}_std"] = values.std(ddof=1) if len(values) > 1 else math.nan
+            values = np.array([each["test"][metric] for each in metrics], dtype=float)
+            row[metric] = values.mean()
+            row[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else math.nan
         row["parameters"] = _parameters(folders[0])
         seconds = [line["seconds"] for each in metrics for line in each["history"]]
         row["epoch_s"] = float(np.mean(seconds)) if seconds else math.nan
@@ -266,14 +268,14 @@ def summary(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def shown_cells(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
-    """A summary as a reader wants it: ``mean ± std``, fractions in percent, all strings."""
+def format_summary(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """Format the cells of a summary as strings: ``mean ± std``, fractions in percent."""
     cells = pd.DataFrame(index=table.index.rename("variant"))
-    for figure in [str(name) for name in table if f"{name}_std" in table]:
-        cells[figure] = [
-            shown(figure, mean)
-            + (f" ± {shown(figure, std)}" if seeds > 1 and not math.isnan(mean) else "")
-            for mean, std in zip(table[figure], table[f"{figure}_std"], strict=True)
+    for metric in [str(name) for name in table if f"{name}_std" in table]:
+        cells[metric] = [
+            shown(metric, mean)
+            + (f" ± {shown(metric, std)}" if seeds > 1 and not math.isnan(mean) else "")
+            for mean, std in zip(table[metric], table[f"{metric}_std"], strict=True)
         ]
     cells["parameters"] = [f"{value / 1e6:.2f} M" for value in table["parameters"]]
     cells["s/epoch"] = [f"{value:.2f}" for value in table["epoch_s"]]
@@ -289,7 +291,7 @@ def _train(config: Config, console: Console, label: str, loud: bool) -> Path:
         run = train(config, console)
         show_run(run, console)
         return run
-    with console.status(label):  # moves on a terminal, says nothing elsewhere
+    with console.status(label):  # a spinner on a terminal, no output elsewhere
         return train(config, Console(quiet=True))
 
 

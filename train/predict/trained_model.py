@@ -1,4 +1,4 @@
-"""A finished run's model, loaded from the run's folder alone, without manifest or store."""
+"""TrainedModel: the model of a finished run, loaded from the run's folder alone."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from train.config import load_config
 from train.data import Batch, frame_limit
 from train.methods import build_method
 from train.model.language_model import load_tokenizer, tokenize
+from train.predict.inputs import check_run
 from train.task import Task
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model says of one utterance.
+class Prediction:
+    """The model's output for one utterance.
 
     Attributes:
         prediction: a score, the name of a class, or the names of all classes that apply.
         scores: per sub-task ("M" gives the prediction) the score, or a probability for each class.
-        reported: what else the method says of it.
+        reported: the values that the method reports per utterance, by name.
     """
 
     prediction: float | str | list[str]
@@ -38,36 +39,34 @@ class Answer:
 
 
 class TrainedModel:
-    """A run's model in evaluation mode.
+    """The model of a finished run, in evaluation mode.
 
     Args:
-        folder: the run's.
-        device: where to run, as PyTorch spells it.
+        folder: the run's folder.
+        device: a PyTorch device, such as ``cpu`` or ``cuda:0``.
 
     Attributes:
-        card: of the dataset that it was trained on.
-        config: its configuration.
-        recipe: what its features were made by.
-        widths: columns of its features per modality.
-        frame_limit: most frames that an utterance may have; None: any number.
+        card: the card of the dataset that the model was trained on.
+        config: the run's configuration.
+        recipe: the encoder, settings and sampling that made the run's features.
+        widths: the width of the features of each modality.
+        frame_limit: the largest number of frames of an utterance, or None.
 
     Raises:
-        ValueError: the run did not finish, it needs text features instead of a transcript, or
-            there is no such device.
+        ValueError: the run did not finish, it was trained on text features, or the device does
+            not exist.
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        for name in ("config.yaml", "card.yaml", "encoder.json"):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder / name}: no such file; name a finished run's folder")
+        check_run(folder)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {device}: PyTorch sees no such GPU; use cpu")
         self.config = load_config(folder / "config.yaml")
         text, loss = self.config.text, self.config.loss
         if text.source == "features" or text.model is None:
             raise ValueError(
-                f"{folder} learnt from the text features of its store, which nothing here makes "
-                "of a transcript: train with text.source=model"
+                f"{folder} was trained on the text features of its store, which cannot be made "
+                "from a transcript here: train with text.source=model"
             )
         self.card = Card.load(folder / "card.yaml")
         encoder = run_folder.read_json(folder / "encoder.json")
@@ -85,39 +84,42 @@ class TrainedModel:
         self._method.to(self._device).eval()
 
     @torch.inference_mode()
-    def answers(
+    def predict(
         self, features: Features, texts: Sequence[str], contexts: Sequence[Sequence[str]]
-    ) -> list[Answer]:
-        """What the model says of some utterances.
+    ) -> list[Prediction]:
+        """Predict utterances, in the order of ``features``.
 
         Args:
-            features: audio and vision, as a store of the run's recipe holds them.
+            features: audio and vision, as a store with the run's recipe contains them.
             texts: the transcripts; an empty one leaves the language model's special tokens.
-            contexts: what was said before, per transcript, oldest first.
+            contexts: the preceding utterances of each transcript, oldest first.
         """
         if not len(features):
             return []
         text = self.config.text
         before = contexts if text.context_turns else None
         tokens = tokenize(self._tokenizer, texts, text.max_tokens, before)
-        found = []
+        predictions = []
         for index_B in torch.arange(len(features)).split(self.config.train.batch_size):
             packed = features.batch(index_B)
-            labels = torch.zeros(len(index_B), self._task.outputs)  # nobody looks at them
+            dummy_labels = torch.zeros(len(index_B), self._task.outputs)  # unused at inference
             batch = Batch(
-                index_B, tokens.batch(index_B), packed["audio"], packed["vision"], labels
+                index_B, tokens.batch(index_B), packed["audio"], packed["vision"], dummy_labels
             ).to(self._device)
-            precision = PRECISIONS.get(self.config.train.precision)
+            precision = AUTOCAST_DTYPES.get(self.config.train.precision)
             with torch.autocast(self._device.type, precision, enabled=precision is not None):
-                said = self._method(batch)
+                outputs = self._method(batch)
             scores = {
-                name: self._task.scores(x_BC).cpu() for name, x_BC in said.predictions.items()
+                name: self._task.scores(x_BC).cpu() for name, x_BC in outputs.predictions.items()
             }
-            reported = {name: x_B.float().cpu() for name, x_B in said.reported.items()}
-            found += [self._answer(row, scores, reported) for row in range(len(index_B))]
-        return found
+            reported = {name: x_B.float().cpu() for name, x_B in outputs.reported.items()}
+            rows = range(len(index_B))
+            predictions += [self._prediction(row, scores, reported) for row in rows]
+        return predictions
 
-    def _answer(self, row: int, scores: dict[str, Tensor], reported: dict[str, Tensor]) -> Answer:
+    def _prediction(
+        self, row: int, scores: dict[str, Tensor], reported: dict[str, Tensor]
+    ) -> Prediction:
         task = self._task
         decided = task.names(task.decide(scores["M"][row : row + 1].numpy()))
         prediction: float | str | list[str]
@@ -127,7 +129,7 @@ class TrainedModel:
             prediction = str(decided[""][0])
         else:
             prediction = [name.removeprefix("_") for name, yes in decided.items() if yes[0]]
-        return Answer(
+        return Prediction(
             prediction,
             {name: self._plain(x_BC[row]) for name, x_BC in scores.items()},
             {name: float(x_B[row]) for name, x_B in reported.items()},

@@ -1,0 +1,169 @@
+"""The commands that evaluate finished runs by their predictions: metrics, compare and labels."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from train.command_line import add_command
+
+if TYPE_CHECKING:  # the imports take seconds; `--help` and typing errors must not wait
+    from train.study.predictions import Predictions
+    from train.study.significance import Interval, Resampling
+
+
+def add_commands(commands: Any) -> None:
+    """Register ``metrics``, ``compare`` and ``labels``."""
+    metrics = add_command(
+        commands,
+        "metrics",
+        "compute the metrics of a run from its predictions",
+        "Compute every metric of a run again from its saved predictions, with bootstrap "
+        "intervals. Needs neither the model nor the data.",
+        ["RUN", "RUN --split valid --set mosi --json metrics.json"],
+    )
+    metrics.add_argument("runs", type=Path, nargs=1, metavar="RUN", help="folder of a finished run")
+    metrics.set_defaults(run=_metrics)
+    compare = add_command(
+        commands,
+        "compare",
+        "compare two runs, with intervals and significance",
+        "Compare two runs on the same utterances: every metric, the difference with its paired "
+        "bootstrap interval, and p of a paired permutation test; for classification also "
+        "McNemar's exact test.",
+        ["RUN_A RUN_B", "RUN_A RUN_B --split valid --json comparison.json"],
+    )
+    compare.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folders of two runs")
+    compare.set_defaults(run=_compare)
+    for command in (metrics, compare):
+        command.add_argument(
+            "--set", default="", metavar="NAME", help="metric set (default: the dataset's)"
+        )
+        command.add_argument(
+            "--split", choices=("train", "valid", "test"), default="test", help="default: test"
+        )
+        command.add_argument(
+            "--resamples", type=int, default=1000, metavar="N", help="samples (default: 1000)"
+        )
+        command.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="seed of the samples (default: 0)"
+        )
+        command.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
+    labels = add_command(
+        commands,
+        "labels",
+        "compare a run's pseudo labels with human unimodal labels",
+        "Correlation of the multimodal label, and of the pseudo labels that the run generated "
+        "from it, with the human labels of text, audio and vision. For datasets that have "
+        "unimodal labels (demo, sims, simsv2).",
+        ["RUN", "runs/demo/semanticmac/20250101-120000-seed1"],
+    )
+    labels.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run")
+    labels.set_defaults(run=_labels)
+
+
+def _metrics(options: argparse.Namespace, console: Console) -> None:
+    import pandas as pd
+
+    from train.report import shown
+    from train.study.predictions import read_predictions
+    from train.study.significance import intervals
+    from train.tables import rich_table
+
+    predictions = read_predictions(options.runs[0], options.split, options.set)
+    with console.status("drawing samples"):
+        found = intervals(predictions, _resampling(options))
+    cells = pd.DataFrame(index=pd.Index(list(found), name="metric"))
+    cells["value"] = [shown(name, interval.value) for name, interval in found.items()]
+    cells["95% interval"] = [_range(name, interval) for name, interval in found.items()]
+    console.print(rich_table(cells, _title(predictions, options)))
+    numbers = {"figures": {name: vars(interval) for name, interval in found.items()}}
+    _write(options, predictions, numbers)
+
+
+def _compare(options: argparse.Namespace, console: Console) -> None:
+    import pandas as pd
+
+    from train.report import say, shown
+    from train.study.predictions import read_predictions
+    from train.study.significance import compare, mcnemar_p
+    from train.tables import rich_table
+
+    first, second = (read_predictions(run, options.split, options.set) for run in options.runs)
+    with console.status("drawing samples"):
+        found = compare(first, second, _resampling(options))
+    cells = pd.DataFrame(index=pd.Index(list(found), name="metric"))
+    cells["A"] = [shown(name, each.first.value) for name, each in found.items()]
+    cells["B"] = [shown(name, each.second.value) for name, each in found.items()]
+    cells["A - B"] = [shown(name, each.difference.value) for name, each in found.items()]
+    cells["95% interval"] = [_range(name, each.difference) for name, each in found.items()]
+    cells["p"] = ["undefined" if math.isnan(e.p) else f"{e.p:.3f}" for e in found.values()]
+    say(console, f"A: {first.run}\nB: {second.run}")
+    console.print(rich_table(cells, _title(first, options)))
+    numbers: dict[str, Any] = {"figures": {}}
+    for name, each in found.items():
+        compared = {"a": each.first, "b": each.second, "difference": each.difference}
+        numbers["figures"][name] = {key: vars(interval) for key, interval in compared.items()}
+        numbers["figures"][name]["p"] = each.p
+    if first.task == "classification":
+        numbers["mcnemar_p"] = mcnemar_p(first, second)
+        say(console, f"McNemar's exact test of the accuracies: p = {numbers['mcnemar_p']:.3f}")
+    _write(options, first, numbers)
+
+
+def _labels(options: argparse.Namespace, console: Console) -> None:
+    import pandas as pd
+
+    from manifests import Manifest
+    from train.config import load_config
+    from train.study.label_quality import pseudo_label_correlation, quality_table
+
+    path = options.folder / "predictions.parquet"
+    if not path.is_file():
+        raise ValueError(f"{options.folder}: not the folder of a finished run")
+    manifest = Manifest.load(load_config(options.folder / "config.yaml").dataset)
+    correlations = pseudo_label_correlation(manifest.table, pd.read_parquet(path))
+    console.print(quality_table(correlations))
+
+
+def _resampling(options: argparse.Namespace) -> Resampling:
+    from train.study.significance import Resampling
+
+    if options.resamples < 1:
+        raise ValueError(f"--resamples is {options.resamples}: use 1 or more")
+    return Resampling(options.resamples, options.seed)
+
+
+def _title(predictions: Predictions, options: argparse.Namespace) -> str:
+    return f"{options.split} split, {len(predictions.ids)} utterances, {predictions.metric_set}"
+
+
+def _range(name: str, interval: Interval) -> str:
+    from train.report import shown
+
+    if math.isnan(interval.low):
+        return "undefined"
+    return f"{shown(name, interval.low)} to {shown(name, interval.high)}"
+
+
+def _write(
+    options: argparse.Namespace, predictions: Predictions, numbers: Mapping[str, Any]
+) -> None:
+    if not options.json:
+        return
+    from train.run_folder import write_json
+
+    about = {
+        "runs": [str(run) for run in options.runs],
+        "split": options.split,
+        "metrics": predictions.metric_set,
+        "utterances": len(predictions.ids),
+        "resamples": options.resamples,
+        "seed": options.seed,
+    }
+    write_json(options.json, about | dict(numbers))
