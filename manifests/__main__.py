@@ -141,9 +141,9 @@ def _check(args: argparse.Namespace, console: Console) -> None:
     console.print(f"{manifest.path}: {len(manifest.table)} rows, no fault", highlight=False)
 
 
-def main(argv: list[str] | None = None, prog: str = "python -m manifests") -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m manifests") -> int:
     """Run one command; 0 on success, 1 on a user's mistake (2, from argparse, on bad usage)."""
-    args = parser(prog).parse_args(argv)
+    args = parser(prog).parse_args(arguments)
     try:
         args.run(args, Console())
     except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ the stage from ``python -m train``, but not from ``semanticmac train``.
 
 import argparse
 import sys
-from importlib import import_module
+from collections.abc import Callable
 
 from semanticmac import __version__
 
@@ -30,8 +30,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a stage and return its exit status; argparse exits with 2 on an unknown stage."""
     arguments = sys.argv[1:] if arguments is None else arguments
     stage = _parser().parse_args(arguments[:1]).stage  # the rest is parsed by the stage
-    status = import_module(f"{stage}.__main__").main(arguments[1:], prog=f"semanticmac {stage}")
-    return int(status)
+    return _main_of(stage)(arguments[1:], f"semanticmac {stage}")
+
+
+def _main_of(stage: str) -> Callable[[list[str], str], int]:
+    """Import the main function of one stage only: a stage may need seconds to be imported."""
+    if stage == "manifests":
+        from manifests.__main__ import main as run
+    elif stage == "extract":
+        from extract.__main__ import main as run
+    elif stage == "cache":
+        from cache.__main__ import main as run
+    else:
+        from train.__main__ import main as run
+    return run
 
 
 def _parser() -> argparse.ArgumentParser:

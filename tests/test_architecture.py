@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAGES = ("semanticmac", "manifests", "extract", "cache", "train")
 MAY_IMPORT = {
-    "semanticmac": set(),  # runs the stages by name
+    "semanticmac": set(),
     "manifests": set(),
     "cache": set(),
     "extract": {"manifests", "cache"},
@@ -33,6 +33,7 @@ MUST_NOT_IMPORT = {  # per folder: what is above it; the whole stage means all b
 LATE_EXCEPTIONS = {
     ("train/predict/predict.py", "extract"),
     ("cache/open.py", "cache.share"),
+    *(("semanticmac/__main__.py", f"{stage}.__main__") for stage in STAGES[1:]),
 }
 """A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
