@@ -4,7 +4,6 @@ import copy
 import re
 import shlex
 from dataclasses import is_dataclass
-from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import get_type_hints
@@ -39,9 +38,7 @@ TABLE = {  # epochs, batch, lr of the language model, lr of the rest, decay, sch
     "mustard": (20, 64, 5e-5, 1e-4, 1e-3, "cosine", 0.1),
 }
 
-FILES = {place.partition(".")[0] for place in (METHODS | PROBES).values()}
-MODULES = {name: import_module(f"train.methods.{name}") for name in sorted(FILES)}
-OPTIONS = {f"{name}.": m.Options for name, m in MODULES.items() if hasattr(m, "Options")}
+OPTIONS = {f"{name}.": method.Options for name, method in (METHODS | PROBES).items()}
 
 
 @pytest.mark.parametrize("name", preset_names())

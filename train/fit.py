@@ -235,7 +235,8 @@ def predict(made: Setup, split_name: str) -> Predicted:
             out = method(batch)
         out = convert_to_fp32(out)
         mine["", "index"].append(batch.index)
-        mine["", "loss"].append(method.loss(out, batch)["total"].expand(len(batch)))
+        loss = made.task.loss(out.predictions["M"], batch.labels).mean()
+        mine["", "loss"].append(loss.expand(len(batch)))
         for name, output_BC in out.predictions.items():
             mine["outputs", name].append(output_BC)
         for name, value_B in out.reported.items():

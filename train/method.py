@@ -7,6 +7,7 @@ The loop calls, in this order: `begin` once, then per epoch `forward` and `loss`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from train.config import Config
 from train.data import Batch
 from train.task import Task
 
-MODALITIES = ("t", "a", "v")
+MODALITY_KEYS = ("t", "a", "v")
 """Text, audio and vision, in the order in which tensors stack them."""
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
@@ -50,10 +51,15 @@ class Method(nn.Module):
             ``text.source=features``.
 
     Attributes:
+        Options: dataclass of the method's own keys, ``options.<key>``.
         text_modules: paths of the sub-modules trained with the language model's learning rate.
         training_state: names of the sub-modules needed to go on training, not to predict; their
             buffers stay out of ``model.safetensors``.
     """
+
+    @dataclass
+    class Options:
+        """No keys."""
 
     text_modules: tuple[str, ...] = ("text.encoder",)
     training_state: tuple[str, ...] = ()
@@ -67,11 +73,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Scalar terms by name and their weighted sum "total": here l of the answer M alone.
+        """The training loss: scalar terms by name and their weighted sum "total".
 
-        Each is a mean over the utterances: the loop weighs the shares of several processes so.
-        A method adds its own terms in training mode only: in evaluation mode the split may be one
-        that it holds no training state for, and all methods are judged by the same loss.
+        Here l of the answer M alone; a method adds its own terms. Each term is a mean over the
+        utterances, so that the mean over processes is right. Not called on the validation and test
+        splits: all methods are evaluated by l of the answer M.
         """
         term = self.task.loss(outputs.predictions["M"], batch.labels).mean()
         return {"task_M": term, "total": term}

@@ -1,40 +1,55 @@
-"""The methods: one file and one line of this table each."""
+"""The methods: one file each, and one line in the table below."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from dataclasses import fields
 
 from train.config import Config, read_options
 from train.method import Method
+from train.methods.ef_lstm import EFLSTM
+from train.methods.lf_dnn import LFDNN
+from train.methods.lmf import LMF
+from train.methods.mag import MAG
+from train.methods.mfn import MFN
+from train.methods.misa import MISA
+from train.methods.mmim import MMIM
+from train.methods.mre import MRE
+from train.methods.mult import MulT
+from train.methods.probe import Probe
+from train.methods.self_mm import SelfMM
+from train.methods.semanticmac import SemanticMAC
+from train.methods.tfn import TFN
+from train.methods.trivial import Majority, Mean
+from train.methods.unimodal import AudioAlone, TextAlone, VisionAlone
 from train.task import Task
 
-# What `method=` may name, and where its class stands: <module of this package>.<class>.
-METHODS = {
-    "semanticmac": "semanticmac.SemanticMAC",
-    "mre": "mre.MRE",
-    "ef_lstm": "ef_lstm.EFLSTM",
-    "lf_dnn": "lf_dnn.LFDNN",
-    "tfn": "tfn.TFN",
-    "lmf": "lmf.LMF",
-    "mfn": "mfn.MFN",
-    "mult": "mult.MulT",
-    "misa": "misa.MISA",
-    "mag": "mag.MAG",
-    "self_mm": "self_mm.SelfMM",
-    "mmim": "mmim.MMIM",
-    "text": "unimodal.TextAlone",
-    "audio": "unimodal.AudioAlone",
-    "vision": "unimodal.VisionAlone",
-    "mean": "trivial.Mean",
-    "majority": "trivial.Majority",
+# The values of `method=`.
+METHODS: dict[str, type[Method]] = {
+    "semanticmac": SemanticMAC,
+    "mre": MRE,
+    "ef_lstm": EFLSTM,
+    "lf_dnn": LFDNN,
+    "tfn": TFN,
+    "lmf": LMF,
+    "mfn": MFN,
+    "mult": MulT,
+    "misa": MISA,
+    "mag": MAG,
+    "self_mm": SelfMM,
+    "mmim": MMIM,
+    "text": TextAlone,
+    "audio": AudioAlone,
+    "vision": VisionAlone,
+    "mean": Mean,
+    "majority": Majority,
 }
-# Diagnostic models, left out of comparisons: linear probes of frozen representations.
-PROBES = {"probe": "probe.Probe"}
+# Diagnostic models, excluded from comparisons: linear probes of frozen representations.
+PROBES: dict[str, type[Method]] = {"probe": Probe}
 
 
 def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Method:
-    """The method that ``config.method`` names, freshly initialised.
+    """Build the method that ``config.method`` names, with fresh weights.
 
     Args:
         config: sizes and switches.
@@ -48,20 +63,17 @@ def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Metho
 
 
 def find_method(config: Config) -> type[Method]:
-    """The class that ``config.method`` names.
+    """Look up the class that ``config.method`` names and check its options.
 
     Raises:
-        ValueError: there is no such method, no such option of it, or a wrong value.
+        ValueError: an unknown method or option, or an invalid value.
     """
     known = METHODS | PROBES
     if config.method not in known:
         raise ValueError(f"no method is called {config.method!r}; there are: {', '.join(known)}")
-    file, _, name = known[config.method].partition(".")
-    module = import_module(f"train.methods.{file}")
-    if config.options and not hasattr(module, "Options"):
+    method = known[config.method]
+    if config.options and not fields(method.Options):
         given = ", ".join(f"options.{key}" for key in config.options)
         raise ValueError(f"method={config.method} has no options, given: {given}")
-    if hasattr(module, "Options"):
-        read_options(module.Options, config)
-    kind: type[Method] = getattr(module, name)
-    return kind
+    read_options(method.Options, config)
+    return method

@@ -29,21 +29,20 @@ from train.ranges import Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """EF-LSTM's own keys."""
-
-    steps: Positive[int] = 20  # K
-    hidden: Positive[int] = 128  # H
-    layers: Positive[int] = 1
-
-
 class EFLSTM(Method):
     """Early-fusion LSTM."""
 
+    @dataclass
+    class Options:
+        """EF-LSTM's own keys."""
+
+        steps: Positive[int] = 20  # K
+        hidden: Positive[int] = 128  # H
+        layers: Positive[int] = 1
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        self.options = read_options(Options, config)
+        self.options = read_options(self.Options, config)
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)

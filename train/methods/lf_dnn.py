@@ -28,21 +28,20 @@ from train.ranges import Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """LF-DNN's own keys: the hidden widths."""
-
-    text: Positive[int] = 128
-    audio: Positive[int] = 32
-    vision: Positive[int] = 32
-
-
 class LFDNN(Method):
     """Late-fusion DNN."""
 
+    @dataclass
+    class Options:
+        """LF-DNN's own keys: the hidden widths."""
+
+        text: Positive[int] = 128
+        audio: Positive[int] = 32
+        vision: Positive[int] = 32
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options, dropout = read_options(Options, config), config.dropout
+        options, dropout = read_options(self.Options, config), config.dropout
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)

@@ -28,24 +28,23 @@ from train.ranges import Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """LMF's own keys."""
-
-    rank: Positive[int] = 4  # R
-    text: Positive[int] = 128
-    audio: Positive[int] = 32
-    vision: Positive[int] = 32
-
-
 class LMF(Method):
     """Low-rank Multimodal Fusion."""
+
+    @dataclass
+    class Options:
+        """LMF's own keys."""
+
+        rank: Positive[int] = 4  # R
+        text: Positive[int] = 128
+        audio: Positive[int] = 32
+        vision: Positive[int] = 32
 
     text_modules = ("embed.text.encoder",)
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options = read_options(Options, config)
+        options = read_options(self.Options, config)
         sizes = (options.text, options.audio, options.vision)
         self.embed = Embeddings(config, widths, sizes)
         self.fuse = LowRankFusion(sizes, options.rank, config.width)

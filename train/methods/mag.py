@@ -39,21 +39,20 @@ from train.ranges import Fraction, NotNegative
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """MAG's own keys."""
-
-    layer: NotNegative[int] = 0  # in front of which layer of the language model the gate stands
-    beta: NotNegative[float] = 1.0
-    dropout: Fraction[float] = 0.5  # after the gate
-
-
 class MAG(Method):
     """A multimodal adaptation gate inside the language model."""
 
+    @dataclass
+    class Options:
+        """MAG's own keys."""
+
+        layer: NotNegative[int] = 0  # in front of which layer of the language model the gate stands
+        beta: NotNegative[float] = 1.0
+        dropout: Fraction[float] = 0.5  # after the gate
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options = read_options(Options, config)
+        options = read_options(self.Options, config)
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)

@@ -35,24 +35,23 @@ from train.ranges import Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """MFN's own keys."""
-
-    steps: Positive[int] = 20  # K
-    text: Positive[int] = 128  # widths of the LSTMs
-    audio: Positive[int] = 32
-    vision: Positive[int] = 32
-    memory: Positive[int] = 128  # U
-    hidden: Positive[int] = 128  # of the networks D_*
-
-
 class MFN(Method):
     """LSTMs, an attention over their memories, and a memory of it."""
 
+    @dataclass
+    class Options:
+        """MFN's own keys."""
+
+        steps: Positive[int] = 20  # K
+        text: Positive[int] = 128  # widths of the LSTMs
+        audio: Positive[int] = 32
+        vision: Positive[int] = 32
+        memory: Positive[int] = 128  # U
+        hidden: Positive[int] = 128  # of the networks D_*
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        self.options = options = read_options(Options, config)
+        self.options = options = read_options(self.Options, config)
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)

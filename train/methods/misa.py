@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import MODALITIES, Method, Outputs
+from train.method import MODALITY_KEYS, Method, Outputs
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
@@ -38,24 +38,23 @@ from train.ranges import NotNegative, Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """MISA's own keys."""
-
-    similarity: NotNegative[float] = 1.0  # a
-    difference: NotNegative[float] = 0.3  # b
-    reconstruction: NotNegative[float] = 1.0  # g
-    moments: Positive[int] = 5  # K of CMD_K
-    lstm: Positive[int] = 64  # width of each of the four states of a biLSTM
-    heads: Positive[int] = 2  # of the Transformer layer
-
-
 class MISA(Method):
     """Private and shared encoders, kept apart by the loss."""
 
+    @dataclass
+    class Options:
+        """MISA's own keys."""
+
+        similarity: NotNegative[float] = 1.0  # a
+        difference: NotNegative[float] = 0.3  # b
+        reconstruction: NotNegative[float] = 1.0  # g
+        moments: Positive[int] = 5  # K of CMD_K
+        lstm: Positive[int] = 64  # width of each of the four states of a biLSTM
+        heads: Positive[int] = 2  # of the Transformer layer
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        self.options = options = read_options(Options, config)
+        self.options = options = read_options(self.Options, config)
         width, dropout = config.width, config.dropout
         if width % options.heads:
             raise ValueError(f"width={width} cannot be cut into options.heads={options.heads}")
@@ -68,7 +67,7 @@ class MISA(Method):
             nn.Sequential(nn.Linear(read, width), nn.ReLU(), nn.LayerNorm(width))
             for read in (self.text.width, self.audio_lstm.width, self.vision_lstm.width)
         )
-        self.private = nn.ModuleList(nn.Linear(width, width) for _ in MODALITIES)
+        self.private = nn.ModuleList(nn.Linear(width, width) for _ in MODALITY_KEYS)
         self.common = nn.Linear(width, width)
         self.decode = nn.Linear(width, width)
         self.transformer = nn.TransformerEncoderLayer(
@@ -90,21 +89,19 @@ class MISA(Method):
         )
         shared_BMD = self.common(torch.stack(u, 1)).sigmoid()
         mixed_BED = self.transformer(torch.cat([private_BMD, shared_BMD], 1))  # E = 2 M
-        features = dict(zip(MODALITIES, u, strict=True))
+        features = dict(zip(MODALITY_KEYS, u, strict=True))
         features["M"] = self.fuse(mixed_BED.flatten(1))
         return Outputs({"M": self.predict(features["M"])}, features, private_BMD, shared_BMD)
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """l, L_sim, L_diff and L_recon; in evaluation mode l alone."""
+        """l, L_sim, L_diff and L_recon."""
         terms = super().loss(outputs, batch)
-        if not self.training:
-            return terms
         private_BMD, shared_BMD = outputs.specific, outputs.shared
         assert private_BMD is not None
         assert shared_BMD is not None
         terms["similarity"] = similarity(shared_BMD, self.options.moments)
         terms["difference"] = difference(private_BMD, shared_BMD)
-        u_BMD = torch.stack([outputs.features[m] for m in MODALITIES], 1)
+        u_BMD = torch.stack([outputs.features[m] for m in MODALITY_KEYS], 1)
         terms["reconstruction"] = F.mse_loss(self.decode(private_BMD + shared_BMD), u_BMD)
         weighted = sum(
             getattr(self.options, name) * terms[name]

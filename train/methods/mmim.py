@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import MODALITIES, Method, Outputs
+from train.method import MODALITY_KEYS, Method, Outputs
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
@@ -44,26 +44,25 @@ from train.task import Task
 RIDGE = 1e-3  # added to variances: a group of few utterances spans few directions
 
 
-@dataclass
-class Options:
-    """MMIM's own keys, the paper's but for the size of the memory."""
-
-    cpc: NotNegative[float] = 0.1  # a
-    bound: NotNegative[float] = 0.1  # b
-    audio: Positive[int] = 16  # width of an LSTM, in each direction
-    vision: Positive[int] = 16
-    memory: Positive[int] = 128  # utterances that the covariances remember
-
-
 class MMIM(Method):
     """Fusion that keeps the information of what it fuses."""
+
+    @dataclass
+    class Options:
+        """MMIM's own keys, the paper's but for the size of the memory."""
+
+        cpc: NotNegative[float] = 0.1  # a
+        bound: NotNegative[float] = 0.1  # b
+        audio: Positive[int] = 16  # width of an LSTM, in each direction
+        vision: Positive[int] = 16
+        memory: Positive[int] = 128  # utterances that the covariances remember
 
     training_state = ("memory",)
     memory: Memory
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        self.options = options = read_options(Options, config)
+        self.options = options = read_options(self.Options, config)
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)
@@ -99,10 +98,8 @@ class MMIM(Method):
         self.memory.to(next(self.parameters()).device)
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """l, L_CPC and L_BA; in evaluation mode l alone."""
+        """l, L_CPC and L_BA."""
         terms = super().loss(outputs, batch)
-        if not self.training:
-            return terms
         features, member_BG = outputs.features, self._groups(batch.labels)
         terms["bound"] = -torch.stack(
             [
@@ -112,7 +109,10 @@ class MMIM(Method):
             ]
         ).sum()
         terms["cpc"] = torch.stack(
-            [predictive_coding(features[m], self.from_fusion[m](features["M"])) for m in MODALITIES]
+            [
+                predictive_coding(features[m], self.from_fusion[m](features["M"]))
+                for m in MODALITY_KEYS
+            ]
         ).sum()
         self.memory.remember(features, member_BG)
         extra = self.options.cpc * terms["cpc"] + self.options.bound * terms["bound"]

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from cache import Packed
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import MODALITIES, Method, Outputs
+from train.method import MODALITY_KEYS, Method, Outputs
 from train.model.layers import masked_mean, predictor
 from train.model.perceiver import AffectivePerceiver
 from train.model.text_features import text_source
@@ -42,22 +42,21 @@ from train.ranges import NotNegative, Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """MRE's own keys."""
-
-    rse: NotNegative[float] = 0.5  # lambda_1
-    contrast: NotNegative[float] = 0.1  # lambda_2
-    temperature: Positive[float] = 1.0  # T of the target relevance
-    tau: Positive[float] = 0.5  # temperature of the contrast
-
-
 class MRE(Method):
     """Fusion by estimated relevance."""
 
+    @dataclass
+    class Options:
+        """MRE's own keys."""
+
+        rse: NotNegative[float] = 0.5  # lambda_1
+        contrast: NotNegative[float] = 0.1  # lambda_2
+        temperature: Positive[float] = 1.0  # T of the target relevance
+        tau: Positive[float] = 0.5  # temperature of the contrast
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        self.options = read_options(Options, config)
+        self.options = read_options(self.Options, config)
         width, dropout = config.width, config.dropout
         self.text = text_source(config.text, widths)
         self.project_text = nn.Linear(self.text.width, width)
@@ -67,7 +66,7 @@ class MRE(Method):
             nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False)
         )
         self.predictors = nn.ModuleDict(
-            {k: predictor(width, task.outputs, dropout) for k in ("M", *MODALITIES)}
+            {k: predictor(width, task.outputs, dropout) for k in ("M", *MODALITY_KEYS)}
         )
 
     def forward(self, batch: Batch) -> Outputs:
@@ -79,25 +78,23 @@ class MRE(Method):
         )
         score_BM = self.relevance(h_BMD)[..., 0].float()
         alpha_BM = score_BM.masked_fill(~present(batch), -torch.inf).softmax(1)
-        features = dict(zip(MODALITIES, h_BMD.unbind(1), strict=True))
+        features = dict(zip(MODALITY_KEYS, h_BMD.unbind(1), strict=True))
         features["M"] = (alpha_BM[..., None] * h_BMD).sum(1)
-        predictions = {k: self.predictors[k](features[k]) for k in ("M", *MODALITIES)}
-        reported = {f"relevance_{m}": alpha_BM[:, i] for i, m in enumerate(MODALITIES)}
+        predictions = {k: self.predictors[k](features[k]) for k in ("M", *MODALITY_KEYS)}
+        reported = {f"relevance_{m}": alpha_BM[:, i] for i, m in enumerate(MODALITY_KEYS)}
         return Outputs(predictions, features, reported=reported)
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """l, L_rse and L_con; in evaluation mode l alone."""
+        """l, L_rse and L_con."""
         terms = super().loss(outputs, batch)
-        if not self.training:
-            return terms
-        alpha_BM = torch.stack([outputs.reported[f"relevance_{m}"] for m in MODALITIES], 1)
+        alpha_BM = torch.stack([outputs.reported[f"relevance_{m}"] for m in MODALITY_KEYS], 1)
         each_BM = torch.stack(
-            [self.task.loss(outputs.predictions[m], batch.labels) for m in MODALITIES], 1
+            [self.task.loss(outputs.predictions[m], batch.labels) for m in MODALITY_KEYS], 1
         )
         here_BM = present(batch)
         terms["rse"] = relevance_loss(each_BM, alpha_BM, here_BM, self.options.temperature)
         terms["contrast"] = category_contrast(
-            torch.stack([outputs.features[m] for m in MODALITIES], 1),
+            torch.stack([outputs.features[m] for m in MODALITY_KEYS], 1),
             alpha_BM,
             here_BM,
             self.task.alike(batch.labels),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import MODALITIES, Method, Outputs
+from train.method import MODALITY_KEYS, Method, Outputs
 from train.model.frames import Frames
 from train.model.layers import feed_forward, predictor
 from train.model.text_features import text_source
@@ -34,25 +34,24 @@ from train.ranges import Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """MulT's own keys, the paper's for CMU-MOSI."""
-
-    width: Positive[int] = 40  # d
-    heads: Positive[int] = 10
-    layers: Positive[int] = 4  # of a crossmodal Transformer
-    self_layers: Positive[int] = 3  # of the Transformers after them
-    kernel_text: Positive[int] = 1  # positions that the convolution sees; odd
-    kernel_audio: Positive[int] = 3
-    kernel_vision: Positive[int] = 3
-
-
 class MulT(Method):
     """Six crossmodal Transformers and three over their results."""
 
+    @dataclass
+    class Options:
+        """MulT's own keys, the paper's for CMU-MOSI."""
+
+        width: Positive[int] = 40  # d
+        heads: Positive[int] = 10
+        layers: Positive[int] = 4  # of a crossmodal Transformer
+        self_layers: Positive[int] = 3  # of the Transformers after them
+        kernel_text: Positive[int] = 1  # positions that the convolution sees; odd
+        kernel_audio: Positive[int] = 3
+        kernel_vision: Positive[int] = 3
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options, dropout = read_options(Options, config), config.dropout
+        options, dropout = read_options(self.Options, config), config.dropout
         d, heads = options.width, options.heads
         kernels = (options.kernel_text, options.kernel_audio, options.kernel_vision)
         if d % (2 * heads):
@@ -66,19 +65,19 @@ class MulT(Method):
         self.project = nn.ModuleDict(
             {
                 m: nn.Conv1d(size, d, kernel, padding=kernel // 2, bias=False)
-                for m, size, kernel in zip(MODALITIES, sizes, kernels, strict=True)
+                for m, size, kernel in zip(MODALITY_KEYS, sizes, kernels, strict=True)
             }
         )
         self.cross = nn.ModuleDict(
             {
                 f"{source}{target}": Transformer(d, heads, options.layers, dropout)
-                for target in MODALITIES
-                for source in MODALITIES
+                for target in MODALITY_KEYS
+                for source in MODALITY_KEYS
                 if source != target
             }
         )
         self.own = nn.ModuleDict(
-            {m: Transformer(2 * d, heads, options.self_layers, dropout) for m in MODALITIES}
+            {m: Transformer(2 * d, heads, options.self_layers, dropout) for m in MODALITY_KEYS}
         )
         self.fuse = nn.Linear(6 * d, config.width)
         self.predict = predictor(config.width, task.outputs, dropout)
@@ -87,13 +86,13 @@ class MulT(Method):
         """The prediction, and each modality's last position."""
         read = self.text(batch.text), self.audio(batch.audio), self.vision(batch.vision)
         x, mask = {}, {}
-        for m, (x_BLd, mask_BL) in zip(MODALITIES, read, strict=True):
+        for m, (x_BLd, mask_BL) in zip(MODALITY_KEYS, read, strict=True):
             real_BdL = (x_BLd * mask_BL[..., None]).transpose(1, 2)
             x_BLd = self.project[m](real_BdL).transpose(1, 2)
             x[m], mask[m] = x_BLd + positions(mask_BL, x_BLd.shape[2]), mask_BL
         features = {}
-        for m in MODALITIES:
-            seen = [self.cross[f"{s}{m}"](x[m], x[s], mask[s]) for s in MODALITIES if s != m]
+        for m in MODALITY_KEYS:
+            seen = [self.cross[f"{s}{m}"](x[m], x[s], mask[s]) for s in MODALITY_KEYS if s != m]
             z_BLd = self.own[m](torch.cat(seen, 2), None, mask[m])
             features[m] = last(z_BLd, mask[m])
         features["M"] = self.fuse(torch.cat(list(features.values()), 1))

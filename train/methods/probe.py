@@ -27,20 +27,21 @@ from train.ranges import one_of
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """What the probe reads."""
-
-    modality: Annotated[str, one_of("vision", "audio")] = "vision"
-    run: str | None = None  # a finished SemanticMAC run, whose perceiver to probe; null: E_u itself
-
-
 class Probe(Method):
     """One linear layer on the mean of a modality's frames or tokens; all else is frozen."""
 
+    @dataclass
+    class Options:
+        """What the probe reads."""
+
+        modality: Annotated[str, one_of("vision", "audio")] = "vision"
+        run: str | None = (
+            None  # a finished SemanticMAC run, whose perceiver to probe; null: E_u itself
+        )
+
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options = read_options(Options, config)
+        options = read_options(self.Options, config)
         self.modality, width = options.modality, widths[options.modality]
         self.perceiver: AffectivePerceiver | None = None
         if options.run is not None:

@@ -34,33 +34,32 @@ from torch import Tensor, nn
 from train import distributed
 from train.config import Config, read_options
 from train.data import Batch
-from train.method import MODALITIES, Method, Outputs
+from train.method import MODALITY_KEYS, Method, Outputs
 from train.model.frames import Frames, LastState
 from train.model.layers import masked_mean, predictor
 from train.model.text_features import text_source
 from train.ranges import Positive
 from train.task import Task
 
-SUBTASKS = ("M", *MODALITIES)
-
-
-@dataclass
-class Options:
-    """Self-MM's own keys: the widths of the LSTMs."""
-
-    audio: Positive[int] = 16
-    vision: Positive[int] = 32
+SUBTASKS = ("M", *MODALITY_KEYS)
 
 
 class SelfMM(Method):
     """Four tasks, three of them with generated labels."""
+
+    @dataclass
+    class Options:
+        """Self-MM's own keys: the widths of the LSTMs."""
+
+        audio: Positive[int] = 16
+        vision: Positive[int] = 32
 
     training_state = ("generated",)
     generated: UnimodalLabels
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options, width = read_options(Options, config), config.width
+        options, width = read_options(self.Options, config), config.width
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)
@@ -100,16 +99,14 @@ class SelfMM(Method):
 
     def exports(self) -> dict[str, Tensor]:
         """The final labels of the modalities."""
-        return dict(zip(MODALITIES, self.generated.labels, strict=True))
+        return dict(zip(MODALITY_KEYS, self.generated.labels, strict=True))
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of all tasks; in evaluation mode of sub-task M alone."""
+        """The weighted terms of all tasks."""
         terms = super().loss(outputs, batch)
-        if not self.training:
-            return terms
         total = terms["task_M"]
         self.generated.gather(batch.index, outputs.features)
-        for s, labels_NC in zip(MODALITIES, self.generated.labels, strict=True):
+        for s, labels_NC in zip(MODALITY_KEYS, self.generated.labels, strict=True):
             label_BC = labels_NC[batch.index]
             weight_B = (label_BC - batch.labels).abs().tanh().mean(1)
             terms[f"task_{s}"] = (
@@ -136,7 +133,7 @@ class UnimodalLabels(nn.Module):
         super().__init__()
         self.task = task
         self.register_buffer("truth", truth_NC.clone())
-        self.register_buffer("labels", truth_NC.expand(len(MODALITIES), -1, -1).clone())
+        self.register_buffer("labels", truth_NC.expand(len(MODALITY_KEYS), -1, -1).clone())
         self.register_buffer("features", truth_NC.new_zeros(len(SUBTASKS), len(truth_NC), width))
 
     @torch.no_grad()

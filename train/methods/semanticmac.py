@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from train.config import Config
 from train.data import Batch
 from train.distributed import gather_batch
-from train.method import MODALITIES, Method, Outputs
+from train.method import MODALITY_KEYS, Method, Outputs
 from train.model.layers import masked_means, predictor
 from train.model.perceiver import AffectivePerceiver
 from train.model.sccl import inter_sample, intra_sample
@@ -23,7 +23,7 @@ from train.model.sgfi import AttentionMasks, GatedInteraction, parts
 from train.model.text_features import text_source
 from train.task import Task
 
-PSEUDO = ("S", *MODALITIES)
+PSEUDO = ("S", *MODALITY_KEYS)
 SUBTASKS = ("M", *PSEUDO)
 
 
@@ -41,11 +41,11 @@ class SemanticMAC(Method):
         self.audio = AffectivePerceiver(widths["audio"], width, dropout, config.perceiver)
         self.vision = AffectivePerceiver(widths["vision"], width, dropout, config.perceiver)
         self.modality = (
-            nn.Parameter(0.02 * torch.randn(len(MODALITIES), width))
+            nn.Parameter(0.02 * torch.randn(len(MODALITY_KEYS), width))
             if config.sgfi.modality_embedding
             else None
         )
-        copies = 1 if config.sgfi.share else len(MODALITIES)
+        copies = 1 if config.sgfi.share else len(MODALITY_KEYS)
         self.specific = nn.ModuleList(
             GatedInteraction(width, dropout, config.sgfi) for _ in range(copies)
         )
@@ -68,7 +68,7 @@ class SemanticMAC(Method):
         p_BLD = self._interact(self.specific, lengths, x_BLD, mask_BL, own_BML)  # (10)
         s_BLD = self._interact(self.shared, lengths, x_BLD, mask_BL, others_BML)  # (11)
         p_BMD, s_BMD = masked_means(p_BLD, own_BML), masked_means(s_BLD, own_BML)
-        features = dict(zip(MODALITIES, p_BMD.unbind(1), strict=True))
+        features = dict(zip(MODALITY_KEYS, p_BMD.unbind(1), strict=True))
         features["M"] = self.fuse_all(torch.cat([p_BMD, s_BMD], dim=1).flatten(1))  # (12)
         features["S"] = self.fuse_shared(s_BMD.flatten(1))
         predictions = {k: self.predictors[k](features[k]) for k in SUBTASKS}  # (20)
@@ -133,10 +133,8 @@ class SemanticMAC(Method):
         return dict(zip(PSEUDO, self.pseudo.labels, strict=True))
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """The terms of equations (19), (21) and (22); in evaluation mode sub-task M alone."""
+        """The terms of equations (19), (21) and (22)."""
         terms = super().loss(outputs, batch)
-        if not self.training:
-            return terms
         weights, sccl = self.config.loss.weights, self.config.sccl
         total = weights.M * terms["task_M"]
         self.pseudo.gather(batch.index, torch.stack([outputs.features[k] for k in PSEUDO]))

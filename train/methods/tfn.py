@@ -29,23 +29,22 @@ from train.ranges import Positive
 from train.task import Task
 
 
-@dataclass
-class Options:
-    """TFN's own keys: the widths of the embeddings, the paper's."""
-
-    text: Positive[int] = 128
-    audio: Positive[int] = 32
-    vision: Positive[int] = 32
-
-
 class TFN(Method):
     """Tensor Fusion Network."""
+
+    @dataclass
+    class Options:
+        """TFN's own keys: the widths of the embeddings, the paper's."""
+
+        text: Positive[int] = 128
+        audio: Positive[int] = 32
+        vision: Positive[int] = 32
 
     text_modules = ("embed.text.encoder",)
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
-        options = read_options(Options, config)
+        options = read_options(self.Options, config)
         sizes = (options.text, options.audio, options.vision)
         self.embed = Embeddings(config, widths, sizes)
         self.fuse = nn.Linear((sizes[0] + 1) * (sizes[1] + 1) * (sizes[2] + 1), config.width)
