@@ -11,12 +11,15 @@ A store is written once by an extraction and read by every training run::
 The layout is plain Zarr version 3: ``zarr.open`` reads it without this package.
 """
 
-from cache.features import Features, Packed
-from cache.open import open_store
-from cache.reader import FeatureStore, find
-from cache.store.parts import Parts, Record, newest_per_id
-from cache.store.publish import publish
-from cache.store.recipe import MODALITIES, Recipe
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cache.features import Features, Packed
+    from cache.open import open_store
+    from cache.reader import FeatureStore, find
+    from cache.store.parts import Parts, Record, newest_per_id
+    from cache.store.publish import publish
+    from cache.store.recipe import MODALITIES, Recipe
 
 __all__ = [
     "MODALITIES",
@@ -31,3 +34,26 @@ __all__ = [
     "open_store",
     "publish",
 ]
+
+_MODULES = {
+    "MODALITIES": "cache.store.recipe",
+    "FeatureStore": "cache.reader",
+    "Features": "cache.features",
+    "Packed": "cache.features",
+    "Parts": "cache.store.parts",
+    "Recipe": "cache.store.recipe",
+    "Record": "cache.store.parts",
+    "find": "cache.reader",
+    "newest_per_id": "cache.store.parts",
+    "open_store": "cache.open",
+    "publish": "cache.store.publish",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use (PEP 562): PyTorch and zarr take seconds, `cache.store.recipe` none.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,165 +1,221 @@
-"""``python -m extract DATASET``: decode every video once and publish its features."""
+"""``python -m extract DATASET``: decode every video once and publish its features.
+
+Only what parsing and checking the arguments needs is imported at the top: PyTorch, Dask and pandas
+take seconds, `--help` and a wrong path are answered without them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from cache.share.remote_store import SHARES, configured_shares
+from cache.share.configured import SHARES, configured_shares
 from cache.store.recipe import DTYPES
 from extract.encoders import BACKENDS, NAMES, PRECISIONS, EncoderSpec
-from extract.engine import Summary, dry_run, extract
-from extract.plan import ExtractionEstimate
-from extract.progress import View, clock, reason_lines
 from extract.sampling import Sampling
 from extract.settings import ClusterSpec, Settings
-from manifests import Manifest
+from manifests.locate import find_manifest
 
-console = Console()
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from extract.engine import Summary
+    from extract.plan import ExtractionEstimate
 
 EXIT_SOME_FAILED = 3
 
 
+class _RenamedOption(argparse.Action):
+    """Accept an option's old name, with a note; its value goes to the new one."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        new = f"--{self.dest.replace('_', '-')}"
+        print(
+            f"note: {option_string} is now {new}; the next release drops the old name",
+            file=sys.stderr,
+        )
+        setattr(namespace, self.dest, values)
+
+
 def parser(prog: str) -> argparse.ArgumentParser:
-    """The command line."""
+    """The command-line parser."""
     p = argparse.ArgumentParser(
         prog=prog,
-        description="Decode every video of a dataset once and publish its features as a store that "
-        "training reads. Interrupt it whenever you like: run it again and it goes on.",
-        epilog="Exit status: 0 all utterances extracted, 1 error, 2 wrong usage, "
-        f"{EXIT_SOME_FAILED} the store is published but some utterances failed.",
+        usage="%(prog)s DATASET [--data FOLDER] [options]",
+        description="Decode every video of a dataset once and publish the features of its frames\n"
+        "and sound as a store that training reads. An interrupted run resumes when the\n"
+        "same command is run again.",
+        epilog=f"""\
+examples:
+  {prog} demo
+      the demonstration dataset, on all cores of this machine
+  {prog} meld --data /data/MELD.Raw --dry-run
+      how long would it take, and how large will the store be? Nothing is written.
+  {prog} meld --data /data/MELD.Raw --device cuda --precision bf16 \\
+      --encoder imagebind --checkpoint imagebind_huge.pth
+      the paper's encoder, on the GPUs of this machine
+  {prog} meld --data /data/MELD.Raw --retry-failed
+      extract again only what failed
+
+exit status: 0 all utterances extracted, 1 error, 2 wrong usage,
+             {EXIT_SOME_FAILED} the store is published but some utterances failed""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("dataset", help="name of a built manifest (data/<name>) or its folder")
     p.add_argument(
-        "--data", type=Path, help="folder of the videos (default: the manifest's folder)"
+        "dataset", metavar="DATASET", help="name of a built manifest (data/NAME) or its folder"
     )
-    p.add_argument("--root", type=Path, default=Path("stores"), help="where stores go (stores)")
-    p.add_argument("--encoder", choices=NAMES, help="frozen encoder (default: the dataset's card)")
-    p.add_argument("--checkpoint", type=Path, help="weights file of the encoder imagebind")
-    p.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     p.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the videos (default: the manifest's folder)",
+    )
+    p.add_argument(
+        "--stores",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("stores"),
+        help="folder of the stores (default: stores)",
+    )
+    p.add_argument(
+        "--root", dest="stores", type=Path, action=_RenamedOption, help=argparse.SUPPRESS
+    )
+
+    features = p.add_argument_group("features", "Each combination of these makes its own store.")
+    features.add_argument(
+        "--encoder", choices=NAMES, help="frozen encoder (default: the dataset's card)"
+    )
+    features.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights file of the encoder imagebind"
+    )
+    features.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of the encoder's matrix products; bf16 suits GPUs (fp32)",
+        help="of the encoder's matrix products; bf16 and fp16: mixed precision for GPUs (default: "
+        "fp32)",
     )
-    p.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default="transformers",
-        help="who computes imagebind; package: its authors' own modules (transformers)",
-    )
-    p.add_argument("--fps", type=float, default=2.0, help="frames a second (2)")
-    p.add_argument(
+    features.add_argument("--fps", type=float, default=2.0, help="frames per second (default: 2)")
+    features.add_argument(
         "--window",
         type=float,
+        metavar="SECONDS",
         default=2.0,
-        help="audio window in seconds, at most 2.04 with imagebind (2)",
+        help="audio window around each frame, at most 2.04 with imagebind (default: 2)",
     )
-    p.add_argument(
-        "--channel", choices=["mix", "first"], default="mix", help="audio channels (mix)"
+    features.add_argument(
+        "--channel",
+        choices=["mix", "first"],
+        default="mix",
+        help="audio: all channels mixed, or only the first one (default: mix)",
     )
-    p.add_argument(
+    features.add_argument(
         "--vision",
         choices=["image", "tubelet"],
         default="image",
-        help="stills, or pairs of images 0.25 s apart (image)",
+        help="single images, or pairs of images 0.25 s apart (default: image)",
     )
-    p.add_argument(
+    features.add_argument(
         "--crops",
         type=int,
         choices=[1, 3],
         default=1,
-        help="squares of a picture: its centre, or three along its longer side (1)",
+        help="squares per frame: the centre, or three along the longer side (default: 1)",
     )
-    p.add_argument(
+    features.add_argument(
         "--crop-rows",
         choices=["separate", "mean"],
         default="mean",
-        help="of three crops, their mean, or three rows a frame, which training does not read "
-        "(mean)",
+        help="with --crops 3: store their mean, or three rows per frame, which training does not "
+        "read (default: mean)",
     )
-    p.add_argument("--dtype", choices=DTYPES, default="float16", help="stored type (float16)")
-    p.add_argument(
-        "--workers", type=int, help="processes (one per core; with --device cuda one per GPU)"
+    features.add_argument(
+        "--dtype", choices=DTYPES, default="float16", help="stored type (default: float16)"
     )
-    p.add_argument(
-        "--memory-limit", metavar="SIZE", help="of each worker, such as 8GB (a share of all memory)"
+
+    machines = p.add_argument_group("where it runs", "The store does not depend on these.")
+    machines.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    machines.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: one per core, or one per GPU with --device cuda)",
     )
-    p.add_argument("--scheduler", help="address of a running Dask scheduler, instead of --workers")
-    p.add_argument(
+    machines.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="of each worker, such as 8GB (default: an equal share of the memory)",
+    )
+    machines.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of a running Dask scheduler, tcp://HOST:PORT",
+    )
+    machines.add_argument(
         "--slurm",
         type=Path,
         metavar="PROFILE",
-        help="run --workers SLURM jobs (documentation: extraction.md)",
+        help="run the workers as SLURM jobs (documentation: extraction.md)",
     )
-    p.add_argument(
+    machines.add_argument(
         "--timeout",
         type=float,
+        metavar="SECONDS",
         default=600.0,
-        help="seconds that decoding a file may take; of processor time where cores are short (600)",
+        help="longest decoding time of a file, in processor time if cores are short (default: 600)",
     )
-    p.add_argument(
+    machines.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="transformers",
+        help="implementation of imagebind; package: the modules of its authors (default: "
+        "transformers)",
+    )
+
+    shares = p.add_argument_group("shares")
+    shares.add_argument(
         "--share",
         action="append",
         default=[],
         metavar="URL",
-        help="look there first for these features: a folder, s3://, gs://, http(s)://, ssh://; may "
-        f"be repeated, and ${SHARES} may name more, separated by commas",
+        help="pull the store from there if it has it: a folder, s3://, gs://, http(s)://, ssh://; "
+        f"may be repeated; ${SHARES} names more, separated by commas",
     )
-    p.add_argument("--no-share", action="store_true", help="extract whatever the shares hold")
-    p.add_argument(
-        "--retry-failed", action="store_true", help="extract what failed before, and only that"
+    shares.add_argument("--no-share", action="store_true", help="do not look into any share")
+
+    run = p.add_argument_group("what to do")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="report the number of utterances, the store's size and the time; write nothing",
     )
-    p.add_argument(
-        "--dry-run", action="store_true", help="say what would be done and how long it may take"
+    run.add_argument(
+        "--retry-failed", action="store_true", help="extract only the utterances that failed before"
     )
-    p.add_argument("--allow-failures", action="store_true", help="exit 0 although some failed")
+    run.add_argument(
+        "--allow-failures", action="store_true", help="exit with 0 even if some utterances failed"
+    )
     return p
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m extract") -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     options = parser(prog).parse_args(arguments)
-    began = time.monotonic()
     try:
-        manifest = Manifest.load(options.dataset)
-        assert manifest.path is not None, "it was loaded"
-        data = options.data or manifest.path.parent
-        settings = Settings(
-            EncoderSpec(
-                options.encoder or manifest.card.encoder,
-                options.checkpoint,
-                options.device,
-                options.precision,
-                options.backend,
-            ),
-            sampling=Sampling(
-                options.fps,
-                options.window,
-                options.channel,
-                options.vision,
-                options.crops,
-                options.crop_rows,
-            ),
-            dtype=options.dtype,
-            cluster=ClusterSpec(
-                options.workers, options.memory_limit, options.scheduler, options.slurm
-            ),
-            timeout=options.timeout,
-            shares=() if options.no_share else (*options.share, *configured_shares()),
-            retry_failed=options.retry_failed,
-        )
-        if options.dry_run:
-            _foretell(dry_run(manifest, data, options.root, settings))
-            return 0
-        with View(console) as view:
-            summary = extract(manifest, data, options.root, settings, view.show, console.print)
+        manifest_path = find_manifest(options.dataset)
+        settings = _settings(options, manifest_path.parent)
+        _check_paths(options, settings)
+        return _run(options, settings)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -169,19 +225,87 @@ def main(arguments: list[str] | None = None, prog: str = "python -m extract") ->
     except KeyboardInterrupt:
         print("interrupted; finished blocks are kept, run the command again", file=sys.stderr)
         return 130
-    _print(summary, time.monotonic() - began)
+
+
+def _settings(options: argparse.Namespace, dataset: Path) -> Settings:
+    """The settings that the options ask for; ``dataset`` is the folder of manifest and card."""
+    encoder = options.encoder
+    if encoder is None:
+        from manifests.card import Card
+
+        encoder = Card.load(dataset / "card.yaml").encoder
+    return Settings(
+        EncoderSpec(
+            encoder, options.checkpoint, options.device, options.precision, options.backend
+        ),
+        Sampling(
+            options.fps,
+            options.window,
+            options.channel,
+            options.vision,
+            options.crops,
+            options.crop_rows,
+        ),
+        dtype=options.dtype,
+        cluster=ClusterSpec(
+            options.workers, options.memory_limit, options.scheduler, options.slurm
+        ),
+        timeout=options.timeout,
+        shares=() if options.no_share else (*options.share, *configured_shares()),
+        retry_failed=options.retry_failed,
+    )
+
+
+def _check_paths(options: argparse.Namespace, settings: Settings) -> None:
+    """Raise a ValueError if a path on the command line does not exist."""
+    settings.encoder.check_checkpoint()
+    if options.slurm and not options.slurm.is_file():
+        raise ValueError(
+            f"{options.slurm}: no such file; the documentation's page extraction.md has an example"
+        )
+    # A store that exists already, here or on a share, is used without the videos.
+    may_exist = settings.shares or any(options.stores.glob("*/*.zarr"))
+    if options.data and not options.data.is_dir() and not may_exist:
+        raise ValueError(
+            f"--data {options.data}: no such folder; give the folder of the release (make: "
+            "DATA=...)"
+        )
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.console import Console
+
+    from extract.engine import dry_run, extract
+    from extract.progress import ProgressView
+    from manifests import Manifest
+
+    console = Console()
+    began = time.monotonic()
+    manifest = Manifest.load(options.dataset)
+    assert manifest.path is not None, "it was loaded"
+    data = options.data or manifest.path.parent
+    if options.dry_run:
+        _print_estimate(console, dry_run(manifest, data, options.stores, settings))
+        return 0
+    with ProgressView(console) as view:
+        summary = extract(manifest, data, options.stores, settings, view.show, console.print)
+    _print_summary(console, summary, time.monotonic() - began)
     failed = summary.statuses.get("failed", 0)
     return EXIT_SOME_FAILED if failed and not options.allow_failures else 0
 
 
-def _print(summary: Summary, seconds: float) -> None:
+def _print_summary(console: Console, summary: Summary, seconds: float) -> None:
+    from rich.table import Table
+
+    from extract.progress import reason_lines
+
     if summary.complete:
-        console.print("The cache is complete: nothing to decode.")
+        console.print("The store is complete: nothing to decode.")
     elif summary.shared:
         console.print(f"Pulled from {summary.shared}: nothing to decode.", soft_wrap=True)
     elif summary.resumed:
-        console.print(f"{summary.resumed} utterances were there from an earlier run.")
-    # One below the other: beside each other they do not fit into a log's 80 columns.
+        console.print(f"Resumed: {summary.resumed} utterances are from an earlier run.")
+    # One row per value: as columns they do not fit into a log's 80 characters.
     table = Table(show_header=False)
     table.add_row("utterances", str(sum(summary.statuses.values())))
     for status, count in summary.statuses.items():
@@ -194,17 +318,21 @@ def _print(summary: Summary, seconds: float) -> None:
     for line in reason_lines(summary.failures):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if summary.statuses.get("failed"):
-        again = "the same command with --retry-failed (make: ARGS=--retry-failed)"
-        console.print(f"Once these files are in order: {again}.")
+        again = "run the same command with --retry-failed (make: ARGS=--retry-failed)"
+        console.print(f"Once these files are repaired, {again}.")
     console.print(f"store: {summary.store}", soft_wrap=True)
 
 
-def _foretell(estimate: ExtractionEstimate | None) -> None:
+def _print_estimate(console: Console, estimate: ExtractionEstimate | None) -> None:
+    from rich.table import Table
+
+    from extract.progress import clock
+
     if estimate is None:
-        console.print("The cache is complete: there is nothing to do.")
+        console.print("The store is complete: nothing to do.")
         return
-    table = Table("utterances", "video", "blocks", "cache", "workers", "would take")
-    took = "unknown: none of a few could be read"
+    table = Table("utterances", "video", "blocks", "store", "workers", "time")
+    took = "unknown (none of the sampled files could be read)"
     if estimate.took is not None:
         took = f"about {clock(estimate.took)}"
     table.add_row(

@@ -75,7 +75,7 @@ class Tally:
         return text
 
 
-class View:
+class ProgressView:
     """A live bar on a terminal, a line every 30 seconds elsewhere."""
 
     def __init__(self, console: Console) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SAMPLE_RATE = 16_000
 IMAGE_SIZE = 224
@@ -108,6 +109,8 @@ class Sampling:
         Returns:
             float32 ``[frames, window_s * 16000]``.
         """
+        import numpy as np  # not needed to parse a command line
+
         size = round(self.window_s * SAMPLE_RATE)
         begin, end = self.samples(first, frames)
         centres = np.round(np.arange(first, first + frames) / self.fps * SAMPLE_RATE)

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from manifests import adapters
 from manifests.card import Card, builtin_names
-from manifests.manifest import DATA, Manifest
+from manifests.locate import DATA
+from manifests.manifest import Manifest
 from manifests.media import survey
 from manifests.summary import print_cards, print_media, print_rows, print_summary
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from manifests.atomic import atomic_path
 from manifests.card import SPLITS, Card
+from manifests.locate import find_manifest
 from manifests.validation import find_faults, raise_faults
 
 STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
@@ -18,7 +18,6 @@ FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")
 INTEGERS = ("turn",)
 UNIMODAL_LABELS = ("label_t", "label_a", "label_v")
 CONTEXT = "context"
-DATA = Path("data")
 
 Cut = tuple[str, str, float | None, float | None, tuple[float, float, float, float] | None]
 """``(id, video, start, end, crop)`` of an utterance, ``crop`` being ``(x, y, width, height)``."""
@@ -90,13 +89,8 @@ class Manifest:
     @classmethod
     def load(cls, dataset: str | Path) -> "Manifest":
         """Read the manifest in a folder; a bare name such as ``"demo"`` means ``data/demo``."""
-        folder = Path(dataset)
-        if isinstance(dataset, str) and re.fullmatch(r"\w[\w-]*", dataset):
-            folder = DATA / dataset
-        path = folder / "manifest.parquet"
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; `python -m manifests build NAME` makes it")
-        return cls(Card.load(folder / "card.yaml"), pd.read_parquet(path), path)
+        path = find_manifest(dataset)
+        return cls(Card.load(path.with_name("card.yaml")), pd.read_parquet(path), path)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``card.yaml`` and ``manifest.parquet`` into `folder`, atomically; returns it."""

@@ -102,7 +102,7 @@ def test_extracting(tmp_path):
     for i in range(3):
         write_clip(data / f"{i}.mp4", 4 + i, size="32x32")
     manifest = write_manifest(data, {f"u{i}": f"{i}.mp4" for i in range(3)})
-    command = [sys.executable, "-m", "extract", str(data), "--workers", "1", "--root", str(disk)]
+    command = [sys.executable, "-m", "extract", str(data), "--workers", "1", "--stores", str(disk)]
 
     def attempt() -> str:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=200)

@@ -261,17 +261,17 @@ def test_extract_takes_features_from_a_share(extracted, data, tmp_path, monkeypa
         nowhere.mkdir()
         here = ["--data", str(nowhere), "--workers", "1"]
         root = tmp_path / "one"
-        assert extract_main([str(data), *here, "--root", str(root), "--share", server.url]) == 0
+        assert extract_main([str(data), *here, "--stores", str(root), "--share", server.url]) == 0
         said = capsys.readouterr().out
         assert f"Pulled from {server.url}/toy/{extracted.name}: nothing to decode." in said
         assert tree_of(root / "toy" / extracted.name) == tree_of(extracted)
 
         monkeypatch.setenv("SEMANTICMAC_SHARES", f"{tmp_path / 'unmounted'}, {server.url}")
-        assert extract_main([str(data), *here, "--root", str(tmp_path / "two")]) == 0
+        assert extract_main([str(data), *here, "--stores", str(tmp_path / "two")]) == 0
         assert "Pulled from" in capsys.readouterr().out
 
         assert (
-            extract_main([str(data), *here, "--root", str(tmp_path / "three"), "--no-share"]) == 1
+            extract_main([str(data), *here, "--stores", str(tmp_path / "three"), "--no-share"]) == 1
         )
         assert "none of the 2 videos" in capsys.readouterr().err
     finally:
@@ -297,7 +297,7 @@ def test_extract_goes_on_without_its_shares(extracted, data, tmp_path, caplog):
 
 def test_share_with_a_password_stops_extraction(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SEMANTICMAC_SHARES", "s3://key:hunter22@lab/x")
-    assert extract_main([str(data), "--root", str(tmp_path)]) == 1
+    assert extract_main([str(data), "--stores", str(tmp_path)]) == 1
     err = capsys.readouterr().err
     assert "must not" in err
     assert "hunter22" not in err

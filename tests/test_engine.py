@@ -21,7 +21,7 @@ from extract.cluster import GpuNanny, gpus, worker_count
 from extract.engine import dry_run
 from extract.job import Utterance
 from extract.plan import durations, plan_blocks
-from extract.progress import Tally, View, by_reason
+from extract.progress import ProgressView, Tally, by_reason
 from manifests import Manifest
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, features_of, tree_of
 from tests.test_extract import write_clip, write_manifest
@@ -153,7 +153,7 @@ def test_progress_tells_the_stages_of_what_is_under_way():
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
     tally = Tally(in_all=10, work=20.0)
     monkeypatch.setattr("extract.progress.EVERY_S", 1e9)
-    with View(Console(file=io.StringIO())) as view:
+    with ProgressView(Console(file=io.StringIO())) as view:
         view.show(tally)
         assert capsys.readouterr().out == ""
         monkeypatch.setattr("extract.progress.EVERY_S", 0.0)
@@ -186,7 +186,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
         cluster=ClusterSpec(workers=2, scheduler="tcp://nowhere:8786"),
     )
     assert dry_run(Manifest.load(data), data, tmp_path / "s", elsewhere).utterances == 12
-    assert main([str(data), "--root", str(tmp_path / "s"), "--dry-run", "--workers", "2"]) == 0
+    assert main([str(data), "--stores", str(tmp_path / "s"), "--dry-run", "--workers", "2"]) == 0
     out = capsys.readouterr().out
     assert "Nothing was written" in out
     assert "12" in out
@@ -240,7 +240,7 @@ def test_an_estimate_leaves_the_threads_as_they_were(tmp_path, capsys):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert main([str(tmp_path), "--dry-run", "--root", str(tmp_path / "stores")]) == 0
+        assert main([str(tmp_path), "--dry-run", "--stores", str(tmp_path / "stores")]) == 0
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -86,7 +86,7 @@ def test_worker_killed_in_the_middle_of_a_block(data, undisturbed, tmp_path):
 
 
 def test_whole_run_killed_and_started_again(data, undisturbed, tmp_path, capsys):
-    command = [str(data), "--root", str(tmp_path), "--workers", "1"]
+    command = [str(data), "--stores", str(tmp_path), "--workers", "1"]
     store = tmp_path / "toy" / undisturbed.name
     run = subprocess.Popen([sys.executable, "-m", "extract", *command])
     wait_until(lambda: any(Parts(store).folder.glob("*.part")))
@@ -138,13 +138,13 @@ def test_a_worker_of_another_release_ends_the_run(data, tmp_path, capsys):
     other = tmp_path / "other.py"
     other.write_text("import extract.encoders\nextract.encoders.PREPROCESS_VERSION = 99\n")
     with dask.config.set({"distributed.worker.preload": [str(other)]}):
-        assert main([str(data), "--root", str(tmp_path / "stores"), "--workers", "1"]) == 1
+        assert main([str(data), "--stores", str(tmp_path / "stores"), "--workers", "1"]) == 1
     assert "its pre-processing version: 99, expected: " in capsys.readouterr().err
     assert not list(tmp_path.glob("stores/toy/*"))
 
 
 def test_a_limit_below_the_encoder_is_an_error_with_a_remedy(data, tmp_path, capsys):
-    command = [str(data), "--root", str(tmp_path), "--workers", "1", "--memory-limit", "110MB"]
+    command = [str(data), "--stores", str(tmp_path), "--workers", "1", "--memory-limit", "110MB"]
     assert main(command) == 1
     error = capsys.readouterr().err
     assert "out of memory" in error
@@ -231,7 +231,7 @@ def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, t
         (tmp_path / video).hardlink_to(data / f"v/{i % CLIPS:02}.mp4")
     expected = break_in_ten_ways(data / "v/05.mp4", tmp_path / "v")
     write_manifest(tmp_path, {**good, **{name: f"v/{name}.mp4" for name in expected}})
-    command = [str(tmp_path), "--root", str(tmp_path / "stores"), "--scheduler", scheduler]
+    command = [str(tmp_path), "--stores", str(tmp_path / "stores"), "--scheduler", scheduler]
     assert main(command) == EXIT_SOME_FAILED
     assert "file not found" in capsys.readouterr().out
     assert main([*command, "--allow-failures"]) == 0

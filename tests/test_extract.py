@@ -415,7 +415,7 @@ def test_bytes_depend_on_no_worker_count_and_no_interruption(
 
 def test_second_run_decodes_nothing(published, data, capsys):
     root = published.parent.parent
-    arguments = [str(data), "--root", str(root)]
+    arguments = [str(data), "--stores", str(root)]
     assert main(arguments) == EXIT_SOME_FAILED
     out = capsys.readouterr().out
     assert "complete" in out
@@ -424,7 +424,7 @@ def test_second_run_decodes_nothing(published, data, capsys):
 
 
 def test_wrong_folder_is_refused_before_any_work(data, tmp_path, capsys):
-    wrong = ["--data", str(tmp_path), "--root", str(tmp_path / "stores")]
+    wrong = ["--data", str(tmp_path), "--stores", str(tmp_path / "stores")]
     assert main([str(data), *wrong]) == 1
     assert "none of the 7 videos" in capsys.readouterr().err
     assert not (tmp_path / "stores").exists()
@@ -433,5 +433,5 @@ def test_wrong_folder_is_refused_before_any_work(data, tmp_path, capsys):
 def test_help_and_usage():
     command = [sys.executable, "-m", "extract"]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert "Exit status" in shown.stdout
+    assert "exit status" in shown.stdout
     assert subprocess.run([*command, "--nonsense"], capture_output=True).returncode == 2

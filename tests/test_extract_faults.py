@@ -117,7 +117,7 @@ def test_no_store_of_failures_alone(tmp_path, capsys):
     for video in videos.values():
         (data / video).write_text("not unpacked yet\n" * 50)
     write_manifest(data, videos)
-    command = [str(data), "--root", str(root), "--workers", "1", "--allow-failures"]
+    command = [str(data), "--stores", str(root), "--workers", "1", "--allow-failures"]
     for _ in range(2):
         assert main(command) == 1
         error = capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_training_refuses_crops_side_by_side(tmp_path):
 
     write_clip(tmp_path / "0.mp4", 0.6)
     manifest = write_manifest(tmp_path, {f"u{i}": "0.mp4" for i in range(3)})
-    command = [str(tmp_path), "--root", str(tmp_path / "s"), "--workers", "1", "--crops", "3"]
+    command = [str(tmp_path), "--stores", str(tmp_path / "s"), "--workers", "1", "--crops", "3"]
     assert main([*command, "--crop-rows", "separate"]) == 0
     (store,) = (tmp_path / "s/toy").iterdir()
     config = make_config(None, ["text.source=model"])

@@ -68,7 +68,7 @@ def test_one_that_is_not_there_is_refused_before_any_work(tmp_path, monkeypatch,
     ffmpeg_exe.cache_clear()
     write_manifest(tmp_path, {f"u{i}": "0.mp4" for i in range(3)})
     monkeypatch.setenv("SEMANTICMAC_FFMPEG", str(tmp_path / "gone"))
-    assert main([str(tmp_path), "--root", str(tmp_path / "stores"), "--workers", "1"]) == 1
+    assert main([str(tmp_path), "--stores", str(tmp_path / "stores"), "--workers", "1"]) == 1
     assert f"{tmp_path / 'gone'} cannot be run" in capsys.readouterr().err
     assert not (tmp_path / "stores").exists()
 

@@ -48,7 +48,7 @@ def named(words: str, below: int) -> bool:
 @pytest.mark.parametrize("moment", ["multiprocessing.forkserver", "ffmpeg"])
 def test_ctrl_c_is_one_line_and_no_video_is_to_blame(data, undisturbed, tmp_path, moment):
     """While the workers start, and while they decode."""
-    command = [str(data), "--root", str(tmp_path), "--workers", "1"]
+    command = [str(data), "--stores", str(tmp_path), "--workers", "1"]
     run = subprocess.Popen(
         [sys.executable, "-m", "extract", *command],
         stdout=subprocess.DEVNULL,

@@ -6,7 +6,6 @@ A store is on a share when its ``checksums.json`` is; what is read there is comp
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from cache.store.recipe import check_place
 
 log = logging.getLogger(__name__)
 
-SHARES = "SEMANTICMAC_SHARES"
 _TRIES = 3
 
 
@@ -152,8 +150,3 @@ def resolve_one(text: str) -> RemoteStore:
         listed = "\n  ".join(str(shared) for shared in found)
         raise ValueError(f"{Location.parse(text)} holds several stores; name one:\n  {listed}")
     return found[0]
-
-
-def configured_shares() -> list[str]:
-    """The shares in the environment variable ``SEMANTICMAC_SHARES``, separated by commas."""
-    return [text.strip() for text in os.environ.get(SHARES, "").split(",") if text.strip()]
