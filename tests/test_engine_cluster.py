@@ -102,7 +102,7 @@ def test_whole_run_killed_and_started_again(data, undisturbed, tmp_path, capsys)
 
 PLAGUE = f"""
 import os, signal
-import extract.cluster
+import extract.scheduler
 from extract.block import extract_block
 def deadly(job, block, *rest):
     ids = [utterance.id for utterance in block]
