@@ -1,4 +1,5 @@
 import configparser
+import json
 import os
 import re
 import subprocess
@@ -177,3 +178,63 @@ def test_every_target_and_page_exists():
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
     pages = set(re.findall(r"\]\((docs/\S+)\)", README))
     assert pages == {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()}
+
+
+# --- starting fast --------------------------------------------------------------------------------
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "dask",
+    "distributed",
+    "zarr",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+}
+"""Packages whose import takes seconds: help and wrong arguments are answered without them."""
+
+QUICK = {
+    "--help": 0,
+    "none": 2,
+    "extract --help": 0,
+    "extract demo --no-such-option": 2,
+    "extract none": 1,
+    "extract demo --slurm none.yaml": 1,
+    "train --help": 0,
+    "train fit --help": 0,
+    "train fit --no-such-option": 2,
+}
+"""Command lines, each with its exit status."""
+
+RUN_EACH = """
+import contextlib, io, json, sys
+from semanticmac.__main__ import main
+
+answers = {}
+for line in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            status = main(line.split())
+        except SystemExit as end:
+            status = end.code
+    answers[line] = status, sorted(sys.modules)
+print(json.dumps(answers))
+"""
+
+
+def test_help_and_wrong_arguments_import_no_heavy_package(tmp_path):
+    # One process runs all lines: an import that one of them causes is reported with that line.
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH, *QUICK],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    answers = json.loads(done.stdout)
+    assert {line: status for line, (status, _) in answers.items()} == QUICK
+    heavy = {line: HEAVY & set(modules) for line, (_, modules) in answers.items()}
+    assert not any(heavy.values()), heavy
