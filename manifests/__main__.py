@@ -1,33 +1,57 @@
 """Command line of the manifests: build, list, show, check."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from manifests import adapters
 from manifests.card import Card, builtin_names
-from manifests.locate import DATA
-from manifests.manifest import Manifest
-from manifests.media import survey
-from manifests.summary import print_cards, print_media, print_rows, print_summary
+from manifests.locate import CARD, DATA, MANIFEST, check_known, find_manifest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from manifests.manifest import Manifest
+
+# pandas takes most of a second to import. So whatever needs it is imported when a command runs,
+# after the arguments and the paths in them were checked.
 
 EPILOG = """\
+`%(prog)s COMMAND --help` lists the options of a command.
+
 examples:
   %(prog)s build demo                        generate the demonstration dataset
   %(prog)s build ravdess --source ~/RAVDESS  read a release from its folder
-  %(prog)s build meld --source ~/MELD.Raw --no-media   its CSV files are enough
-  %(prog)s build mine --source ~/mine         your own videos and table
-  %(prog)s show demo -n 3
-
+"""
+BUILD_EPILOG = """\
 The documentation's page your-own-data.md describes the files of a dataset of your own.
+
+examples:
+  %(prog)s ravdess --source ~/RAVDESS
+  %(prog)s meld --source ~/MELD.Raw --no-media   its CSV files are enough
+  %(prog)s mine --source ~/mine                  your own videos and table
+"""
+LIST_EPILOG = """\
+examples:
+  %(prog)s
+  %(prog)s | less
+"""
+SHOW_EPILOG = """\
+examples:
+  %(prog)s demo -n 3
+  %(prog)s ~/manifests/mine
+"""
+CHECK_EPILOG = """\
+examples:
+  %(prog)s demo
+  %(prog)s ~/manifests/mine
 """
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
-    """The command line's grammar."""
+    """Build the parser of the command line."""
     top = argparse.ArgumentParser(
         prog=prog,
         description="Turn a dataset's release into one table of utterances and one card.",
@@ -36,42 +60,51 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    build = commands.add_parser("build", help="read a release and write its manifest")
+    def add(name: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=purpose,
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    build = add("build", "read a release and write its manifest", BUILD_EPILOG)
     build.add_argument(
         "name", metavar="NAME", help="a dataset that `list` names, or data of your own"
     )
     build.add_argument(
         "--source",
         type=Path,
-        metavar="DIR",
-        help="folder of the release, which the videos' paths are relative to (default: --out)",
+        metavar="FOLDER",
+        help="folder of the release; the videos' paths are relative to it (default: --out)",
     )
     build.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the manifest (default: data/NAME)"
+        "--out", type=Path, metavar="FOLDER", help="folder of the manifest (default: data/NAME)"
     )
     build.add_argument(
         "--no-media",
         action="store_true",
-        help="labels alone are there: count the missing videos, and do not insist on any",
+        help="only the labels are available: count the missing videos, require none",
     )
     build.add_argument(
         "--variant",
         metavar="NAME",
-        help="another way to split the release, as fold1 of mustard (default folder: "
+        help="another split of the release, such as fold1 of mustard (default folder: "
         "data/NAME-VARIANT); the documentation's page datasets.md lists them",
     )
     build.set_defaults(run=_build)
 
-    listing = commands.add_parser("list", help="datasets, their licences, how to obtain them")
+    listing = add("list", "list the datasets, their licences, how to obtain them", LIST_EPILOG)
     listing.set_defaults(run=_list)
 
-    dataset = "a dataset below data/, or a folder that holds manifest.parquet"
-    show = commands.add_parser("show", help="counts, labels and first rows of a manifest")
+    dataset = f"a dataset below data/, or a folder with {MANIFEST}"
+    show = add("show", "show counts, labels and the first rows of a manifest", SHOW_EPILOG)
     show.add_argument("name", metavar="NAME", help=dataset)
     show.add_argument("-n", type=int, default=5, metavar="ROWS", help="rows to show (default: 5)")
     show.set_defaults(run=_show)
 
-    check = commands.add_parser("check", help="look for faults in a manifest")
+    check = add("check", "check a manifest for faults", CHECK_EPILOG)
     check.add_argument("name", metavar="NAME", help=dataset)
     check.set_defaults(run=_check)
     return top
@@ -83,19 +116,23 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     if args.source and not source.is_dir():
         raise ValueError(f"{source}: no such folder; --source is where the release was unpacked")
     try:
-        manifest, notes = adapters.build(args.name, source, not args.no_media, args.variant)
+        manifest, notes = _read_release(args, source)
     except ValueError as error:
         if args.source is None and _is_bare(source):
             raise ValueError(
-                f"{str(error).rstrip('.')}; {source} holds no release: say --source FOLDER, the "
-                "folder that it was unpacked to (make: DATA=FOLDER)"
+                f"{str(error).rstrip('.')}; {source} contains no release: pass --source FOLDER, "
+                "where it was unpacked (make: DATA=FOLDER)"
             ) from error
         raise
+
+    from manifests.media import survey
+    from manifests.summary import print_media, print_summary
+
     media = survey(manifest, source)
     if len(media.missing) == media.videos and not args.no_media:
         raise ValueError(
             f"{source / media.missing[0]}: no such file, nor any other of the {media.videos} "
-            "videos: unpack them there, or say --no-media if only the labels are there yet"
+            "videos: unpack them there, or pass --no-media if only the labels are available"
         )
     manifest.save(out)
     print_summary(manifest, console)
@@ -108,43 +145,66 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     console.print(f"wrote {manifest.path}", **plain)
 
 
+def _read_release(args: argparse.Namespace, source: Path) -> tuple[Manifest, list[str]]:
+    check_known(args.name, source)
+    from manifests import adapters
+
+    return adapters.build(args.name, source, not args.no_media, args.variant)
+
+
 def _is_bare(folder: Path) -> bool:
-    """Whether nothing is there but what `build` writes."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return there <= {"card.yaml", "manifest.parquet"}
+    """Return whether a folder is missing or holds only what `build` writes."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return found <= {CARD, MANIFEST}
 
 
 def _language_model(card: Card) -> str:
-    """What `train` reads the texts with, and where that comes from: not everybody is online."""
+    """Return the language model that `train` reads the texts with, and where it is loaded from."""
     name = card.language_model
     if name.startswith("builtin:"):
         return f"{name}, which comes with this project"
     return (
         f"{name}, which `train` loads from the Hugging Face hub unless text.model names a folder "
-        "that holds it (documentation: language-models.md)"
+        "that contains it (documentation: language-models.md)"
     )
 
 
 def _list(args: argparse.Namespace, console: Console) -> None:
+    from manifests.summary import print_cards
+
     print_cards([Card.builtin(name) for name in builtin_names()], console)
 
 
 def _show(args: argparse.Namespace, console: Console) -> None:
-    manifest = Manifest.load(args.name)
+    manifest = _load(args.name)
+    from manifests.summary import print_rows, print_summary
+
     print_summary(manifest, console)
     print_rows(manifest, args.n, console)
     console.print(f"digest {manifest.digest}", highlight=False)
 
 
 def _check(args: argparse.Namespace, console: Console) -> None:
-    manifest = Manifest.load(args.name)
+    manifest = _load(args.name)
     manifest.check()
-    console.print(f"{manifest.path}: {len(manifest.table)} rows, no fault", highlight=False)
+    console.print(f"{manifest.path}: {len(manifest.table)} rows, no faults", highlight=False)
+
+
+def _load(name: str) -> Manifest:
+    find_manifest(name)
+    from manifests.manifest import Manifest
+
+    return Manifest.load(name)
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m manifests") -> int:
-    """Run one command; 0 on success, 1 on a user's mistake (2, from argparse, on bad usage)."""
+    """Run one command and return its exit status: 0, or 1 on a user's error.
+
+    argparse exits with 2 on bad usage.
+    """
     args = parser(prog).parse_args(arguments)
+    from rich.console import Console
+
     try:
         args.run(args, Console())
     except (ValueError, OSError) as error:

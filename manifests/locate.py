@@ -1,21 +1,38 @@
-"""Find a dataset's manifest, without importing pandas: a wrong name is reported at once."""
+"""Find a dataset's files by its name, without importing pandas: errors are reported at once."""
 
 import re
 from pathlib import Path
 
+from manifests.card import builtin_names
+
 DATA = Path("data")
+MANIFEST, CARD = "manifest.parquet", "card.yaml"
+OWN_TABLE = "labels.csv"
+"""The table of a dataset of the user's own, which has no card in this package."""
+
+
+def folder_of(dataset: str | Path) -> Path:
+    """Return the folder of a manifest; a bare name such as ``"demo"`` means ``data/demo``."""
+    bare = isinstance(dataset, str) and re.fullmatch(r"\w[\w-]*", dataset)
+    return DATA / dataset if bare else Path(dataset)
 
 
 def find_manifest(dataset: str | Path) -> Path:
-    """The Parquet file of a dataset: a folder, or a bare name such as ``"demo"`` for ``data/demo``.
+    """Return the path of a dataset's ``manifest.parquet``.
 
     Raises:
-        ValueError: no such file; the message names the command that makes it.
+        ValueError: no such file.
     """
-    folder = Path(dataset)
-    if isinstance(dataset, str) and re.fullmatch(r"\w[\w-]*", dataset):
-        folder = DATA / dataset
-    path = folder / "manifest.parquet"
+    path = folder_of(dataset) / MANIFEST
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `python -m manifests build NAME` makes it")
     return path
+
+
+def check_known(name: str, source: Path) -> None:
+    """Raise a ValueError unless `name` has a card in this package or `source` has an own table."""
+    if name not in builtin_names() and not (source / OWN_TABLE).is_file():
+        raise ValueError(
+            f"no card is called {name!r}; there are: {', '.join(builtin_names())}. For data of "
+            f"your own write {source / OWN_TABLE} (documentation: your-own-data.md)"
+        )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from manifests.atomic import atomic_path
 from manifests.card import SPLITS, Card
-from manifests.locate import find_manifest
+from manifests.locate import CARD, MANIFEST, find_manifest
 from manifests.validation import find_faults, raise_faults
 
 STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
@@ -88,15 +88,19 @@ class Manifest:
 
     @classmethod
     def load(cls, dataset: str | Path) -> "Manifest":
-        """Read the manifest in a folder; a bare name such as ``"demo"`` means ``data/demo``."""
+        """Read the manifest in a folder; a bare name such as ``"demo"`` means ``data/demo``.
+
+        Raises:
+            ValueError: no such file, or a card or a table that is not valid.
+        """
         path = find_manifest(dataset)
-        return cls(Card.load(path.with_name("card.yaml")), pd.read_parquet(path), path)
+        return cls(Card.load(path.with_name(CARD)), pd.read_parquet(path), path)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``card.yaml`` and ``manifest.parquet`` into `folder`, atomically; returns it."""
         folder = Path(folder)
-        self.card.save(folder / "card.yaml")
-        self.path = folder / "manifest.parquet"
+        self.card.save(folder / CARD)
+        self.path = folder / MANIFEST
         with atomic_path(self.path) as temporary:
             self.table.to_parquet(temporary, engine="pyarrow", index=False)
         return folder

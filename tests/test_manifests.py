@@ -1,6 +1,10 @@
 """Cards, the table's schema and digest, its faults, and the command line."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -253,8 +257,8 @@ def test_commands(tmp_path, capsys, monkeypatch):
     [
         (["check", "nonesuch"], "no such file"),
         (["build", "nonesuch"], "no card is called 'nonesuch'"),
-        (["build", "meld"], "data/meld holds no release: say --source FOLDER"),
-        (["build", "mine"], "data/mine holds no release: say --source FOLDER"),
+        (["build", "meld"], "data/meld contains no release: pass --source FOLDER"),
+        (["build", "mine"], "data/mine contains no release: pass --source FOLDER"),
         (["build", "ravdess", "--source", "nowhere"], "no such folder"),
         (["build", "ravdess", "--source", "."], "0 RAVDESS speech clips"),
     ],
@@ -272,3 +276,35 @@ def test_bad_usage_is_exit_2():
     with pytest.raises(SystemExit) as stop:
         main(["dance"])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["", "build", "list", "show", "check"])
+def test_help_ends_with_two_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"], prog="semanticmac manifests")
+    assert stop.value.code == 0
+    examples = capsys.readouterr().out.rpartition("examples:\n")[2].splitlines()
+    assert len(examples) >= 2
+    assert all(line.startswith("  semanticmac manifests ") for line in examples)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "dance", "show nowhere", "check nowhere", "build nonesuch", "build meld --source x"],
+)
+def test_answers_that_need_no_table_do_not_wait_for_pandas(command, tmp_path):
+    program = (
+        "import sys\n"
+        "from manifests.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    assert 'pandas' not in sys.modules, 'pandas was imported'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert "pandas was imported" not in done.stderr
+    assert done.stdout or "error: " in done.stderr

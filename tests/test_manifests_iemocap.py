@@ -97,7 +97,7 @@ def test_from_the_folder_above_and_without_a_transcript(release, tmp_path, capsy
     out = tmp_path / "out"
     arguments = ["build", "iemocap", "--source", str(tmp_path), "--out", str(out)]
     assert main(arguments) == 1
-    assert "unpack them there, or say --no-media" in capsys.readouterr().err
+    assert "unpack them there, or pass --no-media" in capsys.readouterr().err
     assert main([*arguments, "--no-media"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "1 utterances without a transcript: Ses01F_impro01_M001" in said

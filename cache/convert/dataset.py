@@ -11,9 +11,8 @@ from cache.convert.layouts import ExternalFeatures
 from manifests import Card, Manifest
 from manifests.adapters.custom import draft_card
 from manifests.atomic import atomic_path
+from manifests.locate import CARD, MANIFEST
 from manifests.validation import find_faults
-
-TABLE, CARD = "manifest.parquet", "card.yaml"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def dataset_of(source: ExternalFeatures, name: str, out: Path, licence: str) -> 
         ValueError: the file has no splits or labels, the table exists, or the folder's card does
             not fit the table.
     """
-    path = out if out.suffix == ".parquet" else out / TABLE
+    path = out if out.suffix == ".parquet" else out / MANIFEST
     if source.table is None:
         raise ValueError(f"{source.path} has no splits or labels: --manifest-out is for mmsa")
     if "label" not in source.table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from cache.convert.mmsa import write_mmsa
 from cache.open import open_store
 from cache.reader import FeatureStore
 from manifests.atomic import atomic_path
+from manifests.locate import MANIFEST, folder_of
 
 BLOCK = 512  # utterances gathered at a time
 EXPORT_FORMATS = ("h5", "mmsa", "npz")
@@ -86,8 +86,7 @@ def read_manifest(name: str | Path) -> pd.DataFrame:
     """
     path = Path(name)
     if path.suffix != ".parquet":
-        bare = isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name)
-        path = (Path("data", name) if bare else path) / "manifest.parquet"
+        path = folder_of(name) / MANIFEST
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ import pandas as pd
 from pandas.api.types import is_integer_dtype
 
 from manifests.card import Card, builtin_names
+from manifests.locate import check_known
 from manifests.manifest import Manifest
 from manifests.validation import find_faults, raise_faults
 
@@ -68,15 +69,11 @@ def build(
 
     if name in builtin_names():
         card, built = Card.builtin(name), _release(name, source, media, variant)
-    elif custom.exists(source):
+    else:
+        check_known(name, source)
         if variant is not None:
             raise ValueError(f"{name} has no variant {variant!r}: its column `split` says the way")
         card, built = custom.read(name, source)
-    else:
-        raise ValueError(
-            f"no card is called {name!r}; there are: {', '.join(builtin_names())}. Is it data of "
-            f"your own, then write {source / custom.TABLE} (documentation: your-own-data.md)"
-        )
     if built.table.empty:
         raise ValueError(f"{source}: nothing of {card.title} in it; to obtain it: {card.obtain}")
     manifest = Manifest(replace(card, **built.card), built.table)

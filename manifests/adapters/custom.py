@@ -16,17 +16,11 @@ import pandas as pd
 from manifests.adapters import AdapterResult
 from manifests.card import SPLITS, Card
 from manifests.csv_table import numbers, read_cells, require
+from manifests.locate import CARD, OWN_TABLE
 from manifests.manifest import FLOATS, INTEGERS, UNIMODAL_LABELS
 
-TABLE = "labels.csv"
-CARD = "card.yaml"
 SEED = 1
 TEST, VALID = 0.2, 0.1
-
-
-def exists(source: Path) -> bool:
-    """Whether `source` holds a table of somebody's own data."""
-    return (source / TABLE).is_file()
 
 
 def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
@@ -38,7 +32,7 @@ def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
     """
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"{name!r} cannot name a dataset: use letters, digits, _ and -")
-    path = source / TABLE
+    path = source / OWN_TABLE
     cells, _ = read_cells(path)
     require(cells, ["id", "video"], path)
     if (source / CARD).is_file():

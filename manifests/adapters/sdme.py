@@ -6,6 +6,7 @@ from pathlib import Path
 from manifests.adapters import AdapterResult, custom
 from manifests.card import Card
 from manifests.csv_table import read_cells, require
+from manifests.locate import OWN_TABLE
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
@@ -14,8 +15,8 @@ def build(source: Path, media: bool = True) -> AdapterResult:
     Raises:
         ValueError: no such file, or as `manifests.adapters.custom`.
     """
-    path, card = source / custom.TABLE, Card.builtin("sdme")
-    if not custom.exists(source):
+    path, card = source / OWN_TABLE, Card.builtin("sdme")
+    if not path.is_file():
         raise ValueError(f"{path}: no such file; to obtain it: {card.obtain}")
     cells, _ = read_cells(path)
     require(cells, ["id", "video", "label", "text"], path)
