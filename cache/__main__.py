@@ -1,4 +1,4 @@
-"""``python -m cache``: look at published feature stores, check and share them."""
+"""``python -m cache``: inspect, verify, share and convert feature stores."""
 
 from __future__ import annotations
 
@@ -6,96 +6,202 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from cache.command_line import add_command, check_exists, progress_bar
+from cache.convert import commands as convert_commands
+from cache.printing import escape_controls, preview
+from cache.share import commands as share_commands
 
-from cache.convert import commands as convert
-from cache.reader import FeatureStore
-from cache.share.commands import add_commands, opened, plain
-from cache.share.verify import repair, verify
+if TYPE_CHECKING:
+    from cache.command_line import SubParsers
+    from cache.reader import FeatureStore
 
-console = Console()
+DESCRIPTION = """\
+Inspect, verify, share and convert published feature stores.
+
+A feature store is a folder NAME.zarr with the features of one dataset by one encoder.
+Stores are kept in stores/DATASET/ and can be shared through a folder, a bucket, SSH or a
+web server.
+"""
+EPILOG = """\
+`%(prog)s COMMAND --help` lists the options of a command.
+
+examples:
+  %(prog)s info stores/meld/embedded-2fps-0123456789ab.zarr
+  %(prog)s pull /nfs/lab/features/0123456789ab
+"""
+_FAILURES_SHOWN = 20
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> int:
-    """Run a command; returns the exit status: 0 good, 1 faults or an unusable store, 2 usage."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Inspect, verify, share and convert published feature stores."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    info = commands.add_parser("info", help="what a store holds and what it was made from")
-    info.add_argument("store", help="a published store, <name>.zarr, here or by URL")
-    info.set_defaults(run=_info)
-    check = commands.add_parser("verify", help="compare every file with its published SHA-256")
-    check.add_argument("store", type=Path, help="a published store, <name>.zarr")
-    check.add_argument(
-        "--repair",
-        metavar="FROM",
-        help="another copy, folder or URL: fetch faulty files from it and remove those that do not "
-        "belong there",
-    )
-    check.set_defaults(run=_verify)
-    add_commands(commands)
-    convert.add_commands(commands)
-    options = parser.parse_args(arguments)
+    """Run a command; returns the exit status.
+
+    0 success, 1 an error or a store with faults, 2 bad usage, 130 stopped by Ctrl-C, 141 standard
+    output was closed.
+    """
+    options = _parser(prog).parse_args(arguments)
     try:
         status = int(options.run(options))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `| head` has seen enough; nobody is left to be told
+    except BrokenPipeError:  # `| head` has read enough: there is no output for an error either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, RecursionError, OverflowError, MemoryError) as error:
-        print(f"error: {plain(str(error)) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {escape_controls(str(error)) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
         return 130
 
 
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_commands(commands)
+    share_commands.add_commands(commands)
+    convert_commands.add_commands(commands)
+    return parser
+
+
+def _add_commands(commands: SubParsers) -> None:
+    info = add_command(
+        commands,
+        "info",
+        _info,
+        "show what a store contains and how it was made",
+        "  %(prog)s stores/meld/embedded-2fps-0123456789ab.zarr\n"
+        "  %(prog)s s3://lab/features/meld/embedded-2fps-0123456789ab.zarr",
+        "Of a store at a URL everything but the features is downloaded.",
+    )
+    info.add_argument("store", help="a published store, NAME.zarr, by path or URL")
+
+    check = add_command(
+        commands,
+        "verify",
+        _verify,
+        "compare every file of a store with its published SHA-256",
+        "  %(prog)s stores/meld/NAME.zarr\n"
+        "  %(prog)s stores/meld/NAME.zarr --repair /nfs/lab/features",
+        "Exit status: 0 every file is as published, 1 there are faults.",
+    )
+    check.add_argument("store", type=Path, help="a published store, NAME.zarr")
+    check.add_argument(
+        "--repair",
+        metavar="FROM",
+        help="replace faulty files by those of another copy (a folder or URL: the store, or the "
+        "share that holds it), and delete files that do not belong to the store",
+    )
+
+    compare = add_command(
+        commands,
+        "diff",
+        _diff,
+        "compare two stores: settings, utterances, statuses, values",
+        "  %(prog)s stores/meld/NAME.zarr other/meld/NAME.zarr\n"
+        "  %(prog)s stores/meld/NAME.zarr /nfs/lab/features/meld/NAME.zarr",
+        "The stores may have different recipes. Exit status: 0 nothing differs, 1 something\n"
+        "differs, or an error.",
+    )
+    compare.add_argument(
+        "a", metavar="STORE_A", help="a published store; one at a URL is copied to the mirror first"
+    )
+    compare.add_argument("b", metavar="STORE_B", help="the store to compare it with")
+
+
 def _info(options: argparse.Namespace) -> int:
-    with opened(options.store) as cache:
-        return _describe(cache, options.store)
+    if "://" not in options.store:
+        check_exists(options.store)
+        from cache.reader import FeatureStore
+
+        return _describe(FeatureStore.open(options.store), options.store)
+    from cache.share.peek import open_remote_metadata
+    from cache.share.remote_store import resolve_one
+
+    source = resolve_one(options.store)
+    checksums = source.checksums()
+    if checksums is None:
+        raise ValueError(f"{source} is not a published store")
+    with open_remote_metadata(source, checksums) as store:
+        return _describe(store, options.store)
 
 
-def _describe(cache: FeatureStore, title: str) -> int:
+def _describe(store: FeatureStore, title: str) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
     table = Table("", "", title=escape(title), show_header=False)
-    for name, value in cache.attributes.items():
+    for name, value in store.attributes.items():
         if isinstance(value, dict):
-            value = "\n".join(f"{k} = {v}" for k, v in value.items())
-        table.add_row(escape(plain(name)), escape(plain(str(value))))
+            value = "\n".join(f"{key} = {item}" for key, item in value.items())
+        table.add_row(escape(escape_controls(name)), escape(escape_controls(str(value))))
     console.print(table)
-    failed = [
-        (i, s, e)
-        for (i, s), e in zip(cache.status.items(), cache.column("error"), strict=True)
-        if s != "ok"
+    failures = [
+        f"{id_}: {status}: {error}"
+        for (id_, status), error in zip(store.status.items(), store.column("error"), strict=True)
+        if status != "ok"
     ]
-    for i, status, error in failed[:20]:
-        console.print(plain(f"{i}: {status}: {error}"), markup=False)
-    if len(failed) > 20:
-        console.print(f"... and {len(failed) - 20} more")
+    for failure in failures[:_FAILURES_SHOWN]:
+        console.print(escape_controls(failure), markup=False)
+    if len(failures) > _FAILURES_SHOWN:
+        console.print(f"... and {len(failures) - _FAILURES_SHOWN} more")
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
+    check_exists(options.store)
+    from cache.share.verify import repair, verify
+
     if options.repair:
         for fault in repair(options.store, options.repair):
-            what = {"extra": "removed", "link": "unlinked"}.get(fault.problem, "fetched")
-            print(plain(f"{fault.file}: was {fault.problem}, {what}"))
+            action = {"extra": "removed", "link": "unlinked"}.get(fault.problem, "fetched")
+            print(escape_controls(f"{fault.file}: was {fault.problem}, {action}"))
     faults = verify(options.store)
     for fault in faults:
-        print(plain(f"{fault.file}: {fault.problem}{_named(fault.utterances)}"))
+        ids = f" (utterances {preview(fault.utterances, 10)})" if fault.utterances else ""
+        print(escape_controls(f"{fault.file}: {fault.problem}{ids}"))
     print(f"{options.store}: {f'{len(faults)} faults' if faults else 'every file is as published'}")
     return 1 if faults else 0
 
 
-def _named(utterances: tuple[str, ...]) -> str:
-    if not utterances:
-        return ""
-    more = f" and {len(utterances) - 10} more" if len(utterances) > 10 else ""
-    return f" (utterances {', '.join(utterances[:10])}{more})"
+def _diff(options: argparse.Namespace) -> int:
+    for store in (options.a, options.b):
+        if "://" not in store:
+            check_exists(store)
+    from cache.diff import diff
+    from cache.open import open_store
+
+    a, b = open_store(options.a), open_store(options.b)
+    with progress_bar("diff", in_bytes=True) as on_bytes:
+        difference = diff(a, b, on_bytes=on_bytes)
+    for key, (ours, theirs) in difference.recipe.items():
+        print(f"recipe: {key}: {ours} | {theirs}")
+    for where, only in ((options.a, difference.only_a), (options.b, difference.only_b)):
+        if only:
+            print(f"only in {where}: {len(only)} utterances: {preview(only)}")
+    if difference.status:
+        statuses = [f"{i} {ours} | {theirs}" for i, (ours, theirs) in difference.status.items()]
+        print(f"status: {len(statuses)} utterances: {preview(statuses)}")
+    for modality, (ours, theirs) in difference.widths.items():
+        print(f"{modality}: {ours} | {theirs} columns, not comparable")
+    for modality, distance in difference.values.items():
+        lengths = f", {distance.lengths} of different lengths" if distance.lengths else ""
+        farthest = f" ({distance.farthest})" if distance.farthest else ""
+        print(
+            f"{modality}: {distance.utterances} utterances, {distance.rows} rows compared{lengths};"
+            f" difference max {distance.largest:.3g}{farthest}, mean {distance.mean:.3g}; "
+            f"lowest cosine {distance.cosine:.6f}"
+        )
+    print("nothing differs" if difference.equal else "the stores differ")
+    return 0 if difference.equal else 1
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ LATE_EXCEPTIONS = {
 """A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
     ("cache/convert", "manifests"),
-    ("cache/convert/commands.py", "cache.share"),
     ("cache/store/disk.py", "manifests.atomic"),
 }
 """A file or a folder, and what all in it may import."""

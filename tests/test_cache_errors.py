@@ -156,7 +156,7 @@ def test_a_folder_of_one_person_stays_theirs(store, tmp_path):
 def test_permission_denied_names_the_remedy(store, lab):
     push(store, str(lab / "share"))
     (lab / "share" / "toy").chmod(0)
-    status, _, said = as_anybody(lab, "pull", f"share/{NAME}", "--to", "mine")
+    status, _, said = as_anybody(lab, "pull", f"share/{NAME}", "--stores", "mine")
     (lab / "share" / "toy").chmod(0o755)
     assert status == 1
     assert f"runs: chmod -R g+rwX {lab / 'share'}" in said

@@ -129,12 +129,12 @@ def test_an_old_store_aside_goes_when_the_new_one_stands(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--older-than", "-1"], "'-1' is no number of days"),
-        (["--older-than", "nan"], "'nan' is no number of days"),
-        (["--older-than", "long"], "'long' is no number of days"),
-        (["--larger-than", "1.2.3G"], "'1.2.3G' is no size; write 500M, 20G or 1T"),
-        (["--larger-than", "-1G"], "'-1G' is no size"),
-        (["--larger-than", "9" * 400], "is no size; write 500M, 20G or 1T"),
+        (["--older-than", "-1"], "'-1' is not a number of days"),
+        (["--older-than", "nan"], "'nan' is not a number of days"),
+        (["--older-than", "long"], "'long' is not a number of days"),
+        (["--larger-than", "1.2.3G"], "'1.2.3G' is not a size; write 500M, 20G or 1T"),
+        (["--larger-than", "-1G"], "'-1G' is not a size"),
+        (["--larger-than", "9" * 400], "is not a size; write 500M, 20G or 1T"),
     ],
 )
 def test_limits_that_mean_nothing_are_refused(arguments, message, capsys):
@@ -146,4 +146,4 @@ def test_limits_that_mean_nothing_are_refused(arguments, message, capsys):
 
 def test_a_mirror_that_is_not_there_is_an_error(tmp_path, capsys):
     assert main(["gc", "--mirror", str(tmp_path / "typo")]) == 1
-    assert "typo: there is no such folder" in capsys.readouterr().err
+    assert "typo: no such folder" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_pull_info_and_list_over_http(web, share, tmp_path, capsys):
     assert "bad: failed: why" in capsys.readouterr().out
     pulled = tmp_path / "pulled" / NAME
     for source in (f"{web.url}/{RECIPE.digest[:12]}", web.url, f"{web.url}/{NAME}"):
-        assert main(["pull", source, "--to", str(tmp_path / "pulled")]) == 0
+        assert main(["pull", source, "--stores", str(tmp_path / "pulled")]) == 0
     assert tree_of(pulled) == tree_of(share / NAME)
     assert verify(pulled) == []
 
@@ -96,19 +96,19 @@ def test_store_is_read_by_its_checksums_alone(web, share, tmp_path):
     before = tree_of(share / NAME)
     (share / NAME / "audio" / "extra").write_text("not published")
     (share / "catalog.json").unlink()
-    assert main(["pull", f"{web.url}/{NAME}", "--to", str(tmp_path / "pulled")]) == 0
+    assert main(["pull", f"{web.url}/{NAME}", "--stores", str(tmp_path / "pulled")]) == 0
     assert tree_of(tmp_path / "pulled" / NAME) == before
 
 
 def test_flipped_bit_over_http_is_refused(web, share, tmp_path, capsys):
     damage(share / NAME / "audio/values/c/0/0")
-    assert main(["pull", f"{web.url}/{NAME}", "--to", str(tmp_path / "pulled")]) == 1
+    assert main(["pull", f"{web.url}/{NAME}", "--stores", str(tmp_path / "pulled")]) == 1
     assert "audio/values/c/0/0 is damaged" in capsys.readouterr().err
     assert not (tmp_path / "pulled" / NAME).exists()
 
 
 def test_missing_store_and_dead_server_are_one_clear_line(web, tmp_path, capsys):
-    to = ["--to", str(tmp_path / "pulled")]
+    to = ["--stores", str(tmp_path / "pulled")]
     assert main(["pull", f"{web.url}/toy/none-2fps-000000000000.zarr", *to]) == 1
     assert "no published store" in capsys.readouterr().err
     web.stop()

@@ -36,7 +36,7 @@ def told_by_all(store: Path, tmp_path: Path, capsys) -> dict[str, str]:
         ["export", str(store), "--to", "h5", str(tmp_path / "x.h5")],
         ["export", str(store), "--to", "npz", str(tmp_path / "x.npz")],
         ["push", str(store), str(tmp_path / "share")],
-        ["pull", str(store), "--to", str(tmp_path / "pulled")],
+        ["pull", str(store), "--stores", str(tmp_path / "pulled")],
     ):
         status = main(command)
         out, err = capsys.readouterr()
@@ -169,7 +169,7 @@ def test_a_store_that_cannot_be_pulled_keeps_no_other_from_it(tmp_path, store, c
         push(build_store(tmp_path, recipe=recipe), str(share))
     first, last = sorted((share / "toy").iterdir())
     change_root(unseal(first), lambda root: root["attributes"].update(format_version=2))
-    assert main(["pull", str(share), "--all", "--to", str(to)]) == 1
+    assert main(["pull", str(share), "--all", "--stores", str(to)]) == 1
     assert "install a release that knows it" in capsys.readouterr().err
     assert (to / "toy" / last.name / "checksums.json").is_file()
 

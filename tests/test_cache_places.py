@@ -85,7 +85,7 @@ def test_pull_does_not_work_behind_a_link(tmp_path, store, notes):
     mine = tmp_path / "mine" / "toy"
     mine.mkdir(parents=True)
     (mine / f"{NAME}.partial").symlink_to(notes)
-    assert main(["pull", str(tmp_path / "share"), "--to", str(tmp_path / "mine")]) == 0
+    assert main(["pull", str(tmp_path / "share"), "--stores", str(tmp_path / "mine")]) == 0
     assert tree_of(notes) == NOTES
     assert not (mine / NAME).is_symlink()
     assert verify(mine / NAME) == []

@@ -85,7 +85,7 @@ def test_push_list_pull_is_byte_identical(share, store, tmp_path, capsys):
     listed = capsys.readouterr().out
     assert RECIPE.digest[:12] in listed
     assert "fps 2.0" in listed
-    assert main(["pull", share, "--to", str(tmp_path / "pulled")]) == 0
+    assert main(["pull", share, "--stores", str(tmp_path / "pulled")]) == 0
     pulled = tmp_path / "pulled" / NAME
     assert tree_of(pulled) == tree_of(store)
     assert verify(pulled) == []
@@ -136,7 +136,7 @@ def test_stores_are_named_by_url_or_digest(share, store, tmp_path):
     assert f"{share}/{NAME}" in str(caught.value)
     with pytest.raises(ValueError, match="lists no store with digest 000000000000"):
         resolve_one(f"{share}/000000000000")
-    assert main(["pull", share, "--all", "--to", str(tmp_path / "all")]) == 0
+    assert main(["pull", share, "--all", "--stores", str(tmp_path / "all")]) == 0
     assert len(list((tmp_path / "all" / "toy").iterdir())) == 2
 
 
@@ -209,7 +209,7 @@ def test_push_killed_before_the_catalogue_is_entered_by_the_next(share, large):
 def test_killed_pull_is_invisible_and_goes_on(share, large, tmp_path):
     push(large, share)
     files = len(Checksums.of(large).files)
-    run_killed(files // 2, "pull", share, "--to", tmp_path / "pulled")
+    run_killed(files // 2, "pull", share, "--stores", tmp_path / "pulled")
     pulled = tmp_path / "pulled" / NAME
     assert not pulled.exists()
     assert pull(resolve_one(share), tmp_path / "pulled")[1] <= files * 3 // 4

@@ -150,7 +150,8 @@ def test_push_list_pull_and_repair(server, tmp_path, capsys):
     assert main(["list", share]) == 0
     assert RECIPE.digest[:12] in capsys.readouterr().out
 
-    assert main(["pull", f"{share}/{RECIPE.digest[:12]}", "--to", str(tmp_path / "pulled")]) == 0
+    digest = RECIPE.digest[:12]
+    assert main(["pull", f"{share}/{digest}", "--stores", str(tmp_path / "pulled")]) == 0
     pulled = tmp_path / "pulled" / NAME
     assert tree_of(pulled) == tree_of(store)
 
@@ -177,7 +178,7 @@ def test_an_interrupted_push_is_invisible_and_goes_on(server, tmp_path, capsys, 
     assert main(["push", str(store), share]) == 1
     assert "the line went dead" in capsys.readouterr().err
     monkeypatch.setattr(Location, "write", write)
-    assert main(["pull", share, "--to", str(tmp_path / "early")]) == 1
+    assert main(["pull", share, "--stores", str(tmp_path / "early")]) == 1
     assert main(["push", str(store), share]) == 0
     assert tree_of(tmp_path / "share" / NAME) == tree_of(store)
 

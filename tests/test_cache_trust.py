@@ -77,7 +77,7 @@ def test_a_share_cannot_name_a_folder_of_ours(tmp_path, store, dataset, name):
     shutil.move(share / "toy", share / "elsewhere")
     (mine / dataset / name).mkdir(parents=True)
     (mine / dataset / name / "notes.txt").write_text("years of work")
-    assert main(["pull", str(share), "--to", str(mine)]) == 1
+    assert main(["pull", str(share), "--stores", str(mine)]) == 1
     assert (mine / dataset / name / "notes.txt").read_text() == "years of work"
 
 
@@ -94,7 +94,7 @@ def test_pull_replaces_nothing_but_a_published_store(tmp_path, store, holds, cap
         (mine / "notes.txt").write_text("years of work")
     else:
         mine.symlink_to(tmp_path / "notes")
-    assert main(["pull", str(tmp_path / "share"), "--to", str(tmp_path / "mine")]) == 1
+    assert main(["pull", str(tmp_path / "share"), "--stores", str(tmp_path / "mine")]) == 1
     assert f"{mine} is there and is no published store" in capsys.readouterr().err
     kept = mine / "notes.txt" if holds == "folder" else mine
     assert mine.is_symlink() if holds == "link" else kept.read_text() == "years of work"
@@ -148,7 +148,7 @@ def test_unsound_attributes_are_one_clear_line_everywhere(tmp_path, store, chang
         ["info", str(store)],
         ["verify", str(store)],
         ["push", str(store), str(tmp_path / "share")],
-        ["pull", str(store), "--to", to],
+        ["pull", str(store), "--stores", to],
         ["diff", str(store), str(store)],
     ):
         assert main(command) == 1, command
@@ -163,7 +163,7 @@ def test_deep_json_is_one_clear_line(tmp_path, store, capsys):
     for name in ("zarr.json", "checksums.json"):
         (store / name).write_text("[" * 200_000)
         assert main(["info", str(store)]) + main(["verify", str(store)]) >= 1
-        assert main(["pull", str(store), "--to", str(tmp_path)]) == 1
+        assert main(["pull", str(store), "--stores", str(tmp_path)]) == 1
         assert "error: " in capsys.readouterr().err
 
 
@@ -237,7 +237,7 @@ def test_no_more_is_read_than_there_may_be(tmp_path, store, harm, capsys):
             path.mkdir()
         else:
             make_endless(path, harm)
-        assert main(["pull", str(share), "--to", f"{share}-pulled"]) == 1
+        assert main(["pull", str(share), "--stores", f"{share}-pulled"]) == 1
         assert name in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cache.convert import EXPORT_FORMATS
 from cache.convert.arrays import check_fits
 from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
 from cache.convert.mmsa import write_mmsa
@@ -22,7 +23,6 @@ from manifests.atomic import atomic_path
 from manifests.locate import MANIFEST, folder_of
 
 BLOCK = 512  # utterances gathered at a time
-EXPORT_FORMATS = ("h5", "mmsa", "npz")
 
 
 def export(

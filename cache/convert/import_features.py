@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.convert import IMPORT_FORMATS
 from cache.convert.arrays import check_fits
 from cache.convert.layouts import ExternalFeatures, read_csv, read_h5, read_npz
 from cache.convert.mmsa import read_mmsa
@@ -21,8 +22,6 @@ from cache.store.publish import is_published, publish
 from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances
 from cache.store.who import user_name
 
-IMPORT_FORMATS = ("mmsa", "h5", "npz", "csv")
-NON_FINITE = ("refuse", "zero")
 RULES = 1  # raised whenever the same file would give other values
 BLOCK = 256  # utterances in a part
 BLOCK_BYTES = 1 << 30  # memory that the work on a part takes

@@ -1,175 +1,166 @@
-"""The commands about sharing: push, pull, list, gc, diff."""
+"""The commands that share stores: push, pull, list, gc."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-from rich.table import Table
+from cache.command_line import RenamedOption, add_command, check_exists, progress_bar
+from cache.printing import escape_controls, format_bytes
 
-from cache.diff import diff
-from cache.open import is_url, open_store
-from cache.reader import FeatureStore
-from cache.share import catalog
-from cache.share.gc import delete_garbage, find_garbage
-from cache.share.location import Location, ShareError
-from cache.share.mirror import mirror_folder
-from cache.share.peek import open_remote_metadata
-from cache.share.pull import pull
-from cache.share.push import push
-from cache.share.remote_store import RemoteStore, resolve, resolve_one
+if TYPE_CHECKING:
+    from cache.command_line import SubParsers
 
-console = Console()
-
-_LOCATION = "a folder (NFS, ...), s3://, gs://, ssh:// or, to read only, http(s)://"
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_LOCATION = "a folder (NFS, ...), s3://, gs://, ssh:// or, read-only, http(s)://"
+_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def add_commands(commands: Any) -> None:
-    """Register the sub-commands."""
-    send = commands.add_parser(
+def add_commands(commands: SubParsers) -> None:
+    """Register ``push``, ``pull``, ``list`` and ``gc``."""
+    push = add_command(
+        commands,
         "push",
-        help="copy a published store to a share",
-        description="Copy a published store to a share and enter it into its catalogue. Run it "
-        "again after an interruption: it goes on. Access is the share's own; a location never "
-        "carries a password or key.",
+        _push,
+        "copy a published store to a share",
+        "  %(prog)s stores/meld/NAME.zarr /nfs/lab/features\n"
+        "  %(prog)s stores/meld/NAME.zarr s3://lab-features/2024",
+        "The store is added to the share's catalogue. Run an interrupted push again to resume\n"
+        "it. Access rights are the share's own; a location must not contain a password or key.",
     )
-    send.add_argument("store", type=Path, help="a published store, <name>.zarr")
-    send.add_argument("location", help=_LOCATION)
-    send.add_argument(
+    push.add_argument("store", type=Path, help="a published store, NAME.zarr")
+    push.add_argument("location", help=f"the share: {_LOCATION}")
+    push.add_argument(
         "--take-over",
         action="store_true",
-        help="drop what another, unfinished push of the same recipe left there",
+        help="delete what another, unfinished push of the same recipe left on the share",
     )
-    send.add_argument(
+    push.add_argument(
         "--replace",
         action="store_true",
-        help="replace the store of the same recipe that is there, if yours has all its utterances: "
-        "after extract --retry-failed",
+        help="replace the shared store with the same recipe, if yours has features of all its "
+        "utterances: after extract --retry-failed",
     )
-    send.set_defaults(run=_push)
 
-    bring = commands.add_parser(
+    pull = add_command(
+        commands,
         "pull",
-        help="copy a store of a share to this machine",
-        description="Copy stores of a share to this machine, every byte checked. Run it again "
-        "after an interruption: it goes on.",
+        _pull,
+        "copy a shared store to this machine",
+        "  %(prog)s /nfs/lab/features/0123456789ab\n"
+        "  %(prog)s s3://lab-features/2024 --all --stores /data/stores",
+        "Every byte is checked. Run an interrupted pull again to resume it.",
     )
-    bring.add_argument(
+    pull.add_argument(
         "source",
-        help="LOCATION/DATASET/NAME.zarr, LOCATION/DIGEST (12 digits or more) or LOCATION: "
-        + _LOCATION,
+        help="LOCATION/DATASET/NAME.zarr, LOCATION/DIGEST (12 digits or more) or LOCATION, which "
+        f"is {_LOCATION}",
     )
-    bring.add_argument("--to", type=Path, default=Path("stores"), help="where to (stores)")
-    bring.add_argument("--all", action="store_true", help="all stores of LOCATION, not just one")
-    bring.set_defaults(run=_pull)
+    pull.add_argument(
+        "--stores", type=Path, default=Path("stores"), help="folder of the stores (default: stores)"
+    )
+    # The name of --stores in release 0.1.
+    pull.add_argument(
+        "--to", dest="stores", type=Path, action=RenamedOption, help=argparse.SUPPRESS
+    )
+    pull.add_argument("--all", action="store_true", help="all stores of LOCATION, not only one")
 
-    show = commands.add_parser("list", help="the stores that a share holds")
-    show.add_argument("location", help=_LOCATION)
-    show.set_defaults(run=_list)
+    list_ = add_command(
+        commands,
+        "list",
+        _list,
+        "list the stores of a share",
+        "  %(prog)s /nfs/lab/features\n  %(prog)s https://features.example.org",
+    )
+    list_.add_argument("location", help=f"the share: {_LOCATION}")
 
-    clean = commands.add_parser(
+    gc = add_command(
+        commands,
         "gc",
-        help="what may be deleted from the local mirror",
-        description="List what may be deleted from the mirror of shared stores: remains of "
-        "interrupted pulls and, where asked, stores unused for long or beyond a size. Nothing is "
-        "deleted without --yes.",
+        _gc,
+        "list or delete what the local mirror no longer needs",
+        "  %(prog)s --older-than 90 --larger-than 200G\n"
+        "  %(prog)s --older-than 90 --larger-than 200G --yes",
+        "The mirror holds copies of the shared stores that were opened by URL. Listed are the\n"
+        "remains of interrupted pulls and, on request, stores that were not used for a long time\n"
+        "or exceed a total size. Nothing is deleted without --yes.",
     )
-    clean.add_argument(
-        "--mirror", type=Path, help="default: $SEMANTICMAC_CACHE or the user's cache"
+    gc.add_argument(
+        "--mirror",
+        type=Path,
+        metavar="FOLDER",
+        help="the mirror (default: $SEMANTICMAC_CACHE or the user's cache folder)",
     )
-    clean.add_argument("--older-than", type=_days, metavar="DAYS", help="stores unused for so long")
-    clean.add_argument(
+    gc.add_argument(
+        "--older-than", type=_days, metavar="DAYS", help="stores that were not used for DAYS days"
+    )
+    gc.add_argument(
         "--larger-than",
         type=_size,
         metavar="SIZE",
-        help="the longest unused stores, until the rest is smaller than this: 500M, 20G, 1T",
+        help="the stores unused for longest, until the others are smaller than SIZE: 500M, 20G, 1T",
     )
-    clean.add_argument("--yes", action="store_true", help="delete them")
-    clean.set_defaults(run=_gc)
-
-    compare = commands.add_parser(
-        "diff",
-        help="how far two stores lie apart",
-        description="Compare two stores, of one recipe or not: settings, utterances, statuses, "
-        "values. Exit status: 0 nothing differs, 1 something does or an error.",
-    )
-    compare.add_argument("a", metavar="STORE_A", help="a published store; a URL is mirrored first")
-    compare.add_argument("b", metavar="STORE_B", help="another one")
-    compare.set_defaults(run=_diff)
-
-
-def plain(text: str) -> str:
-    """Text from elsewhere without what a terminal obeys or cannot print."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
-@contextmanager
-def opened(store: str) -> Iterator[FeatureStore]:
-    """A store for looking at: of a URL all files but the features are fetched and checked.
-
-    Raises:
-        ValueError: there is no published store.
-    """
-    if not is_url(store):
-        yield FeatureStore.open(store)
-        return
-    source = resolve_one(store)
-    checksums = source.checksums()
-    if checksums is None:
-        raise ValueError(f"{source}: there is no published store")
-    with open_remote_metadata(source, checksums) as cache:
-        yield cache
+    gc.add_argument("--yes", action="store_true", help="delete them")
 
 
 def _push(options: argparse.Namespace) -> int:
-    with _Bar("push") as bar:
+    check_exists(options.store)
+    from cache.reader import FeatureStore
+    from cache.share.push import push
+
+    with progress_bar("push", in_bytes=True) as on_bytes:
         target, copied = push(
             options.store,
             options.location,
             take_over=options.take_over,
             replace=options.replace,
-            on_bytes=bar.show,
+            on_bytes=on_bytes,
         )
-    print(f"{target}: {f'{copied} files copied' if copied else 'was there already'}")
+    print(f"{target}: {f'{copied} files copied' if copied else 'already there'}")
     licence = FeatureStore.open(options.store).attributes.get("licence") or "not stated"
     print(f"licence of the dataset: {licence}")
-    print("Features of research-only data stay research-only: who may not have the videos may not")
-    print("have them either. Check who can read this share.")
+    print(
+        "Features of research-only data stay research-only. Do not share them with anyone who may"
+    )
+    print("not access the videos. Check the permissions of this share.")
     return 0
 
 
 def _pull(options: argparse.Namespace) -> int:
-    sources: list[RemoteStore] = (
-        resolve(options.source) if options.all else [resolve_one(options.source)]
-    )
-    refused = []
+    from cache.share.location import ShareError
+    from cache.share.remote_store import resolve, resolve_one
+
+    sources = resolve(options.source) if options.all else [resolve_one(options.source)]
+    from cache.share.pull import pull
+
+    errors = []
     for source in sources:
         try:
-            with _Bar("pull") as bar:
-                store, copied = pull(source, options.to, on_bytes=bar.show)
-        except ShareError as error:  # of a newer format, or damaged there
-            refused.append(str(error))
+            with progress_bar("pull", in_bytes=True) as on_bytes:
+                store, copied = pull(source, options.stores, on_bytes=on_bytes)
+        except ShareError as error:  # damaged on the share, or a newer format
+            errors.append(str(error))
             continue
-        print(f"{store}: {f'{copied} files copied' if copied else 'was there already'}")
-    if refused:
-        raise ShareError("\n".join(refused))
+        print(f"{store}: {f'{copied} files copied' if copied else 'already there'}")
+    if errors:
+        raise ShareError("\n".join(errors))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cache.share import catalog
+    from cache.share.location import Location
+
     share = Location.parse(options.location)
-    found = catalog.entries(share)
-    if not found:
-        print(f"{share} lists no store")
+    entries = catalog.entries(share)
+    if not entries:
+        print(f"No stores found in {share}.")
         return 0
     table = Table(title=escape(str(share)))
     for heading in ("dataset", "encoder", "sampling", "digest", "size"):
@@ -178,91 +169,49 @@ def _list(options: argparse.Namespace) -> int:
         table.add_column(heading, justify="right")
     for heading in ("who", "when", "licence"):
         table.add_column(heading, overflow="fold")
-    for entry in found:
+    for entry in entries:
         row = (
             entry.dataset,
             entry.encoder,
             ", ".join(f"{key} {value}" for key, value in entry.sampling.items()),
             entry.digest[:12],
-            _bytes(entry.bytes),
+            format_bytes(entry.bytes),
             str(entry.utterances),
             str(entry.failures),
             entry.who,
             entry.when,
             entry.licence,
         )
-        table.add_row(*(escape(plain(cell)) for cell in row))
-    # Where nobody looks at a terminal, lines may be long.
+        table.add_row(*(escape(escape_controls(cell)) for cell in row))
+    console = Console()
+    # A file or pipe may have longer lines than a terminal.
     (console if console.is_terminal else Console(width=160)).print(table)
     return 0
 
 
 def _gc(options: argparse.Namespace) -> int:
+    if options.mirror is not None and not options.mirror.is_dir():
+        raise ValueError(f"{options.mirror}: no such folder")
+    from cache.share.gc import delete_garbage, find_garbage
+    from cache.share.mirror import mirror_folder
+
     folder = options.mirror or mirror_folder()
-    if options.mirror is not None and not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
     found = find_garbage(folder, options.older_than, options.larger_than)
     for item in found:
-        print(f"{item.path}: {_bytes(item.bytes)}, {item.reason}")
+        print(f"{item.path}: {format_bytes(item.bytes)}, {item.reason}")
         if options.yes:
             try:
                 delete_garbage(item)
             except OSError as error:
                 raise ValueError(f"{item.path} cannot be deleted: {error}") from error
-    total = _bytes(sum(item.bytes for item in found))
+    total = format_bytes(sum(item.bytes for item in found))
     if not found:
         print(f"{folder}: nothing to delete")
     elif options.yes:
         print(f"deleted {total}")
     else:
-        print(f"{total} may go; delete with --yes")
+        print(f"{total} can be deleted; run again with --yes")
     return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    a, b = open_store(options.a), open_store(options.b)
-    with _Bar("diff") as bar:
-        difference = diff(a, b, on_bytes=bar.show)
-    for key, (ours, theirs) in difference.recipe.items():
-        print(f"recipe: {key}: {ours} | {theirs}")
-    for where, only in ((options.a, difference.only_a), (options.b, difference.only_b)):
-        if only:
-            print(f"only in {where}: {len(only)} utterances: {_some(only)}")
-    if difference.status:
-        told = [f"{i} {ours} | {theirs}" for i, (ours, theirs) in difference.status.items()]
-        print(f"status: {len(told)} utterances: {_some(told)}")
-    for modality, (ours, theirs) in difference.widths.items():
-        print(f"{modality}: {ours} | {theirs} columns, not comparable")
-    for modality, distance in difference.values.items():
-        lengths = f", {distance.lengths} of other lengths" if distance.lengths else ""
-        farthest = f" ({distance.farthest})" if distance.farthest else ""
-        print(
-            f"{modality}: {distance.utterances} utterances, {distance.rows} rows compared{lengths};"
-            f" difference max {distance.largest:.3g}{farthest}, mean {distance.mean:.3g}; "
-            f"lowest cosine {distance.cosine:.6f}"
-        )
-    print("nothing differs" if difference.equal else "the stores differ")
-    return 0 if difference.equal else 1
-
-
-class _Bar:
-    """A bar of bytes on a terminal, nothing elsewhere."""
-
-    def __init__(self, what: str) -> None:
-        columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._bar = Progress(what, *columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task(what, total=None)
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, done: int, in_all: int) -> None:
-        """So many bytes are through."""
-        self._bar.update(self._task, completed=done, total=in_all)
 
 
 def _days(text: str) -> float:
@@ -271,24 +220,13 @@ def _days(text: str) -> float:
     except ValueError:
         days = math.nan
     if not 0 <= days < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
     return days
 
 
 def _size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper(), re.ASCII)
-    size = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    size = float(match[1]) * _FACTORS[match[2]] if match else math.inf
     if size == math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r:.50} is no size; write 500M, 20G or 1T")
+        raise argparse.ArgumentTypeError(f"{text!r:.50} is not a size; write 500M, 20G or 1T")
     return int(size)
-
-
-def _bytes(size: int) -> str:
-    for unit in ("T", "G", "M", "K"):
-        if size >= _UNITS[unit]:
-            return f"{size / _UNITS[unit]:.1f} {unit}B"
-    return f"{size} B"
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

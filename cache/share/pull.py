@@ -67,7 +67,7 @@ def pull(
     if is_published(store) and not replace:
         raise ValueError(
             f"{store} holds the same recipe with other content; python -m cache diff tells how far "
-            "they lie apart; pull to another folder with --to"
+            "they lie apart; pull to another folder with --stores"
         )
     _check_target(store)
     try:
