@@ -1,4 +1,4 @@
-"""One block of utterances, from files to a finished part: the unit of work of a Dask worker."""
+"""Extract one block of utterances into a part file: the unit of work of a Dask worker."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from extract.prefetch import DEFAULT_DECODERS, prefetch_clips
 from extract.sampling import Sampling
 
 STREAMS = {"audio": "audio", "vision": "video"}
-"""What a file calls the streams of our modalities."""
+"""Modality to the name of its stream in a file."""
 
 _load_lock = threading.Lock()
 
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Within, torch computes on one thread, as in a worker: its bits depend on their number."""
+    """Let PyTorch compute on one thread, as in a worker: features' bits depend on the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -44,16 +44,16 @@ def extract_block(
     decoders: int = DEFAULT_DECODERS,
     on_stage: Callable[[str, list[str]], None] = lambda stage, ids: None,
 ) -> list[Record]:
-    """`encode_block`, then its part is written; returns what became of each utterance.
+    """Encode a block, write its part and return one record per utterance.
 
     Raises:
         ValueError: as `encode_block`, or a feature does not fit the stored type.
-        OSError: likewise.
+        OSError: as `encode_block`, or the part cannot be written.
     """
     records, features = encode_block(job, block, decoders, on_stage)
     Parts(job.store).write(records, features, job.dtype)
     if is_published(job.store):
-        Parts(job.store).remove()  # another run was quicker: nobody would come for this part
+        Parts(job.store).remove()  # another run published first: no run would use this part
     return records
 
 
@@ -66,18 +66,18 @@ def encode_block(
     """Decode and encode a block.
 
     Args:
-        job: what it has in common with the others.
+        job: the settings shared by all blocks.
         block: the utterances.
-        decoders: ffmpegs at once, of all blocks that this process works on.
-        on_stage: told ``"decoded"`` or ``"encoded"`` and the ids of those that are, by any thread.
+        decoders: ffmpeg processes at once, shared by all blocks of this process.
+        on_stage: called from any thread with ``"decoded"`` or ``"encoded"`` and utterance ids.
 
     Returns:
-        What became of each utterance, and their features one after the other, float32
-        ``[rows, d]`` per modality.
+        One record per utterance, and per modality the features of all utterances in the order
+        of the records, float32 ``[rows, d]``.
 
     Raises:
-        ValueError: this machine's encoder or code is not the recipe's.
-        OSError: this machine is at fault, not a file: a full disk, a mount that went away.
+        ValueError: this machine's encoder or code differs from the recipe's.
+        OSError: a fault of this machine, not of a file: a full disk, an unmounted folder.
     """
     with _load_lock:
         encoder = load(job.encoder)
@@ -111,7 +111,7 @@ def _encode_all(
     age: int,
     on_stage: Callable[[str, list[str]], None],
 ) -> tuple[list[Record], dict[str, np.ndarray]]:
-    """What became of each utterance, and the features of all, float32 ``[rows, d]``."""
+    """Encode decoded clips; see `encode_block` for what is returned."""
     records: list[Record] = []
     batches = {m: _Batches(encoder, m, torch.device(job.encoder.device)) for m in MODALITIES}
     for utterance, outcome in clips:
@@ -119,13 +119,13 @@ def _encode_all(
             records.append(Record(utterance.id, "failed", _portable_reason(str(outcome), job.data)))
             continue
         with _encoder_lock.turn(age):
-            there = _encode(outcome, job.sampling, batches)
+            present = _encode(outcome, job.sampling, batches)
         on_stage("encoded", [utterance.id])
         rows = {
-            modality: outcome.frames * job.sampling.rows_per_frame[modality] * there[modality]
+            modality: outcome.frames * job.sampling.rows_per_frame[modality] * present[modality]
             for modality in MODALITIES
         }
-        absent = [modality for modality in MODALITIES if not there[modality]]
+        absent = [modality for modality in MODALITIES if not present[modality]]
         records.append(
             Record(
                 utterance.id,
@@ -141,10 +141,10 @@ def _encode_all(
 
 
 class EncoderLock:
-    """A lock on the worker's one encoder, which serves the oldest of the waiting blocks first.
+    """A lock on the worker's only encoder that is granted to the oldest waiting block first.
 
-    So the older block is encoded to its end while the younger is decoded ahead. Taking equal turns,
-    they would end together, and the next two begin with nothing decoded.
+    The older block is encoded to its end while the younger one is decoded. With a fair lock both
+    would end together, and the next two blocks would begin with nothing decoded.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class EncoderLock:
 
     @contextmanager
     def turn(self, age: int) -> Iterator[None]:
-        """Wait for the encoder; it is the caller's until the end of the ``with``."""
+        """Wait for the encoder and hold it until the end of the ``with`` block."""
         with self._changed:
             self._waiting.add(age)
             self._changed.wait_for(lambda: not self._busy and age == min(self._waiting))
@@ -174,13 +174,13 @@ _encoder_lock, _block_numbers = EncoderLock(), count()
 def _encode(
     clip: DecodedClip, sampling: Sampling, batches: Mapping[str, _Batches]
 ) -> dict[str, bool]:
-    """Everything of an utterance into the batches; says which modalities there are."""
+    """Add an utterance's windows and images to the batches; return which modalities it has."""
     if clip.sound is not None:
         for windows in clip.window_batches(sampling):
             batches["audio"].add(windows)
     if clip.picture is not None:
         for images in clip.image_batches():
-            # crops are images like others, those of a frame next to one another
+            # each crop is a row of its own, the crops of a frame one after another
             batches["vision"].add(
                 images if sampling.crops == 1 else images.reshape(-1, *images.shape[2:])
             )
@@ -188,10 +188,10 @@ def _encode(
 
 
 class _Batches:
-    """Rows of many utterances through the encoder in batches of one fixed size.
+    """Encode the rows of many utterances in batches of a fixed size.
 
-    The last batch is filled up with zeros: with one shape, a row's bits never depend on what else
-    was in its batch or how full it was.
+    The last batch is padded with zeros: with a single shape, a row's bits do not depend on the
+    other rows of its batch or on their number.
     """
 
     def __init__(self, encoder: Encoder, modality: str, device: torch.device) -> None:
@@ -203,14 +203,14 @@ class _Batches:
         self._done = [torch.empty(0, self._width, device=device)]
 
     def add(self, rows: np.ndarray) -> None:
-        """Take rows, and encode whenever there are enough."""
+        """Add rows and encode each batch that becomes full."""
         for row in rows:
             self._waiting.append(row)
             if len(self._waiting) == self._size:
                 self._flush()
 
     def finish(self) -> np.ndarray:
-        """All features so far, float32 ``[rows, d]``."""
+        """Encode the rest and return all features, float32 ``[rows, d]``."""
         if self._waiting:
             self._flush()
         return torch.cat(self._done).cpu().numpy()
@@ -222,12 +222,12 @@ class _Batches:
         self._waiting.clear()
         inputs = torch.from_numpy(batch)
         if self._device.type == "cuda":
-            inputs = inputs.pin_memory()  # is copied while the GPU works on the batch before
+            inputs = inputs.pin_memory()  # copied while the GPU computes the previous batch
         features = self._encode(inputs.to(self._device, non_blocking=True))
-        # They stay where they are to the end: fetching them would wait for them.
+        # Kept on the device until the end: copying them now would wait for the GPU.
         self._done.append(features[:count].float())
 
 
 def _portable_reason(reason: str, data: Path) -> str:
-    """A reason that reads the same on every machine."""
+    """Remove from a reason what differs between machines: folders and memory addresses."""
     return re.sub(r" ?@? ?0x[0-9a-f]+", "", reason.replace(f"{data}/", ""))

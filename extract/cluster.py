@@ -1,4 +1,4 @@
-"""Where blocks run: processes of this machine, a running Dask scheduler, or SLURM jobs."""
+"""Start and connect to Dask workers: local processes, a running scheduler, or SLURM jobs."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ from extract.settings import ClusterSpec
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
-"""Blocks a worker has at a time: one is decoded while the other is encoded. Its further threads,
-its share of the cores, run ffmpegs."""
+"""Blocks per worker at a time: one is decoded while the other is encoded.
+
+The worker's other threads (its share of the cores) run ffmpeg.
+"""
 
 LINUX = sys.platform == "linux"
 
 _CONFIG = {
-    # One death is enough to know: halving a block is cheaper than losing four workers on it.
+    # Fail on the first death: halving a block is cheaper than losing four workers to it.
     "distributed.scheduler.allowed-failures": 0,
-    # A worker holds nothing worth spilling, and one that pauses above 80 percent would do so for
-    # ever when the encoder itself is that large. Above 95 percent it is ended.
+    # A worker holds nothing to spill. It must not pause above 80 percent either: if the encoder
+    # itself is that large, it would pause forever. Above 95 percent it is terminated.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
-    # Workers are forked from a process that has imported everything: one that replaces a dead one
-    # is there at once. macOS's libraries do not survive a fork.
+    # Workers are forked from a process that has imported everything, so that a dead worker is
+    # replaced at once. macOS's libraries do not survive a fork.
     "distributed.worker.multiprocessing-method": "forkserver" if LINUX else "spawn",
 }
-_IMPORTED = ["extract.scheduler", "extract.encoders.embedded", "extract.encoders.imagebind"]
+_PRELOAD = ["extract.scheduler", "extract.encoders.embedded", "extract.encoders.imagebind"]
 
 
 def worker_count(cluster: ClusterSpec, device: str) -> int:
@@ -58,12 +60,12 @@ def worker_count(cluster: ClusterSpec, device: str) -> int:
 
 
 def threads(workers: int) -> int:
-    """Of each of so many workers on this machine: its share of the cores, enough for its blocks."""
+    """Threads per worker on this machine: its share of the cores, at least one per block."""
     return max(IN_FLIGHT, CPU_COUNT // workers)
 
 
 def gpus() -> list[str]:
-    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` spells them."""
+    """The GPUs of this machine, as spelled in ``CUDA_VISIBLE_DEVICES``."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -71,7 +73,7 @@ def gpus() -> list[str]:
 
 
 class GpuNanny(Nanny):
-    """Starts a worker that sees one GPU only: the worker's name modulo their number."""
+    """A nanny whose worker sees one GPU: number (worker's name) modulo (number of GPUs)."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         names = gpus() or [""]
@@ -80,10 +82,10 @@ class GpuNanny(Nanny):
 
 
 def slurm_cluster(profile: Path) -> Any:
-    """A ``dask_jobqueue.SLURMCluster`` without jobs.
+    """Create a ``dask_jobqueue.SLURMCluster`` that has no jobs yet.
 
     Raises:
-        ValueError: dask-jobqueue is not installed, or the profile is unusable.
+        ValueError: dask-jobqueue is not installed, or the profile is invalid.
     """
     if importlib.util.find_spec("dask_jobqueue") is None:
         raise ValueError("--slurm needs dask-jobqueue: pip install 'semanticmac[slurm]'")
@@ -101,7 +103,7 @@ def slurm_cluster(profile: Path) -> Any:
 
 
 def _exports() -> list[str]:
-    """What tells a job's worker our settings; the file of settings it would read is another's."""
+    """Shell lines that set Dask's memory settings in a job, overriding its configuration file."""
     return [
         f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value}"
         for key, value in _CONFIG.items()
@@ -111,42 +113,42 @@ def _exports() -> list[str]:
 
 @contextmanager
 def connect(
-    spec: ClusterSpec, device: str, blocks: int, say: Callable[[str], None]
+    spec: ClusterSpec, device: str, blocks: int, on_message: Callable[[str], None]
 ) -> Iterator[Client]:
-    """A client of the workers, which are started and ended here unless a scheduler runs already."""
+    """Connect to the workers; they are started and ended here unless a scheduler runs already."""
     count = max(1, min(worker_count(spec, device), blocks))
     cluster: Any = None
-    with dask.config.set(_CONFIG):  # to the end: workers are replaced all the time
+    with dask.config.set(_CONFIG):  # until the end: dead workers are replaced at any time
         try:
             with _defer_sigint():
                 if spec.slurm is not None:
                     cluster = slurm_cluster(spec.slurm)
-                    # not scale: a job that reached its wall time is followed by another
+                    # not scale(): a job that reaches its wall time is replaced
                     cluster.adapt(minimum_jobs=count, maximum_jobs=count)
                 elif spec.scheduler is None:
                     cluster = _local_cluster(spec, device, count)
             with _client(cluster or spec.scheduler) as client:
                 if importlib.util.find_spec("bokeh") is not None:
-                    say(f"dashboard: {client.dashboard_link}")
+                    on_message(f"dashboard: {client.dashboard_link}")
                 yield client
         finally:
             if cluster is not None:
                 try:
                     cluster.close()
-                except Exception as error:  # Dask's nanny cannot end a worker that just starts
-                    log.warning("the workers did not end in order: %r", error)
+                except Exception as error:  # Dask's nanny cannot end a worker that is just starting
+                    log.warning("workers did not shut down cleanly: %r", error)
 
 
 def _local_cluster(spec: ClusterSpec, device: str, workers: int) -> LocalCluster:
     if LINUX:
-        get_mp_context().set_forkserver_preload(_IMPORTED)
+        get_mp_context().set_forkserver_preload(_PRELOAD)
         with _block_sigint():
             forkserver.ensure_running()
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=threads(workers),
         processes=True,
-        # left out, the workers share the memory equally, whatever their threads
+        # by default the workers share the memory equally, whatever their threads
         **({"memory_limit": spec.memory_limit} if spec.memory_limit else {}),
         worker_class=GpuNanny if device.startswith("cuda") else Nanny,
         dashboard_address="127.0.0.1:0",
@@ -156,8 +158,8 @@ def _local_cluster(spec: ClusterSpec, device: str, workers: int) -> LocalCluster
 
 @contextmanager
 def _block_sigint() -> Iterator[None]:
-    """Processes started within never hear Ctrl-C; this one hears it afterwards."""
-    resource_tracker.ensure_running()  # it would unblock the signal
+    """Block SIGINT for child processes started inside; it is delivered to this process on exit."""
+    resource_tracker.ensure_running()  # it would unblock the signal when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -167,26 +169,26 @@ def _block_sigint() -> Iterator[None]:
 
 @contextmanager
 def _defer_sigint() -> Iterator[None]:
-    """Ctrl-C waits for the end of the ``with``: Dask cannot close a cluster that is half there.
+    """Delay Ctrl-C until the end of the ``with``: Dask cannot close a half-started cluster.
 
-    A second one does not wait.
+    A second Ctrl-C is not delayed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    interrupted = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, remember)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if interrupted:
         raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""From a video file to the images and the sound of its utterances, by one ffmpeg process."""
+"""Decode the images and the sound of a video's utterances in one ffmpeg process."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ __all__ = [
 ]
 
 CODEC_PADDING_S = 0.1
-"""Sound that outlasts the picture by less is the audio codec's padding, not content."""
+"""Sound that is longer than the picture by less than this is padding of the audio codec."""
 TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""Of an interrupted run, or a job at the end of its time: no fault of the video."""
-BATCH = 32
-"""Frames that are read into memory at a time."""
+"""Sent to an interrupted run, or to a job at the end of its time: not a fault of the video."""
+BATCH_FRAMES = 32
+"""Frames read into memory at a time."""
 
 
 class DecodeError(Exception):
-    """A video that cannot be used; the message is the reason kept in the store."""
+    """A video cannot be used; the message is the reason kept in the store."""
 
 
 class StalledError(DecodeError):
-    """A video that gave no result in its time: trying again would take as long again."""
+    """A video gave no result within the timeout: a retry would take as long."""
 
 
 @dataclass(frozen=True)
 class RowFile:
-    """Equal rows in a file: images, or single samples of sound.
+    """Rows of equal size in a file: images, or samples of sound.
 
     Attributes:
-        file: in memory if it is small, else on disk.
-        dtype: of the values.
+        file: in memory if small, else on disk.
+        dtype: NumPy type of the values.
         shape: of one row.
-        begin: the first row that belongs to the utterance.
-        count: how many do.
+        begin: index of the utterance's first row.
+        count: number of the utterance's rows.
     """
 
     file: IO[bytes]
@@ -64,7 +64,7 @@ class RowFile:
     count: int
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """Rows ``first`` up to ``last``, or fewer at the end: ``[rows, *shape]``."""
+        """Read rows ``first`` to ``last`` (exclusive), fewer at the end: ``[rows, *shape]``."""
         size = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
         first, last = min(first, self.count), min(last, self.count)
         self.file.seek((self.begin + first) * size)
@@ -78,11 +78,11 @@ class DecodedClip:
 
     Attributes:
         duration: seconds.
-        frames: ``T``, in each modality that is there.
+        frames: ``T``, in each modality present.
         picture: its images, uint8 ``[T or fewer, 224, 224, 3]``, or ``[..., 3, 224, 224, 3]`` with
             three crops; None without a video stream.
-        later: the second images of its tubelets, likewise; None for stills.
-        sound: its samples, or None without an audio stream.
+        later: the second images of its tubelets, same shape; None for single images.
+        sound: its samples, float32; None without an audio stream.
     """
 
     duration: float
@@ -93,7 +93,7 @@ class DecodedClip:
 
     @property
     def images(self) -> np.ndarray | None:
-        """All images at once, RGB, as :meth:`image_batches` gives them."""
+        """All images at once, RGB, as :meth:`image_batches` yields them."""
         return None if self.picture is None else np.concatenate(list(self.image_batches()))
 
     @property
@@ -102,31 +102,31 @@ class DecodedClip:
         return None if self.sound is None else self.sound.read(0, self.sound.count)
 
     def image_batches(self) -> Iterator[np.ndarray]:
-        """The images in order, a few at a time: memory does not grow with the video's length.
+        """Iterate over the images in batches: memory does not grow with the video's length.
 
         Yields:
             uint8 ``[n, 224, 224, 3]`` RGB; with three crops ``[n, 3, 224, 224, 3]``; as tubelets
             ``[n, 2, 224, 224, 3]`` or ``[n, 3, 2, 224, 224, 3]``.
         """
         assert self.picture is not None
-        for first in range(0, self.frames, BATCH):
-            wanted = np.arange(first, min(first + BATCH, self.frames))
-            # After the last frame its image stays on the screen.
+        for first in range(0, self.frames, BATCH_FRAMES):
+            wanted = np.arange(first, min(first + BATCH_FRAMES, self.frames))
+            # After the last image, a player keeps showing it.
             shown = np.minimum(wanted, self.picture.count - 1)
             images = self.picture.read(shown[0], shown[-1] + 1)[shown - shown[0]]
             if self.later is None:
                 yield images
                 continue
-            second = images.copy()  # where the utterance ends first, a tubelet is a still
-            there = self.later.read(first, first + len(wanted))
-            second[: len(there)] = there
+            second = images.copy()  # where the utterance ends first, both images are the same
+            later = self.later.read(first, first + len(wanted))
+            second[: len(later)] = later
             yield np.stack([images, second], axis=-4)
 
     def window_batches(self, sampling: Sampling) -> Iterator[np.ndarray]:
-        """The audio windows in order, a few at a time: float32 ``[n, window_s * 16000]``."""
+        """Iterate over the audio windows in batches: float32 ``[n, window_s * 16000]``."""
         assert self.sound is not None
-        for first in range(0, self.frames, BATCH):
-            count = min(BATCH, self.frames - first)
+        for first in range(0, self.frames, BATCH_FRAMES):
+            count = min(BATCH_FRAMES, self.frames - first)
             begin, end = sampling.samples(first, count)
             begin = max(0, begin)
             yield sampling.windows(self.sound.read(begin, end), count, first, begin)
@@ -145,13 +145,13 @@ def decode(
     Args:
         path: the video.
         sampling: frame rate and audio channel.
-        start: begin of the utterance in seconds, None for the file's begin.
-        end: its end, None for the file's end.
+        start: begin of the utterance in seconds; None: the file's begin.
+        end: its end in seconds; None: the file's end.
         crop: part of the picture as fractions ``(x, y, width, height)``.
-        timeout: seconds after which a hanging ffmpeg is ended.
+        timeout: seconds after which a hanging ffmpeg is killed.
 
     Raises:
-        DecodeError: nothing usable; the message carries ffmpeg's last words.
+        DecodeError: nothing usable; the message is ffmpeg's first error.
     """
     clip = decode_spans(path, sampling, [(start or 0.0, end)], crop, timeout)[0]
     if isinstance(clip, DecodeError):
@@ -168,8 +168,11 @@ def decode_spans(
 ) -> list[DecodedClip | DecodeError]:
     """Decode several utterances of one video in one pass, from the first begin to the last end.
 
-    Each clip has the bits that :func:`decode` gives. If the pass fails the utterances are decoded
-    one by one, so that a fault costs only those that it lies in; not after a time-out.
+    Each clip has the bits that :func:`decode` gives. If the pass fails (other than by a timeout),
+    the utterances are decoded one by one, so that a fault affects only the utterances it is in.
+
+    Returns:
+        Per span a clip, or the error that it failed with.
     """
     try:
         return _one_pass(path, sampling, spans, crop, timeout)
@@ -206,7 +209,7 @@ def _one_pass(
             ["vision"] * ("Video" in present) + ["audio"] * ("Audio" in present)
         )
     if "received signal" in log or -status in TERMINATION_SIGNALS:
-        raise InterruptedError(errno.EINTR, "ffmpeg was told to end")
+        raise InterruptedError(errno.EINTR, "ffmpeg was terminated by a signal")
     if status < 0:
         raise DecodeError(_signal_reason(signal.Signals(-status)))
     if status:
@@ -226,7 +229,7 @@ def _one_pass(
 
 
 def _without_traceback(error: DecodeError) -> DecodeError:
-    """Without what it was raised from: the frames of a traceback keep decoded streams alive."""
+    """Drop an error's context and traceback: their frames keep decoded streams alive."""
     error.__context__ = None
     return error.with_traceback(None)
 
@@ -242,7 +245,7 @@ def _image_rows(file: IO[bytes] | None, sampling: Sampling) -> RowFile | None:
 def _later_rows(
     rows: RowFile | None, sampling: Sampling, begin: float, end: float | None
 ) -> RowFile | None:
-    """The second images of tubelets, as far as the utterance goes."""
+    """The second images of tubelets, up to the end of the utterance."""
     if rows is None:
         return None
     extra = filtergraph.extra_images(sampling)
@@ -255,13 +258,15 @@ def _later_rows(
 def _sound_rows(
     file: IO[bytes] | None, origin: int, begin: float, end: float | None
 ) -> RowFile | None:
-    """The utterance's part of a sound that begins at second ``origin``."""
+    """The utterance's part of a sound stream that begins at second ``origin``."""
     if file is None:
         return None
-    there = file.seek(0, 2) // 4
+    available = file.seek(0, 2) // 4  # samples
     first = round(begin * SAMPLE_RATE) - origin * SAMPLE_RATE
-    last = there if end is None else min(there, round(end * SAMPLE_RATE) - origin * SAMPLE_RATE)
-    return RowFile(file, np.float32, (), min(first, there), max(0, last - first))
+    last = available
+    if end is not None:
+        last = min(available, round(end * SAMPLE_RATE) - origin * SAMPLE_RATE)
+    return RowFile(file, np.float32, (), min(first, available), max(0, last - first))
 
 
 def _align(
@@ -273,22 +278,23 @@ def _align(
     end: float | None,
     stated: float | None,
 ) -> DecodedClip:
-    """One grid for both streams: T from the span if it is known, else from what was decoded."""
+    """Align both streams: T from the span if it is known, else from the decoded length."""
     # The fps filter rounds up at the end of the stream, so it gives ceil(fps * duration) images.
-    seen = 0.0 if picture is None else picture.count / sampling.fps
-    heard = 0.0 if sound is None else sound.count / SAMPLE_RATE
-    if not max(seen, heard):
+    picture_s = 0.0 if picture is None else picture.count / sampling.fps
+    sound_s = 0.0 if sound is None else sound.count / SAMPLE_RATE
+    if not max(picture_s, sound_s):
         raise DecodeError("no frame could be decoded")
     expected = end - begin if end is not None else (stated or 0.0) - begin
-    if max(seen, heard) < expected - 1.0:
-        raise DecodeError(f"ends after {max(seen, heard):.1f} s of {expected:.1f} s: truncated?")
+    longest = max(picture_s, sound_s)
+    if longest < expected - 1.0:
+        raise DecodeError(f"ends after {longest:.1f} s of {expected:.1f} s: truncated?")
     if end is not None:
         duration = end - begin
-    elif heard > seen + CODEC_PADDING_S:
-        duration = heard
+    elif sound_s > picture_s + CODEC_PADDING_S:
+        duration = sound_s
     else:
-        duration = min(seen, stated - begin) if stated and stated > begin else seen
-        duration = max(duration, seen - 1 / sampling.fps + 1e-3)  # T images are T images
+        duration = min(picture_s, stated - begin) if stated and stated > begin else picture_s
+        duration = max(duration, picture_s - 1 / sampling.fps + 1e-3)  # as many frames as images
     if picture is not None and not picture.count:
         raise DecodeError("no image could be decoded")
     if sound is not None and not sound.count and not begin:
@@ -297,26 +303,26 @@ def _align(
 
 
 def _stated_duration(log: str) -> float | None:
-    """What the container says of its own length, in seconds."""
+    """The duration in the container's header, in seconds; None if it has none."""
     found = re.search(r"Duration: (\d+):(\d\d):(\d\d\.\d+)(?:, start: (-?[\d.]+))?", log)
     if not found:
         return None
     hours, minutes, seconds, start = found.groups()
     length = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    # Matroska writers state the last time, wherever the first one is
+    # Matroska's duration is the last timestamp, even if the first one is not zero
     late = float(start or 0) if "Input #0, matroska" in log else 0.0
     return length - max(0.0, late)
 
 
 def _signal_reason(cause: signal.Signals) -> str:
-    """A reason that is not ffmpeg's own; the system ends a process when memory runs out."""
+    """The reason if a signal ended ffmpeg; the system sends SIGKILL when memory runs out."""
     if cause == signal.SIGKILL:
         return "ffmpeg was killed, perhaps for want of memory: --retry-failed tries it again"
     return f"ffmpeg crashed ({cause.name})"
 
 
 def _ffmpeg_error(log: str, path: Path) -> str:
-    """The first error ffmpeg reports, without what differs between machines (paths, addresses)."""
+    """The first error in ffmpeg's log, without paths and addresses, which differ per machine."""
     errors = [line for line in log.splitlines() if "[error]" in line or "[fatal]" in line]
     reason = re.sub(r"\[[^\]]*\]\s*", "", errors[0]).strip() if errors else ""
     for spelling in (f"file:{path}", str(path)):

@@ -1,7 +1,7 @@
-"""An extraction from manifest to published store: plan, run on Dask, publish, sum up.
+"""Run an extraction from manifest to published store: plan, distribute, publish, summarise.
 
-Whatever was finished before an interruption lies in parts beside the store; a new run takes only
-what is missing.
+Finished blocks of an interrupted run are kept as parts next to the store; a new run extracts only
+the missing utterances.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from manifests import Manifest
 log = logging.getLogger(__name__)
 
 MAX_REASONS = 5
-"""Reasons in one error message."""
+"""Reasons listed in one error message."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an extraction did.
+    """The result of an extraction.
 
     Attributes:
         store: the published store.
-        complete: it was there already: nothing was decoded.
-        shared: where it was pulled from, if somebody had extracted and shared it.
-        resumed: utterances found in parts of an earlier run.
+        complete: whether the store existed already, so that nothing was decoded.
+        shared: URL that the store was pulled from; None if it was extracted here.
+        resumed: number of utterances from parts of an earlier run.
         statuses: utterances per status.
-        failures: ``(id, reason)`` of everything that is not ``ok``.
+        failures: ``(id, reason)`` of every utterance whose status is not ``ok``.
         frames: rows per modality.
         seconds: seconds of video in the store.
     """
@@ -78,10 +78,10 @@ class Summary:
 def extract(
     manifest: Manifest,
     data: Path,
-    root: Path,
+    stores: Path,
     settings: Settings,
     on_block: Callable[[Tally], None] | None = None,
-    say: Callable[[str], None] = log.info,
+    on_message: Callable[[str], None] = log.info,
 ) -> Summary:
     """Extract every utterance of a manifest and publish the store.
 
@@ -91,28 +91,28 @@ def extract(
     Args:
         manifest: what to extract.
         data: the folder that the manifest's video paths are relative to.
-        root: where stores lie, ``<root>/<dataset>/<store>``.
-        settings: encoder, sampling, machinery, and the shares to look into first.
-        on_block: called with the counts as blocks finish, and about once a second.
-        say: told what a user may want to know at once, such as the dashboard's address.
+        stores: folder of the stores, ``<stores>/<dataset>/<store>``.
+        settings: encoder, sampling, cluster, and the shares to look into first.
+        on_block: called with the counts when a block finishes, and about once a second.
+        on_message: called with messages for the user, such as the dashboard's address.
 
     Raises:
-        ValueError: unusable settings, not one video of the manifest is below ``data``, or not one
-            utterance could be extracted; their parts are kept, and the next run tries them again.
+        ValueError: invalid settings, no video of the manifest exists below ``data``, or no
+            utterance could be extracted; the parts are kept, and the next run tries again.
     """
     utterances = utterances_of(manifest)
     encoder = settings.load_encoder()
     recipe = _recipe(manifest, utterances, encoder, settings)
-    store = root / recipe.dataset / recipe.store_name
-    shared = None if is_published(store) else pull_recipe(recipe, settings.shares, root)
+    store = stores / recipe.dataset / recipe.store_name
+    shared = None if is_published(store) else pull_recipe(recipe, settings.shares, stores)
     published = is_published(store)
     if published:
-        Parts(store).remove()  # of a run that was killed just after publishing
+        Parts(store).remove()  # left by a run that was killed just after publishing
         failed = _failed(store)
         if not (failed and settings.retry_failed):
             return _summary(store, complete=shared is None, shared=shared)
     _check_data_folder(utterances, data)
-    about = _about(manifest, settings.sampling)
+    attributes = _attributes(manifest, settings.sampling)
     work = _Work.of(store, utterances, data, settings)
     tally = Tally(len(work.wanted), sum(work.lengths[u.id] for u in work.remaining))
     tally.done = len(work.wanted) - len(work.remaining)
@@ -120,31 +120,31 @@ def extract(
     resumed = tally.done
     job = settings.job(work.place, data)
     if work.blocks:
-        give_up = partial(_give_up, job, encoder.widths)
+        write_failed = partial(_write_failed, job, encoder.widths)
         with (
-            connect(settings.cluster, job.encoder.device, len(work.blocks), say) as client,
-            closing(run_blocks(client, job, work.blocks, give_up, tally.reached)) as finished,
+            connect(settings.cluster, job.encoder.device, len(work.blocks), on_message) as client,
+            closing(run_blocks(client, job, work.blocks, write_failed, tally.reached)) as finished,
         ):
             for records in finished:
                 if not published and is_published(store):
-                    log.info("%s was published by another run meanwhile; using it", store)
-                    break  # what is queued is cancelled
+                    log.info("another run has published %s; using it", store)
+                    break  # queued blocks are cancelled
                 tally.add(records, sum(work.lengths[record.id] for record in records))
                 if on_block is not None:
                     on_block(tally)
     if published:
-        republish(store, recipe, encoder.widths, about, Parts(work.place))
+        republish(store, recipe, encoder.widths, attributes, Parts(work.place))
     else:
         if not is_published(store):
             _check_any_extracted(work.place)
-        publish(store, recipe, encoder.widths, about, [u.id for u in utterances])
+        publish(store, recipe, encoder.widths, attributes, [u.id for u in utterances])
     return _summary(store, resumed=resumed)
 
 
 def dry_run(
-    manifest: Manifest, data: Path, root: Path, settings: Settings
+    manifest: Manifest, data: Path, stores: Path, settings: Settings
 ) -> ExtractionEstimate | None:
-    """What :func:`extract` would do, without writing anything; None if there is nothing to do.
+    """Estimate what :func:`extract` would do, without writing; None if there is nothing to do.
 
     Raises:
         ValueError: as :func:`extract`.
@@ -152,7 +152,7 @@ def dry_run(
     utterances = utterances_of(manifest)
     encoder = settings.load_encoder()
     recipe = _recipe(manifest, utterances, encoder, settings)
-    store = root / recipe.dataset / recipe.store_name
+    store = stores / recipe.dataset / recipe.store_name
     if is_published(store) and not (settings.retry_failed and _failed(store)):
         return None
     _check_data_folder(utterances, data)
@@ -171,13 +171,13 @@ def dry_run(
 
 @dataclass(frozen=True)
 class _Work:
-    """What there is to do for a store.
+    """The remaining work for a store.
 
     Attributes:
-        place: the parts lie beside this path: the store, or another one while it is published.
-        wanted: utterances that this run is about.
-        remaining: those in no part yet.
-        failed: how many of the others failed.
+        place: parts are next to this path: the store, or ``.retry`` if the store is published.
+        wanted: utterances that this run is to extract.
+        remaining: those of them that are in no part yet.
+        failed: number of failed utterances among the others.
         lengths: estimated seconds of each, by id.
         blocks: of ``remaining``.
     """
@@ -198,7 +198,7 @@ class _Work:
             wanted = [u for u in utterances if u.id in again]
         found = newest_per_id(Parts(place).read())
         failed = {i for i, (part, row) in found.items() if part.records[row].status == "failed"}
-        # Where nothing but failures is found, the next run is after whatever caused them all.
+        # If every utterance failed, their common cause may be fixed by now: try all again.
         again_failed = settings.retry_failed or failed == found.keys()
         finished = found.keys() - failed if again_failed else found.keys()
         remaining = [u for u in wanted if u.id not in finished]
@@ -233,12 +233,12 @@ def _recipe(
 
 
 def _failed(store: Path) -> set[str]:
-    """The utterances of a published store that have no features."""
+    """Ids of the utterances of a published store that failed."""
     return {i for i, status in FeatureStore.open(store).status.items() if status == "failed"}
 
 
-def _give_up(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: str) -> Record:
-    """Keep a failed row for an utterance that no worker survives."""
+def _write_failed(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: str) -> Record:
+    """Write a failed row for an utterance that kills every worker, and return its record."""
     record = Record(utterance.id, "failed", reason)
     nothing = {modality: np.empty((0, width), np.float32) for modality, width in widths.items()}
     Parts(job.store).write([record], nothing, job.dtype)
@@ -246,16 +246,17 @@ def _give_up(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: 
 
 
 def _check_data_folder(utterances: Sequence[Utterance], data: Path) -> None:
-    """Before any work: some videos may be missing, all of them are a wrong path."""
+    """Raise a ValueError if no video exists: some may be missing, all of them is a wrong path."""
     if not any((data / utterance.video).exists() for utterance in utterances):
         raise ValueError(
-            f"none of the {len(utterances)} videos of the manifest is below {data}, for example "
-            f"{utterances[0].video}; give the folder of the release with --data (make: DATA=...)"
+            f"none of the {len(utterances)} videos of the manifest exists below {data}, for "
+            f"example {utterances[0].video}; give the folder of the release with --data (make: "
+            "DATA=...)"
         )
 
 
 def _check_any_extracted(place: Path) -> None:
-    """Before publishing: some utterances may fail, all of them are a fault of something else."""
+    """Raise a ValueError if every utterance failed: some may, all of them have a common cause."""
     found = newest_per_id(Parts(place).read())
     records = [part.records[row] for _, (part, row) in sorted(found.items(), key=itemgetter(0))]
     if records and all(record.status == "failed" for record in records):
@@ -263,20 +264,20 @@ def _check_any_extracted(place: Path) -> None:
         raise ValueError(
             "\n".join(
                 [
-                    f"not one of {len(records)} utterances could be extracted: no store is made",
+                    f"none of {len(records)} utterances could be extracted; no store was published",
                     *reasons[:MAX_REASONS],
                     *(
                         [f"  and {len(reasons) - MAX_REASONS} other reasons"]
                         * (len(reasons) > MAX_REASONS)
                     ),
-                    "once that is mended, the same command tries all of them again",
+                    "after fixing the cause, run the same command again: it tries all of them",
                 ]
             )
         )
 
 
-def _about(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
-    """Root attributes beyond the recipe: where the store comes from and what one may do with it."""
+def _attributes(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
+    """Root attributes besides the recipe: the store's origin and its licence."""
     several = {m: rows for m, rows in sampling.rows_per_frame.items() if rows > 1}
     return {
         **({"rows_per_frame": several} if several else {}),

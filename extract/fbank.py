@@ -1,11 +1,11 @@
-"""Kaldi's log-mel filter bank, batched over windows, and ImageBind's spectrogram made of it.
+"""Compute Kaldi's log-mel filter bank for batches of windows, and ImageBind's spectrogram.
 
 Every step follows Kaldi's ``compute-fbank-feats`` with HTK-compatible settings: frames only where
-they fit whole (``snip_edges``), DC removed and pre-emphasis applied within each frame, a symmetric
+they fit completely (``snip_edges``), DC removed and pre-emphasis applied in each frame, a symmetric
 Hanning window, zero-padding to 512 samples, the power spectrum, triangular filters spaced evenly
 on the mel scale, natural logarithm. Dither is zero, so equal samples give equal features.
 
-Letters: N windows, S samples, F frames, L samples a frame, M mel bins.
+Shapes: N windows, S samples, F frames, L samples per frame, K frequencies, M mel bins.
 """
 
 from functools import lru_cache
@@ -25,7 +25,7 @@ LOW_HZ, HIGH_HZ = 20.0, 8000.0
 PREEMPHASIS = 0.97
 LOG_FLOOR = torch.finfo(torch.float32).eps  # 1.19e-7
 
-TARGET_FRAMES = 204  # ImageBind's audio trunk sees 2.04 s, whatever the window's length
+TARGET_FRAMES = 204  # ImageBind's audio trunk takes 2.04 s, whatever the window's length
 LONGEST_S = TARGET_FRAMES * FRAME_SHIFT / SAMPLE_RATE
 MEAN, STD = -4.268, 9.138  # of AudioSet's log-mel values, from ImageBind's training
 
@@ -49,14 +49,14 @@ SETTINGS = {
     "mean": MEAN,
     "std": STD,
 }
-"""All that decides the values: it belongs in the fingerprint of what is made of them."""
+"""Every setting that changes a value; part of the encoder's settings and of a store's digest."""
 
 
 def fbank(waveforms_NS: Tensor) -> Tensor:
-    """Log-mel energies of each window, its mean removed first.
+    """Compute the log-mel energies of each window, after subtracting its mean.
 
     Args:
-        waveforms_NS: float32 samples at 16 kHz, full scale ±1, one window a row.
+        waveforms_NS: float32 samples at 16 kHz, full scale ±1, one window per row.
 
     Returns:
         float32 ``[N, F, M]`` with ``F = 1 + (S - 400) // 160`` (198 for 2 s) and ``M = 128``.
@@ -74,7 +74,7 @@ def fbank(waveforms_NS: Tensor) -> Tensor:
     waveforms_NS = waveforms_NS - waveforms_NS.mean(-1, keepdim=True)
     frames_NFL = waveforms_NS.unfold(-1, FRAME_LENGTH, FRAME_SHIFT)
     frames_NFL = frames_NFL - frames_NFL.mean(-1, keepdim=True)
-    # the sample before a frame's first is taken to equal the first
+    # before a frame's first sample, the first sample is repeated
     previous_NFL = torch.cat([frames_NFL[..., :1], frames_NFL[..., :-1]], -1)
     frames_NFL = (frames_NFL - PREEMPHASIS * previous_NFL) * window_L
     spectrum_NFK = torch.fft.rfft(frames_NFL, N_FFT)
@@ -83,9 +83,9 @@ def fbank(waveforms_NS: Tensor) -> Tensor:
 
 
 def spectrogram(waveforms_NS: Tensor) -> Tensor:
-    """ImageBind's audio input: the filter bank, cut or padded to 204 frames, then normalised.
+    """Compute ImageBind's audio input: the filter bank, cut or padded to 204 frames, normalised.
 
-    Padding comes before the normalisation, as in ImageBind's training, so a padded value reads
+    Padding precedes the normalisation, as in ImageBind's training, so a padded value is
     ``4.268 / 9.138 = 0.467``, not zero.
 
     Args:
@@ -102,24 +102,24 @@ def spectrogram(waveforms_NS: Tensor) -> Tensor:
 @lru_cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """The Hanning window ``[L]`` and the mel filters ``[K = 257, M]`` on a device."""
-    # an inference tensor kept here would be refused by a later call that records gradients
+    # an inference tensor in the cache would raise in a later call that records gradients
     with torch.inference_mode(False):
         window = torch.from_numpy(np.hanning(FRAME_LENGTH).astype(np.float32))
         return window.to(device), torch.from_numpy(_mel_filters()).to(device)
 
 
 def _mel_filters() -> np.ndarray:
-    """Triangles of unit height, evenly spaced and half overlapping in mel: float32 ``[K, M]``."""
+    """Mel filters: triangles of height 1, evenly spaced on the mel scale: float32 ``[K, M]``."""
     low, high = _mel(np.array([LOW_HZ, HIGH_HZ]))
     edges = np.linspace(low, high, MEL_BINS + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     bins = _mel(np.arange(N_FFT // 2 + 1) * SAMPLE_RATE / N_FFT)[:, None]
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
     filters = np.minimum(rising, falling).clip(min=0)
-    filters[-1] = 0  # Kaldi leaves the Nyquist bin out
+    filters[-1] = 0  # Kaldi omits the Nyquist bin
     return filters.astype(np.float32)
 
 
 def _mel(hertz: np.ndarray) -> np.ndarray:
-    """Kaldi's mel scale."""
+    """Convert hertz to Kaldi's mel scale."""
     return 1127.0 * np.log1p(hertz / 700.0)

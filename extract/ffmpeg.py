@@ -1,4 +1,4 @@
-"""Running ffmpeg: many streams out of one process, in bounded memory, never for ever."""
+"""Run ffmpeg: several output streams from one process, bounded in memory and in time."""
 
 from __future__ import annotations
 
@@ -17,66 +17,72 @@ import imageio_ffmpeg
 import psutil
 
 MAX_IN_MEMORY = 64 << 20
-"""Bytes of a stream kept in memory; what goes beyond lies in a temporary file."""
+"""Bytes of a stream kept in memory; a longer stream is moved to a temporary file."""
 
-FFMPEG = "SEMANTICMAC_FFMPEG"
-"""Names another ffmpeg than the bundled one."""
+VARIABLE = "SEMANTICMAC_FFMPEG"
+"""Environment variable with the path of an ffmpeg to use instead of the bundled one."""
 MIN_FFMPEG_VERSION = (5, 1)
-"""The first ffmpeg that knows all our options (``-fps_mode``, ``out_chlayout``)."""
+"""The first release with all the options used here (``-fps_mode``, ``out_chlayout``)."""
 
 FFMPEG_NICE = 10
-"""How much nicer ffmpeg is than the process it works for: the encoder comes first where there is
-not a core for each, or it would wait for frames that nobody needs yet."""
+"""Added to the nice value of ffmpeg processes.
 
-_LOG_LIMIT = 64 << 10
-_PIECE = 1 << 20
+With too few cores the encoder takes precedence over decoding frames that are not needed yet.
+"""
+
+_MAX_LOG_BYTES = 64 << 10
+_READ_BYTES = 1 << 20
 
 StreamName = TypeVar("StreamName")
 
 
 class HangingError(Exception):
-    """The process gave no result in its time and was ended."""
+    """The process gave no result within its timeout and was killed."""
 
 
 @functools.cache
 def ffmpeg_exe() -> str:
-    """The ffmpeg that ``$SEMANTICMAC_FFMPEG`` names, else the one that imageio-ffmpeg carries.
+    """The path of the ffmpeg in ``$SEMANTICMAC_FFMPEG``, else of the one bundled by imageio-ffmpeg.
 
-    What lies on ``PATH`` is not asked: it differs from machine to machine, and may be too old.
+    ``PATH`` is not searched: its ffmpeg differs between machines and may be too old.
 
     Raises:
         ValueError: it cannot be run, or is older than ``MIN_FFMPEG_VERSION``.
     """
     try:
-        path = os.environ.get(FFMPEG) or str(imageio_ffmpeg.get_ffmpeg_exe())
+        path = os.environ.get(VARIABLE) or str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError:
-        raise ValueError(f"no ffmpeg came with imageio-ffmpeg: name one in ${FFMPEG}") from None
+        raise ValueError(
+            f"imageio-ffmpeg has no ffmpeg for this system: set ${VARIABLE} to the path of one"
+        ) from None
     version = _version(path)
-    # a build between two releases is named by a date or a commit, and taken for a new one
+    # builds between releases are named by date or commit; they are assumed to be new enough
     found = re.match(r"n?(\d+)\.(\d+)", version)
     if found and tuple(map(int, found.groups())) < MIN_FFMPEG_VERSION:
         oldest = ".".join(map(str, MIN_FFMPEG_VERSION))
         raise ValueError(
-            f"{path} is ffmpeg {version}; {oldest} or later is needed: name such a "
-            f"one in ${FFMPEG}, or unset it for the one that imageio-ffmpeg carries"
+            f"{path} is ffmpeg {version}, but {oldest} or later is required: set ${VARIABLE} to "
+            "the path of one, or unset it to use the one bundled by imageio-ffmpeg"
         )
     return path
 
 
 def ffmpeg_version() -> str:
-    """The version that ``ffmpeg -version`` names; ValueError as :func:`ffmpeg_exe`."""
+    """The version printed by ``ffmpeg -version``; ValueError as :func:`ffmpeg_exe`."""
     return _version(ffmpeg_exe())
 
 
 @functools.cache
 def _version(path: str) -> str:
     try:
-        said = subprocess.run([path, "-version"], capture_output=True, text=True, check=True)
+        shown = subprocess.run([path, "-version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ValueError(f"{path} cannot be run: {error}; name an ffmpeg in ${FFMPEG}") from error
-    found = re.match(r"ffmpeg version (\S+)", said.stdout)
+        raise ValueError(
+            f"{path} cannot be run: {error}; set ${VARIABLE} to the path of an ffmpeg"
+        ) from error
+    found = re.match(r"ffmpeg version (\S+)", shown.stdout)
     if not found:
-        raise ValueError(f"{path} is no ffmpeg: name one in ${FFMPEG}")
+        raise ValueError(f"{path} is not ffmpeg: set ${VARIABLE} to the path of one")
     return found[1]
 
 
@@ -87,19 +93,19 @@ def run_process(
 ) -> tuple[int, str, dict[StreamName, IO[bytes]]]:
     """Run a process that writes several streams at once.
 
-    All pipes and the log are drained as they fill: read one after the other they would hang.
+    All pipes and the log are read as they fill: read one after another, they would deadlock.
 
     Args:
-        names: of the streams.
-        command: makes the command line, given the file descriptor to write each stream to.
-        timeout: seconds after which the process is ended. One that still works, but was short of
-            a core, may go on until it has used as many seconds of processor time.
+        names: names of the streams.
+        command: returns the command line, given the file descriptor of each stream.
+        timeout: seconds after which the process is killed. One that still works, but got too
+            little of a core, may continue until it has used as many seconds of processor time.
 
     Returns:
         The exit status, the end of the log, and each stream as a file.
 
     Raises:
-        HangingError: the time is over; the process is gone and everything closed.
+        HangingError: the timeout is over; the process is killed and every pipe closed.
     """
     pipes: dict[StreamName, tuple[int, int]] = {}
     try:
@@ -118,7 +124,7 @@ def run_process(
         raise
     finally:
         for _, sink in pipes.values():
-            os.close(sink)  # only the process may hold the writing end, or reading never ends
+            os.close(sink)  # only the process may hold the write end, or reading never ends
     streams: dict[StreamName, IO[bytes]] = {
         name: tempfile.SpooledTemporaryFile(MAX_IN_MEMORY)  # noqa: SIM115  (kept as long as the rows in it)
         for name in pipes
@@ -145,16 +151,20 @@ def run_process(
 
 
 def _cpu_shortage_check(pid: int) -> Callable[[float], bool]:
-    """Whether a process has worked since it was last asked, and not for so many seconds in all."""
-    watched, worked = psutil.Process(pid), 0.0
+    """Return a function that tells whether a process works but is short of processor time.
 
-    def ask(seconds: float) -> bool:
-        nonlocal worked
+    It takes the seconds allowed and is true while the process has used fewer in total, but more
+    than at the last call.
+    """
+    watched, used = psutil.Process(pid), 0.0
+
+    def is_short(seconds: float) -> bool:
+        nonlocal used
         times = watched.cpu_times()
-        before, worked = worked, times.user + times.system
-        return before < worked < seconds
+        before, used = used, times.user + times.system
+        return before < used < seconds
 
-    return ask
+    return is_short
 
 
 def _drain(
@@ -163,8 +173,8 @@ def _drain(
     timeout: float,
     may_continue: Callable[[float], bool],
 ) -> bytes:
-    """Pass everything on until all ends are closed; returns the last of the log."""
-    said, deadline = b"", time.monotonic() + timeout
+    """Copy every stream until all pipes are closed; return the end of the log."""
+    log_end, deadline = b"", time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
         for source in (*sources, log):
             selector.register(source, selectors.EVENT_READ)
@@ -175,11 +185,11 @@ def _drain(
                     raise HangingError
                 deadline += timeout / 2
             for key, _ in ready:
-                piece = os.read(key.fd, _PIECE)
+                piece = os.read(key.fd, _READ_BYTES)
                 if not piece:
                     selector.unregister(key.fd)
                 elif key.fd == log:
-                    said = (said + piece)[-_LOG_LIMIT:]
+                    log_end = (log_end + piece)[-_MAX_LOG_BYTES:]
                 else:
                     sources[key.fd](piece)
-    return said
+    return log_end

@@ -1,7 +1,7 @@
-"""The ffmpeg graph of one pass over a video: what is cut, shown, mixed and resampled, and how.
+"""Build the ffmpeg filter graph of one pass over a video: seek, sample, scale, crop, resample.
 
-All times are the file's own, its first timestamp being zero: ``-copyts -start_at_zero`` keep them
-through any seek, so an utterance gets the same bits whatever is decoded with it in one pass.
+All times are the file's own, with its first timestamp at zero: ``-copyts -start_at_zero`` keep them
+after a seek, so an utterance has the same bits whatever else is decoded in the same pass.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ import ffmpeg
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, TUBELET_S, Sampling
 
 Span = tuple[float, float | None]
-"""Begin and end of an utterance in seconds; an end of None is the file's end."""
+"""Begin and end of an utterance in seconds; an end of None means the file's end."""
 Crop = tuple[float, float, float, float]
 """Part of the picture as fractions ``(x, y, width, height)``."""
 Output = tuple[str, int]
 """``("vision", k)``: the images of span k; ``("later", k)``: the second ones of its tubelets.
-``("audio", s)``: the sound from second s on."""
+``("audio", s)``: the sound from second s."""
 
 PICTURE_LEAD_S = 1.0
-"""Video is sought earlier by this, so that a deinterlacer has seen the frame before."""
+"""Video is decoded from this much earlier, so that a deinterlacer has the previous frame."""
 SOUND_GRID_S = 60
 SOUND_LEAD_S = 5
-"""Sound is decoded from a full minute, at least this long before the utterance. What a decoder
-gives depends on where it began (overlap, bit reservoirs, noise): a grid makes that a property of
-the utterance alone, and the lead lets it settle."""
+"""Sound is decoded from a full minute, at least this long before the utterance.
+
+A decoder's output depends on where it starts (overlap, bit reservoirs, noise): with a grid it
+depends on the utterance only, and the lead lets the decoder settle.
+"""
 _ROUNDING_US = 2  # times of frames and utterances are rounded to microseconds
 
-# The sizes and offsets that torchvision's Resize and CenterCrop compute, for displayed pixels:
-# sar says how much wider than high a stored one is.
+# The sizes and offsets of torchvision's Resize and CenterCrop, for displayed pixels: sar is the
+# width of a stored pixel divided by its height.
 _WIDE = "gte(iw*sar,ih)"
 _SCALE = {
     "w": f"if({_WIDE},floor({IMAGE_SIZE}*iw*sar/ih+1e-6),{IMAGE_SIZE})",
@@ -44,7 +46,7 @@ _SCALE = {
 }
 _CENTRE = {
     side: f"if(mod({length},2),2*round(({length}-{IMAGE_SIZE})/4),({length}-{IMAGE_SIZE})/2)"
-    for side, length in {"x": "iw", "y": "ih"}.items()  # half a pixel is rounded to even
+    for side, length in {"x": "iw", "y": "ih"}.items()  # half pixels are rounded to even
 }
 _FIRST = {"x": "0", "y": "0"}
 _LAST = {"x": f"iw-{IMAGE_SIZE}", "y": f"ih-{IMAGE_SIZE}"}
@@ -53,7 +55,7 @@ _LAST = {"x": f"iw-{IMAGE_SIZE}", "y": f"ih-{IMAGE_SIZE}"}
 def outputs(
     path: Path, sampling: Sampling, spans: Sequence[Span], kinds: Sequence[str]
 ) -> list[Output]:
-    """The streams that one pass gives, for the kinds (``vision``, ``audio``) that are there."""
+    """The output streams of one pass, for the kinds (``vision``, ``audio``) that the file has."""
     wanted: list[Output] = []
     if "vision" in kinds:
         wanted += [("vision", k) for k in range(len(spans))]
@@ -75,8 +77,7 @@ def command(
 ) -> list[str]:
     """The command line that writes each output to its file descriptor.
 
-    Images are rgb24 of 224 x 224, three crops follow one another; sound is float32 at 16 kHz in
-    one channel.
+    Images are rgb24 of 224 x 224 (three crops one after another), sound is float32, 16 kHz, mono.
     """
     seekable = seeks_to_keyframes(path)
     made = []
@@ -84,14 +85,14 @@ def command(
     if pictures:
         begin = min(begin for begin, _ in spans) - PICTURE_LEAD_S
         branches = _input(path, begin if seekable else 0)["v:0"]
-        # only frames that are flagged as interlaced; one image a frame, at the frame's time
+        # deinterlace only frames flagged as interlaced; one image per frame, at the frame's time
         branches = branches.filter("yadif", deint="interlaced").filter("settb", "AVTB")
         split = branches.filter_multi_output("split", len(pictures))
         for place, (kind, k) in enumerate(pictures):
             branch = split[place] if len(pictures) > 1 else branches
             images = _picture_filters(branch, sampling, spans[k], kind == "later", crop)
             sink = f"pipe:{sinks[kind, k]}"
-            # the images are chosen already: ffmpeg shall neither repeat nor drop one
+            # the images are sampled already: ffmpeg must neither repeat nor drop one
             options = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
             made.append(ffmpeg.output(images, sink, **options))
     for origin in [s for kind, s in sinks if kind == "audio"]:
@@ -104,15 +105,15 @@ def command(
 
 
 def sound_origin(begin: float, seekable: bool) -> int:
-    """The second from which the sound of an utterance is decoded."""
+    """The second from which an utterance's sound is decoded."""
     return max(0, int(begin - SOUND_LEAD_S) // SOUND_GRID_S * SOUND_GRID_S) if seekable else 0
 
 
 def seeks_to_keyframes(path: Path) -> bool:
-    """Whether ffmpeg's seeking is exact: MP4/MOV, Matroska/WebM and AVI keep an index.
+    """Whether ffmpeg seeks exactly: MP4/MOV, Matroska/WebM and AVI have an index.
 
-    Elsewhere (MPEG streams above all) it may land between keyframes and lose the images up to the
-    next one; there everything is decoded from the file's begin.
+    In other files (mostly MPEG streams) a seek may end between keyframes and lose the images up to
+    the next one; they are decoded from the begin of the file.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -120,16 +121,16 @@ def seeks_to_keyframes(path: Path) -> bool:
 
 
 def _input(path: Path, begin: float) -> ffmpeg.nodes.FilterableStream:
-    # -noaccurate_seek: the image shown at the begin is one that began before it
+    # -noaccurate_seek: the image shown at the begin starts before it
     seek = {"noaccurate_seek": None, "ss": f"{begin:.6f}"} if begin > 0 else {}
-    return ffmpeg.input(f"file:{path}", **seek)  # file: keeps odd names from being protocols
+    return ffmpeg.input(f"file:{path}", **seek)  # file: so that no name is taken for a protocol
 
 
 def extra_images(sampling: Sampling) -> int:
-    """How many images come before the second one of an utterance's first tubelet.
+    """Number of images decoded before the second image of an utterance's first tubelet.
 
-    The first of them is from the utterance's begin or before it, where there is one for certain:
-    ffmpeg fails if an output gets none.
+    The first of them is at or before the utterance's begin, where an image exists: ffmpeg fails if
+    an output is empty.
     """
     return math.ceil(TUBELET_S * sampling.fps)
 
@@ -141,23 +142,23 @@ def _picture_filters(
     later: bool,
     crop: Crop | None,
 ) -> ffmpeg.nodes.FilterableStream:
-    """The image shown at each t_i or later, short side to 224 (bicubic, antialiased), cropped."""
+    """Sample the image at each t_i (or later), resize its short side to 224 (bicubic) and crop."""
     begin, end = span
     extra = extra_images(sampling) if later else 0
     first = begin + TUBELET_S - extra / sampling.fps if later else begin
     stream = stream.filter("setpts", f"PTS-{round(first * 1e6) + _ROUNDING_US}")
-    # rounding up: output i is the last frame whose time is at most i / fps
+    # round="up": output i is the last frame whose time is at most i / fps
     stream = stream.filter("fps", fps=f"{sampling.fps:.9g}", round="up", start_time=0)
     if end is not None:
         stream = stream.filter("trim", end_frame=extra + sampling.frames(end - begin))
     if crop is not None:
         x, y, width, height = (f"{fraction:.6f}" for fraction in crop)
         stream = stream.filter("crop", f"iw*{width}", f"ih*{height}", f"iw*{x}", f"ih*{y}")
-    # rgb24: with chroma at half resolution, only even offsets were possible
+    # rgb24: with chroma at half resolution only even offsets would be possible
     stream = stream.filter("scale", **_SCALE).filter("format", "rgb24")
     if sampling.crops == 1:
         stream = stream.filter("crop", IMAGE_SIZE, IMAGE_SIZE, **_CENTRE)
-    else:  # one above the other: in memory [3, 224, 224, 3]
+    else:  # stacked vertically: [3, 224, 224, 3] in memory
         split = stream.filter_multi_output("split", 3)
         squares = [
             split[i].filter("crop", IMAGE_SIZE, IMAGE_SIZE, **place)
@@ -173,13 +174,13 @@ def _sound_filters(
     origin: int,
     ends: Sequence[float | None],
 ) -> ffmpeg.nodes.FilterableStream:
-    """Sound on the picture's clock: late sound is preceded by silence, gaps are filled."""
+    """Resample sound and align it with the picture: late starts and gaps become silence."""
     if sampling.channel == "first":
         stream = stream.filter("channelmap", map=0, channel_layout="mono")
     start = origin * SAMPLE_RATE
     if origin:
         stream = stream.filter("atrim", start=origin).filter("asetpts", f"PTS-{origin}/TB")
-    # The mix's weights sum to one: two equal channels are as loud as one, and nothing clips.
+    # The mix's weights sum to one: two equal channels are as loud as one, without clipping.
     mono = {"out_chlayout": "mono", "out_sample_fmt": "flt", "rematrix_maxval": 1}
     stream = stream.filter("aresample", SAMPLE_RATE, first_pts=0, **{"async": 1}, **mono)
     if None not in ends:

@@ -1,4 +1,4 @@
-"""What an extraction will do, before it does it: utterances, their blocks, and an estimate."""
+"""Plan an extraction: its utterances, their blocks, and an estimate of time and size."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from extract.job import Job, Utterance
 from manifests import Manifest
 
 BLOCK_S = 120.0
-"""Seconds of video in a block: enough to make Dask's own cost vanish, few to lose when killed."""
+"""Seconds of video in a block: long enough to hide Dask's overhead, little to lose when killed."""
 
 MAX_BLOCK_UTTERANCES = 64
 """Utterances in a block at most, however short they are."""
 
 BLOCKS_PER_WORKER = 4
-"""A small dataset gets smaller blocks, so that no worker waits long for the last one."""
+"""At least this many, so that in a small dataset no worker waits long for the last block."""
 
 FIRST_BLOCK_DIVISOR = 4
 """Each worker's first block is this many times shorter: until it is decoded, the encoder waits."""
 
 BYTES_PER_S = 125_000
-"""A megabit a second: what stands for the length of a file before it is opened."""
+"""Assumed bit rate (1 Mbit/s), to guess a video's length from its file size."""
 
 SAMPLED_UTTERANCES = 5
-"""Utterances that are extracted for an estimate."""
+"""Utterances extracted to estimate the time."""
 
 
 @dataclass(frozen=True)
 class ExtractionEstimate:
-    """What an extraction would take.
+    """Expected work, time and size of an extraction.
 
     Attributes:
-        utterances: how many are still to be extracted.
-        seconds: of video in them; estimated from file sizes where the manifest gives no times.
-        blocks: tasks for the workers.
+        utterances: number still to be extracted.
+        seconds: seconds of video in them, estimated from file sizes where the manifest has no
+            times.
+        blocks: number of blocks.
         bytes: size of their features.
-        took: seconds, None if no utterance of the warm-up could be read.
-        workers: how many share the work.
+        took: seconds; None if none of the sampled utterances could be read.
+        workers: number of workers.
     """
 
     utterances: int
@@ -62,7 +63,7 @@ def utterances_of(manifest: Manifest) -> list[Utterance]:
 
 
 def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
-    """Seconds of each utterance: from the manifest, else guessed from the size of its file."""
+    """Seconds of each utterance, by id: from the manifest, else guessed from the file's size."""
     sizes: dict[str, float] = {}
 
     def seconds(utterance: Utterance) -> float:
@@ -72,7 +73,7 @@ def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
             try:
                 sizes[utterance.video] = (data / utterance.video).stat().st_size / BYTES_PER_S
             except OSError:
-                sizes[utterance.video] = 0.0  # missing: the block will say so
+                sizes[utterance.video] = 0.0  # missing: reported when its block is decoded
         return max(0.0, sizes[utterance.video] - (utterance.start or 0.0))
 
     return {utterance.id: seconds(utterance) for utterance in utterances}
@@ -81,14 +82,15 @@ def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
 def plan_blocks(
     utterances: Sequence[Utterance], lengths: dict[str, float], workers: int
 ) -> list[list[Utterance]]:
-    """Blocks of about equal length but for shorter first ones, the same for the same arguments.
+    """Divide utterances into blocks of about equal length; each worker's first one is shorter.
 
-    Segments of one video follow one another. What is stored does not depend on the blocks.
+    The result is deterministic. Segments of a video follow one another. The stored features do not
+    depend on the blocks.
 
     Args:
-        utterances: what to extract.
+        utterances: the utterances to extract.
         lengths: seconds of each, by id.
-        workers: how many share the blocks.
+        workers: number of workers that share the blocks.
     """
     share = sum(lengths[u.id] for u in utterances) / (BLOCKS_PER_WORKER * workers)
     usual = min(BLOCK_S, share)
@@ -115,19 +117,19 @@ def estimate_extraction(
     threads: int,
     cores: float,
 ) -> ExtractionEstimate:
-    """Extract a few utterances into a temporary folder and scale up what that took.
+    """Extract a few utterances into a temporary folder and extrapolate the time.
 
     Args:
-        job: of the extraction.
-        encoder: the job's.
-        utterances: what is to be extracted.
-        lengths: seconds of each as far as known, by id.
+        job: job of the extraction.
+        encoder: the job's encoder.
+        utterances: the utterances to extract.
+        lengths: estimated seconds of each, by id.
         in_blocks: number of blocks.
-        workers: how many share the work.
-        threads: of each.
-        cores: that they and their ffmpegs have together.
+        workers: number of workers.
+        threads: threads per worker.
+        cores: number of cores shared by all workers and their ffmpeg processes.
     """
-    # Spread over the dataset; the first one warms up the encoder and is not counted.
+    # Spread over the dataset; the first utterance warms up the encoder and is not timed.
     step = max(1, len(utterances) // (SAMPLED_UTTERANCES + 1))
     sample = utterances[::step][: SAMPLED_UTTERANCES + 1]
     with tempfile.TemporaryDirectory() as folder, single_thread():
@@ -137,25 +139,25 @@ def estimate_extraction(
         began, worked = time.perf_counter(), _cpu_seconds()
         records = [r for r in extract_block(job, timed, threads) if r.status != "failed"]
         took, work = time.perf_counter() - began, _cpu_seconds() - worked
-    seen = sum(record.duration for record in records)
-    thought = sum(lengths[record.id] for record in records)
-    # What the sampled files really last corrects the guess from their sizes.
+    measured = sum(record.duration for record in records)
+    guessed = sum(lengths[record.id] for record in records)
+    # The true length of the sampled files corrects the guess from their sizes.
     seconds = sum(lengths[u.id] for u in utterances)
-    if thought:
-        seconds *= seen / thought
+    if guessed:
+        seconds *= measured / guessed
     rows = seconds * job.sampling.fps + len(utterances) / 2  # T is rounded up
     return ExtractionEstimate(
         utterances=len(utterances),
         seconds=seconds,
         blocks=in_blocks,
         bytes=round(rows * sum(encoder.widths.values()) * np.dtype(job.dtype).itemsize),
-        # workers of one machine, and their ffmpegs, share its cores
-        took=max(took / workers, work / cores) / seen * seconds if seen else None,
+        # the workers of a machine and their ffmpeg processes share its cores
+        took=max(took / workers, work / cores) / measured * seconds if measured else None,
         workers=workers,
     )
 
 
 def _cpu_seconds() -> float:
-    """Of this process and the ffmpegs that it waited for."""
+    """Processor time of this process and of the ffmpeg processes it has waited for."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

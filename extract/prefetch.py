@@ -1,4 +1,4 @@
-"""A block's videos, decoded a little ahead of whoever encodes them."""
+"""Prefetch: decode a block's videos in background threads while the encoder runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from extract.job import Job, Utterance
 from extract.sampling import Sampling
 
 DEFAULT_DECODERS = 2
-"""ffmpegs of a worker at once by default: with fewer, the encoder would wait while one starts."""
+"""ffmpeg processes per worker: with fewer, the encoder would wait while one starts."""
 GAP_S = 30.0
-"""Two utterances of a video that lie further apart are not worth decoding what is between them."""
+"""Utterances of a video with a longer gap are decoded in separate passes."""
 PASS_IMAGES = 256
 """Images of one pass (38 MB), unless a single utterance has more."""
 PASS_UTTERANCES = 16
-"""Of one pass: each has a pipe of its own, and some systems give a process 256 descriptors."""
+"""Utterances of one pass: each needs a pipe, and some systems allow a process 256 descriptors."""
 
 PER_FILE_ERRNOS = frozenset(
     {
@@ -36,26 +36,26 @@ PER_FILE_ERRNOS = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-"""Why a file cannot be opened on any machine; all else (full disks, lost mounts) may pass."""
+"""Errors of a single file; any other (a full disk, a lost mount) is a fault of the machine."""
 
 
 def plan_decode_passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utterance]]:
-    """What one ffmpeg process decodes at a time: neighbours in one video, in order of time."""
+    """Group neighbours in a video, ordered by time, into passes of one ffmpeg process each."""
     together: list[list[Utterance]] = []
 
-    def cut(u: Utterance) -> tuple[str, tuple[float, ...] | None]:
+    def source(u: Utterance) -> tuple[str, tuple[float, ...] | None]:
         return u.video, u.crop
 
     def images(u: Utterance) -> int:
         seconds = (u.end or 0.0) - (u.start or 0.0)
         return sampling.frames(seconds) * sampling.images_per_frame
 
-    for _, group in groupby(block, cut):
+    for _, group in groupby(block, source):
         for utterance in sorted(group, key=lambda u: u.start or 0.0):
             last = together[-1] if together else []
             if (
                 last
-                and cut(last[-1]) == cut(utterance)
+                and source(last[-1]) == source(utterance)
                 and utterance.end is not None
                 and all(u.end is not None for u in last)
                 and (utterance.start or 0.0) <= max(u.end or 0.0 for u in last) + GAP_S
@@ -75,12 +75,16 @@ def prefetch_clips(
     decoders: int,
     on_stage: Callable[[str, list[str]], None],
 ) -> Iterator[Iterator[tuple[Utterance, DecodedClip | DecodeError]]]:
-    """The block's clips; from now on they are decoded a little ahead of whoever asks."""
+    """Decode a block in background threads; the iterator yields each utterance with its clip.
+
+    At most ``decoders`` passes are decoded ahead of the one that is consumed. The iterator raises
+    an OSError if the machine is at fault, such as an unmounted data folder.
+    """
     stalled: dict[str, DecodeError] = {}
 
-    def attempt(together: Sequence[Utterance]) -> Sequence[DecodedClip | DecodeError]:
+    def decode_pass(together: Sequence[Utterance]) -> Sequence[DecodedClip | DecodeError]:
         video = together[0].video
-        if video in stalled:  # once is long enough
+        if video in stalled:  # do not wait for the timeout again
             return [stalled[video]] * len(together)
         path, spans = job.data / video, [(u.start or 0.0, u.end) for u in together]
         outcomes: Sequence[DecodedClip | DecodeError]
@@ -91,21 +95,27 @@ def prefetch_clips(
                 raise
             outcomes = [DecodeError(f"cannot be read: {error.strerror}")] * len(together)
         if any(isinstance(o, DecodeError) for o in outcomes) and _is_unmounted(job.data):
-            raise FileNotFoundError(errno.ENOENT, "the folder of the videos is gone", str(job.data))
+            raise FileNotFoundError(
+                errno.ENOENT, "the folder of the videos no longer exists", str(job.data)
+            )
         stalled.update((video, o) for o in outcomes if isinstance(o, StalledError))
         decoded = zip(together, outcomes, strict=True)
         on_stage("decoded", [u.id for u, outcome in decoded if isinstance(outcome, DecodedClip)])
         return outcomes
 
     pool = decoder_pool(decoders)
-    todo = iter(plan_decode_passes(job.sampling, block))
-    ahead = deque((together, pool.submit(attempt, together)) for together in islice(todo, decoders))
+    remaining = iter(plan_decode_passes(job.sampling, block))
+    ahead = deque(
+        (together, pool.submit(decode_pass, together)) for together in islice(remaining, decoders)
+    )
 
     def clips() -> Iterator[tuple[Utterance, DecodedClip | DecodeError]]:
         while ahead:
             together, decoded = ahead.popleft()
             outcomes = decoded.result()
-            ahead.extend((further, pool.submit(attempt, further)) for further in islice(todo, 1))
+            ahead.extend(
+                (further, pool.submit(decode_pass, further)) for further in islice(remaining, 1)
+            )
             yield from zip(together, outcomes, strict=True)
 
     try:
@@ -117,16 +127,16 @@ def prefetch_clips(
 
 @cache
 def decoder_pool(decoders: int) -> ThreadPoolExecutor:
-    """What all blocks of a process decode with, in the order in which they ask."""
+    """The thread pool that all blocks of a process share; it decodes in order of submission."""
     return ThreadPoolExecutor(decoders)
 
 
 def _is_unmounted(folder: Path) -> bool:
-    """Whether a folder is no longer there, or is the empty place where a share was mounted."""
+    """Whether a folder no longer exists, or is empty, as a mount point is after unmounting."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is None
     except PermissionError:
-        return False  # its files may be read all the same
+        return False  # its files may be readable nevertheless
     except OSError:
         return True

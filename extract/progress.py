@@ -1,4 +1,4 @@
-"""How an extraction is going, and in the end what failed and why."""
+"""Progress of a running extraction, and its failures grouped by reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from cache import Record
 
 EVERY_S = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines of output without a terminal."""
 
 
 @dataclass
@@ -23,45 +23,45 @@ class Tally:
     """Counts of a running extraction.
 
     Attributes:
-        in_all: utterances of the dataset that this run is about.
-        work: estimated seconds of video that are to be extracted.
-        done: utterances finished, those of earlier runs included.
+        total: utterances that this run is to extract, including those of earlier runs.
+        total_s: estimated seconds of video that this run is to extract.
+        done: utterances finished, including those of earlier runs.
         failed: utterances among them without features.
         seconds: seconds of video extracted by this run.
         new: utterances finished by this run.
-        worked: how much of ``work`` is finished.
-        decoded: ids of those that this run has decoded,
-        encoded: and of those that it has encoded; they are finished when their block is written.
-        began: when the work began, on the monotonic clock.
+        done_s: how many of ``total_s`` are finished.
+        decoded: ids that this run has decoded.
+        encoded: ids that this run has encoded; they are finished when their block is written.
+        began: start of the run on the monotonic clock.
     """
 
-    in_all: int
-    work: float
+    total: int
+    total_s: float
     done: int = 0
     failed: int = 0
     seconds: float = 0.0
     new: int = 0
-    worked: float = 0.0
+    done_s: float = 0.0
     decoded: set[str] = field(default_factory=set)
     encoded: set[str] = field(default_factory=set)
     began: float = field(default_factory=time.monotonic)
 
-    def add(self, records: Sequence[Record], worked: float) -> None:
-        """A block is finished; ``worked`` are its estimated seconds."""
+    def add(self, records: Sequence[Record], seconds: float) -> None:
+        """Count a finished block; ``seconds`` is its estimated length."""
         self.done += len(records)
         self.new += len(records)
         self.failed += sum(record.status == "failed" for record in records)
         self.seconds += sum(record.duration for record in records)
-        self.worked += worked
+        self.done_s += seconds
 
     def reached(self, stage: str, ids: Sequence[str]) -> None:
-        """Some utterances are ``"decoded"`` or ``"encoded"``; those of a lost worker twice."""
+        """Count utterances as ``"decoded"`` or ``"encoded"``; a lost worker's are counted once."""
         (self.decoded if stage == "decoded" else self.encoded).update(ids)
 
     def line(self, now: float | None = None) -> str:
-        """One line for a person: how far, how fast, how long still."""
+        """One line of text: counts, speed and time left."""
         took = (time.monotonic() if now is None else now) - self.began
-        text = f"{self.done} of {self.in_all} utterances"
+        text = f"{self.done} of {self.total} utterances"
         if self.decoded:
             stages = f"{len(self.decoded)} decoded, {len(self.encoded)} encoded"
             text += f", {stages}, {self.new} written"
@@ -69,14 +69,14 @@ class Tally:
             text += f", {self.failed} failed"
         if self.new and took > 0:
             text += f", {self.new / took:.1f} utterances/s, {self.seconds / took:.1f} video-s/s"
-        if self.worked > 0 and self.done < self.in_all:
-            left = took * max(0.0, self.work - self.worked) / self.worked
+        if self.done_s > 0 and self.done < self.total:
+            left = took * max(0.0, self.total_s - self.done_s) / self.done_s
             text += f", {clock(left)} left"
         return text
 
 
 class ProgressView:
-    """A live bar on a terminal, a line every 30 seconds elsewhere."""
+    """A progress bar on a terminal; elsewhere a line every 30 seconds."""
 
     def __init__(self, console: Console) -> None:
         columns = TextColumn("extract"), BarColumn(), MofNCompleteColumn()
@@ -88,7 +88,7 @@ class ProgressView:
         )
         self._task = self._bar.add_task("starting", total=None)
         self._lines = not console.is_terminal
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -98,20 +98,20 @@ class ProgressView:
         self._bar.stop()
 
     def show(self, tally: Tally) -> None:
-        """Called about once a second."""
+        """Show the counts; called about once a second."""
         rest = tally.line().partition(" utterances")[2].removeprefix(", ")
         self._bar.update(
-            self._task, completed=tally.done, total=tally.in_all, description=rest or "starting"
+            self._task, completed=tally.done, total=tally.total, description=rest or "starting"
         )
-        if self._lines and time.monotonic() - self._said >= EVERY_S:
+        if self._lines and time.monotonic() - self._last_line >= EVERY_S:
             print(tally.line(), flush=True)
-            self._said = time.monotonic()
+            self._last_line = time.monotonic()
 
 
 def by_reason(failures: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """``(reason, ids)`` of what is not ok, the most frequent reason first.
+    """Group failures ``(id, reason)`` into ``(reason, ids)``, the most frequent reason first.
 
-    Reasons that differ in numbers and quoted names only are one; the first one stands for all.
+    Reasons that differ only in numbers and quoted names are grouped under the first of them.
     """
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for i, reason in failures:
@@ -122,7 +122,7 @@ def by_reason(failures: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]
 
 
 def reason_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each reason of :func:`by_reason`: how many, the first ids, why."""
+    """One line per reason of :func:`by_reason`: count, first ids, reason."""
     lines = []
     for reason, ids in by_reason(failures):
         examples = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
@@ -132,6 +132,6 @@ def reason_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """``h:mm:ss``."""
+    """Format seconds as ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,6 +1,6 @@
-"""When to look and when to listen: one grid of frame times for both modalities.
+"""`Sampling`: the grid of frame times that images and audio windows share.
 
-Frame ``i`` of an utterance stands for the time ``t_i = i / fps``, ``i < T``,
+Frame ``i`` of an utterance is at the time ``t_i = i / fps``, ``i < T``,
 ``T = max(1, ceil(fps * duration))``. Vision frame ``i`` is the image shown at ``t_i``, or that and
 the one shown ``TUBELET_S`` later; audio frame ``i`` is the window of ``window_s`` seconds centred
 on ``t_i``.
@@ -20,7 +20,7 @@ IMAGE_SIZE = 224
 TUBELET_S = 0.25
 """Seconds between the two images of a tubelet."""
 PREPROCESS_VERSION = 2
-"""Raised whenever decoding or sampling gives other values: it is part of every store's digest."""
+"""Incremented whenever decoding or sampling gives other values; part of every store's digest."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Sampling:
     Attributes:
         fps: frames per second (the paper samples two a second).
         window_s: length of an audio window in seconds.
-        channel: ``mix`` mixes all channels to one; ``first`` takes the first one only.
-        vision: ``image`` is a still; ``tubelet`` is a pair, the second one ``TUBELET_S`` later.
+        channel: ``mix`` mixes all channels to one; ``first`` takes only the first one.
+        vision: ``image``: one image per frame; ``tubelet``: two, the second ``TUBELET_S`` later.
         crops: 1, the picture's centre, or 3 squares along its longer side (left, centre, right,
             or top, centre, bottom).
-        crop_rows: of three crops, their ``mean``, one row a frame, or ``separate`` rows (3 a
-            frame, side by side in the store), which training does not read.
+        crop_rows: with three crops, one row per frame, their ``mean``, or three ``separate`` rows
+            per frame, one after another in the store, which training does not read.
     """
 
     fps: float = 2.0
@@ -62,9 +62,9 @@ class Sampling:
             raise ValueError(f"crop_rows is {self.crop_rows!r}; choose separate or mean")
 
     def as_dict(self) -> dict[str, Any]:
-        """For the store's recipe: ``vision`` and ``crops`` only where they change a value.
+        """The entries of the store's recipe, without ``vision`` and ``crops`` at their defaults.
 
-        So stores made before there was a choice keep their digest.
+        So the digests of stores made before these options existed do not change.
         """
         plain = asdict(self)
         if self.vision == "image":
@@ -75,22 +75,22 @@ class Sampling:
 
     @property
     def rows_per_frame(self) -> dict[str, int]:
-        """How many rows of a store stand for one frame, by modality."""
+        """Rows of a store per frame, by modality."""
         separate = self.crop_rows == "separate"
         return {"audio": 1, "vision": self.crops if separate else 1}
 
     @property
     def images_per_frame(self) -> int:
-        """How many images of 224 x 224 are decoded for one frame."""
+        """Images of 224 x 224 decoded per frame."""
         return self.crops * (2 if self.vision == "tubelet" else 1)
 
     def frames(self, duration: float) -> int:
         """``T`` for an utterance of ``duration`` seconds."""
-        # The tolerance swallows what binary fractions add: 0.1 + 0.2 seconds are 0.3 seconds.
+        # The tolerance absorbs rounding errors: 0.1 + 0.2 seconds must equal 0.3 seconds.
         return max(1, math.ceil(self.fps * duration - 1e-6))
 
     def samples(self, first: int, count: int) -> tuple[int, int]:
-        """Begin and end, in samples, of what the windows of ``count`` frames span."""
+        """Begin and end, in samples, of the span of ``count`` frames' windows."""
         size = round(self.window_s * SAMPLE_RATE)
         begin, last = (round(i / self.fps * SAMPLE_RATE) for i in (first, first + count - 1))
         return begin - size // 2, last - size // 2 + size
@@ -98,13 +98,13 @@ class Sampling:
     def windows(
         self, audio: np.ndarray, frames: int, first: int = 0, offset: int = 0
     ) -> np.ndarray:
-        """Cut the audio windows of frames, silence outside the utterance.
+        """Cut the audio windows of frames, with zeros outside the utterance.
 
         Args:
-            audio: float32 ``[samples]`` at 16 kHz, or as much of it as the windows need.
-            frames: how many.
-            first: the first frame.
-            offset: the sample of the utterance that ``audio`` begins with.
+            audio: float32 ``[samples]`` at 16 kHz, at least the part that the windows span.
+            frames: number of frames.
+            first: index of the first frame.
+            offset: index of ``audio``'s first sample in the utterance.
 
         Returns:
             float32 ``[frames, window_s * 16000]``.

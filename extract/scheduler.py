@@ -1,7 +1,7 @@
-"""Blocks through Dask workers, whatever happens to the workers.
+"""Run blocks on Dask workers, and run them again when workers die.
 
-A block whose worker died is halved and runs again, down to the one utterance that kills workers:
-that one fails with a reason, the others do not notice.
+A block whose worker died is halved and runs again, down to the single utterance that kills workers:
+that utterance fails with a reason, the others are extracted.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from extract.prefetch import DEFAULT_DECODERS
 log = logging.getLogger(__name__)
 
 TRIES = 3
-"""How often an utterance on its own may end its worker before it counts as the culprit."""
+"""Times that an utterance alone may kill its worker before it is marked as failed."""
 
 LOST_IN_A_ROW = 12 * IN_FLIGHT
-"""Blocks lost with their workers and none finished between: more than one culprit can explain."""
+"""Blocks lost in a row with their workers: more than a single bad utterance can explain."""
 
 IDLE_DEATHS = 4
-"""Workers ended over their memory without a block: the encoder alone is too large for them."""
+"""Workers killed for their memory without a block: the encoder alone does not fit."""
 
 POLL_S = 0.5
 
 NO_WORKER_WARN_S = 60.0
 NO_WORKER = (
-    "no worker is there, waiting for one: squeue and the jobs' logs tell of SLURM's, "
-    "`dask worker ADDRESS` starts one for a scheduler"
+    "No workers connected yet; waiting. For SLURM, see `squeue` and the job logs; for a scheduler, "
+    "`dask worker ADDRESS` starts one"
 )
-"""Said whenever there was none for so long."""
+"""Logged every ``NO_WORKER_WARN_S`` seconds without a worker."""
 
 REMEDY = " (use fewer --workers or a larger --memory-limit)"
 
@@ -48,54 +48,55 @@ REMEDY = " (use fewer --workers or a larger --memory-limit)"
 @dataclass(frozen=True)
 class _BlockRun:
     block: Sequence[Utterance]
-    deaths: int = 0  # of workers, when it ran on its own
-    ended_before: int = 0  # workers over their memory before it ran on its own
+    deaths: int = 0  # workers killed while it ran alone
+    ended_before: int = 0  # workers killed for their memory before that
 
 
 def run_blocks(
     client: Client,
     job: Job,
     blocks: Sequence[Sequence[Utterance]],
-    give_up: Callable[..., Record],
+    write_failed: Callable[..., Record],
     on_stage: Callable[[str, list[str]], None],
 ) -> Generator[list[Record]]:
-    """Extract blocks, in whatever order they finish; an empty list now and then as a sign of life.
+    """Extract blocks and yield each one's records, in the order in which blocks finish.
+
+    An empty list is yielded about twice a second, so that the caller can update its display.
 
     Args:
-        client: of the workers.
-        job: what the blocks have in common.
-        blocks: what to extract.
-        give_up: ``(utterance, reason) -> Record`` keeps a failed row for an utterance that ended
-            its worker time and again.
-        on_stage: told the ids of those that are ``"decoded"`` or ``"encoded"``, as they are, from
-            the client's thread.
+        client: connected to the workers.
+        job: the settings shared by all blocks.
+        blocks: the blocks to extract.
+        write_failed: ``(utterance, reason) -> Record`` writes a failed row for an utterance that
+            repeatedly killed its worker.
+        on_stage: called from the client's thread with ``"decoded"`` or ``"encoded"`` and ids.
 
     Raises:
-        ValueError: workers die whatever they do, a worker's machine is at fault or has another
-            encoder, or a feature does not fit the stored type.
+        ValueError: all workers die, a worker's machine is faulty or has another encoder, or a
+            feature does not fit the stored type.
     """
     waiting = deque(_BlockRun(block) for block in blocks)
     suspects: deque[_BlockRun] = deque()
     running: dict[Future, _BlockRun] = {}
     lost = in_a_row = 0
-    alone_since: float | None = None
+    no_worker_since: float | None = None
     client.subscribe_topic(_topic(job), lambda event: on_stage(*event[1]))
     try:
         while waiting or suspects or running:
-            # No more than they work on: a worker that dies takes little else with it.
+            # Submit no more than the workers process: a dying worker loses only these blocks.
             at_once = sum(min(IN_FLIGHT, count) for count in client.nthreads().values())
             free = max(1, at_once) - len(running)
             for _ in range(min(free, len(waiting))):
                 attempt = waiting.popleft()
                 running[_submit(client, job, attempt)] = attempt
-            if not running:  # one suspect at a time: nobody is blamed for a neighbour
+            if not running:  # one suspect at a time: no other block can be the cause
                 attempt = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
                 running[_submit(client, job, attempt)] = attempt
             finished = _first_done(list(running))
-            alone_since = None if client.nthreads() else alone_since or time.monotonic()
-            if alone_since and time.monotonic() - alone_since > NO_WORKER_WARN_S:
+            no_worker_since = None if client.nthreads() else no_worker_since or time.monotonic()
+            if no_worker_since and time.monotonic() - no_worker_since > NO_WORKER_WARN_S:
                 log.warning(NO_WORKER)
-                alone_since = time.monotonic()
+                no_worker_since = time.monotonic()
             if _ended_by_memory(client) > lost + IDLE_DEATHS:
                 raise ValueError(f"workers die before they can work: {_why(client)}")
             if not finished:
@@ -111,7 +112,7 @@ def run_blocks(
                             f"{in_a_row} blocks in a row were lost with their workers: "
                             f"{_why(client)}; finished blocks are kept, run the command again"
                         ) from None
-                    log.info("a worker died over %s", [u.id for u in attempt.block])
+                    log.info("a worker died while extracting %s", [u.id for u in attempt.block])
                     if len(attempt.block) > 1:
                         half = len(attempt.block) // 2
                         waiting.extend(
@@ -122,7 +123,7 @@ def run_blocks(
                     else:
                         why = _why(client, attempt.ended_before)
                         reason = f"ended its worker {TRIES} times: {why}"
-                        yield [give_up(attempt.block[0], reason)]
+                        yield [write_failed(attempt.block[0], reason)]
                 else:
                     if isinstance(records, str):
                         raise ValueError(records)
@@ -139,15 +140,14 @@ def _submit(client: Client, job: Job, attempt: _BlockRun) -> Future:
 
 
 def _topic(job: Job) -> str:
-    """Under which the workers tell how far they are; a scheduler may serve several runs."""
+    """Dask topic of the workers' progress events; a scheduler may serve several runs."""
     return f"extract {job.store}"
 
 
 def _extract_on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:
     worker = get_worker()
     if job.encoder.device == "cpu":
-        # Workers share the cores: threads of each would wait for those of the others. PyTorch
-        # counts them per calling thread.
+        # Workers share the cores: more threads would only wait. PyTorch's setting is per thread.
         torch.set_num_threads(1)
 
     def on_stage(stage: str, ids: list[str]) -> None:
@@ -162,9 +162,9 @@ def attempt_block(
     decoders: int,
     on_stage: Callable[[str, list[str]], None],
 ) -> list[Record] | str:
-    """The records, or what went wrong in words.
+    """Extract a block; return its records, or the error message.
 
-    As words because a client that cannot unpack an exception or its traceback waits for ever.
+    A message rather than an exception: a client that cannot unpickle an exception waits forever.
     """
     try:
         return extract_block(job, block, decoders, on_stage)
@@ -178,7 +178,7 @@ def attempt_block(
 
 
 def _first_done(futures: list[Future]) -> list[Future]:
-    """Those that are finished, after a short while at most."""
+    """The finished futures, after waiting for at most ``POLL_S`` seconds."""
     try:
         return list(wait(futures, timeout=POLL_S, return_when="FIRST_COMPLETED").done)
     except TimeoutError:
@@ -186,7 +186,7 @@ def _first_done(futures: list[Future]) -> list[Future]:
 
 
 def _ended_by_memory(client: Client) -> int:
-    """How many workers were ended since the start because they were above their limit."""
+    """Number of workers terminated so far because they exceeded their memory limit."""
     return len(client.get_events("worker-restart-memory"))
 
 

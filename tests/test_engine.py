@@ -135,15 +135,15 @@ def test_length_of_a_whole_file_is_guessed_from_its_size(tmp_path):
 
 
 def test_progress_in_a_line():
-    tally = Tally(in_all=10, work=20.0, began=0.0)
-    tally.add([Record("a", "ok", "", 4.0, 8, 8), Record("b", "failed", "why")], worked=5.0)
+    tally = Tally(total=10, total_s=20.0, began=0.0)
+    tally.add([Record("a", "ok", "", 4.0, 8, 8), Record("b", "failed", "why")], seconds=5.0)
     assert tally.line(now=10.0) == (
         "2 of 10 utterances, 1 failed, 0.2 utterances/s, 0.4 video-s/s, 0:00:30 left"
     )
 
 
 def test_progress_tells_the_stages_of_what_is_under_way():
-    tally = Tally(in_all=10, work=20.0, began=0.0)
+    tally = Tally(total=10, total_s=20.0, began=0.0)
     tally.reached("decoded", ["a", "b"])
     tally.reached("decoded", ["b"])  # again, after its worker was lost
     tally.reached("encoded", ["a"])
@@ -151,7 +151,7 @@ def test_progress_tells_the_stages_of_what_is_under_way():
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
-    tally = Tally(in_all=10, work=20.0)
+    tally = Tally(total=10, total_s=20.0)
     monkeypatch.setattr("extract.progress.EVERY_S", 1e9)
     with ProgressView(Console(file=io.StringIO())) as view:
         view.show(tally)

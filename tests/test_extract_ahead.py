@@ -122,7 +122,7 @@ def test_an_interrupted_ffmpeg_is_no_broken_video(job, wrapped, name):
     # at the speed of the clip, so that the signal comes in the middle
     wrapped(f'exec timeout --preserve-status -s {name} 0.25 "$ffmpeg" -re "$@"')
     said = attempt_block(job, utterances(0), 2, _unheard)
-    assert "told to end" in said
+    assert "terminated by a signal" in said
     assert not Parts(job.store).read()
 
 

@@ -50,7 +50,7 @@ def test_another_one_may_be_named(tmp_path, monkeypatch, version):
     [
         ("ffmpeg version 4.4.2-0ubuntu0.22.04.1 Copyright", 0, "is ffmpeg 4.4.2.* 5.1 or later"),
         ("ffmpeg version n5.0.1 Copyright", 0, "is ffmpeg n5.0.1"),
-        ("avconv version 12", 0, "is no ffmpeg"),
+        ("avconv version 12", 0, "is not ffmpeg"),
         ("", 1, "cannot be run"),
     ],
 )

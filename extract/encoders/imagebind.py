@@ -1,10 +1,10 @@
-"""ImageBind's audio and vision encoders, of parts PyTorch and transformers already have.
+"""ImageBind's audio and vision encoders, built from layers of PyTorch and transformers.
 
-ImageBind (Girdhar et al., CVPR 2023) is one plain transformer a modality. Its vision trunk is
-CLIP's, over two frames stacked to six channels, so it *is* transformers'
-``CLIPVisionModelWithProjection``. Its audio trunk sees the log-mel spectrogram as an image of one
-channel and is a stack of ``nn.TransformerEncoderLayer`` whose attention carries a learned extra
-key and value. No line of the original code is needed; a test holds the two equal.
+ImageBind (Girdhar et al., CVPR 2023) has one transformer per modality. Its vision trunk is CLIP's,
+applied to two frames stacked to six channels, so it *is* transformers'
+``CLIPVisionModelWithProjection``. Its audio trunk takes the log-mel spectrogram as an image with
+one channel and is a stack of ``nn.TransformerEncoderLayer`` whose attention has a learned extra key
+and value. The original code is not needed; a test compares the two.
 
 The published weights, and the original code, are licensed CC BY-NC-SA 4.0: no commercial use.
 
@@ -42,11 +42,11 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, RGB
 STD = (0.26862954, 0.26130258, 0.27577711)
 AUDIO_SCALE = 20.0  # the published temperature of audio
 
-VERSION = 1  # raised whenever the same input would give other numbers
+VERSION = 1  # incremented whenever the same input gives other values
 
 
 class AudioTrunk(nn.Module):
-    """Normalised spectrograms ``[n, 1, 128, 204]`` to embeddings ``[n, d]``."""
+    """Audio transformer: normalised spectrograms ``[n, 1, 128, 204]`` to embeddings ``[n, d]``."""
 
     def __init__(self, config: ImageBindConfig):
         super().__init__()
@@ -62,7 +62,7 @@ class AudioTrunk(nn.Module):
         self.projection = nn.Linear(D, config.embedding_dim, bias=False)
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """Embed; the tokens run along the first axis between the layers."""
+        """Embed; between the layers tokens are the first axis."""
         patches_nLD = self.stem_norm(self.stem(spectrograms).flatten(2).transpose(1, 2))
         cls_n1D = self.cls_token.expand(len(patches_nLD), -1, -1)
         x_LnD = (torch.cat([cls_n1D, patches_nLD], 1) + self.positions).transpose(0, 1)
@@ -72,10 +72,10 @@ class AudioTrunk(nn.Module):
 
 
 def audio_layer(dim: int, heads: int) -> nn.TransformerEncoderLayer:
-    """A pre-norm layer whose attention has one learned key and value more than there are tokens.
+    """A pre-norm layer whose attention has a learned key and value besides those of the tokens.
 
     The layer is sequence-first on purpose: without gradients, batch-first layers take a fused
-    path that silently leaves the learned key and value out.
+    path that silently ignores the learned key and value.
     """
     layer = nn.TransformerEncoderLayer(
         dim,
@@ -92,7 +92,7 @@ def audio_layer(dim: int, heads: int) -> nn.TransformerEncoderLayer:
 
 
 class VisionTrunk(nn.Module):
-    """Normalised pairs of frames ``[n, 2, 3, 224, 224]`` to embeddings ``[n, d]``."""
+    """Vision transformer: normalised pairs of frames ``[n, 2, 3, 224, 224]`` to ``[n, d]``."""
 
     def __init__(self, config: ImageBindConfig):
         super().__init__()
@@ -112,25 +112,25 @@ class VisionTrunk(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Embed; a kernel over two frames is a kernel over six channels."""
+        """Embed; the kernel over two frames is applied to six channels."""
         return self.clip(frames.flatten(1, 2)).image_embeds
 
 
 class ImageBind:
-    """A frozen ImageBind: windows of sound and images to the outputs of its two heads.
+    """A frozen ImageBind: audio windows and images to the outputs of its two heads.
 
-    What it returns is each head's output *before* ImageBind's postprocessor;
-    :meth:`postprocess` derives the normalised embedding from it at any time.
+    It returns each head's output *before* ImageBind's postprocessor; :meth:`postprocess` derives
+    the normalised embedding from it.
 
     Attributes:
         name: ``"imagebind"`` or ``"imagebind-tiny"``.
-        widths: numbers per embedding, by modality.
+        widths: columns per embedding, by modality.
         weights_sha256: SHA-256 of the checkpoint file (of the tiny model: of its parameters).
-        settings: all that decides the values besides weights and code, as plain JSON.
-        version: of the code that prepares the inputs.
-        takes_pairs: a pair of successive frames is one input, too.
-        longest_window_s: seconds of sound that the spectrogram has room for.
-        batch_size: inputs a batch that suit the device, by modality.
+        settings: everything besides weights and code that changes a value, JSON-able.
+        version: version of the code that prepares the inputs.
+        takes_pairs: whether a pair of successive frames can be one input: True.
+        longest_window_s: seconds of sound that the spectrogram holds.
+        batch_size: inputs per batch that suit the device, by modality.
     """
 
     version = VERSION
@@ -152,7 +152,7 @@ class ImageBind:
         self.device, self.dtype = torch.device(device), dtype
         on_gpu = self.device.type != "cpu"
         self.batch_size = {"audio": 128, "vision": 64} if on_gpu else {"audio": 16, "vision": 16}
-        # neither the backend nor the device is here: they differ by rounding alone
+        # backend and device are not included: they differ only by rounding
         self.settings: dict[str, Any] = {
             "version": VERSION,
             "architecture": asdict(config),
@@ -168,7 +168,7 @@ class ImageBind:
 
     @torch.inference_mode()
     def audio(self, waveforms: Tensor) -> Tensor:
-        """Embed windows of sound.
+        """Embed audio windows.
 
         Args:
             waveforms: float32 ``[n, samples]``, 16 kHz mono, full scale ±1; 25 ms or longer.
@@ -184,14 +184,14 @@ class ImageBind:
         """Embed images, or pairs of successive frames.
 
         Args:
-            images: uint8 RGB, stills ``[n, 224, 224, 3]`` (each is shown twice, as ImageBind
+            images: uint8 RGB, single images ``[n, 224, 224, 3]`` (each is used twice, as ImageBind
                 does with images) or pairs ``[n, 2, 224, 224, 3]``.
 
         Returns:
             float32 ``[n, d]`` on the encoder's device.
 
         Raises:
-            ValueError: images of another shape or type.
+            ValueError: images have another shape or dtype.
         """
         size = (IMAGE_SIZE, IMAGE_SIZE, 3)
         if images.dtype != torch.uint8 or images.shape[1:] not in (size, (TUBELET, *size)):
@@ -207,7 +207,7 @@ class ImageBind:
 
     def _embed(self, trunk: nn.Module, inputs: Tensor) -> Tensor:
         mixed = self.dtype != torch.float32
-        # cuDNN's convolutions would otherwise round float32 to TF32: 1e-3 instead of 1e-6
+        # allow_tf32=False: cuDNN's convolutions would round float32 to TF32, 1e-3 instead of 1e-6
         with (
             torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
@@ -216,10 +216,10 @@ class ImageBind:
 
     @staticmethod
     def postprocess(values: Tensor, modality: Modality) -> Tensor:
-        """The normalised embedding of a head's output: unit length, audio scaled by 20.
+        """Normalise a head's output to unit length, and scale audio by 20, as ImageBind does.
 
         Args:
-            values: ``[..., d]``, as the encoder returns them or a cache holds them.
+            values: ``[..., d]``, as returned by the encoder or read from a store.
             modality: ``"audio"`` or ``"vision"``.
 
         Returns:
@@ -236,20 +236,20 @@ def load(
     backend: str = "transformers",
     config: ImageBindConfig = HUGE,
 ) -> ImageBind:
-    """The encoder with the weights of a published checkpoint.
+    """Load the encoder with the weights of a published checkpoint.
 
     Args:
-        path: ``imagebind_huge.pth``, or the same tensors as ``.safetensors``. Without it: the
-            file ``$SEMANTICMAC_IMAGEBIND`` names, else
-            ``~/.cache/semanticmac/imagebind_huge.pth``.
+        path: ``imagebind_huge.pth``, or the same tensors as ``.safetensors``. None: the file in
+            ``$SEMANTICMAC_IMAGEBIND``, else ``~/.cache/semanticmac/imagebind_huge.pth``.
         device: where to run.
         dtype: float32, or bfloat16 / float16 for mixed precision: matrix products in that type,
             norms, softmax and the residual stream in float32.
         backend: ``"package"`` runs the modules of the installed ``imagebind`` package instead.
-        config: sizes of the checkpoint, if it is not the published one.
+        config: sizes of the checkpoint.
 
     Raises:
-        ValueError: no such file, a damaged one, or not this model's; ``imagebind`` not installed.
+        ValueError: no such file, a damaged file, or the checkpoint of another model; the package
+            ``imagebind`` is not installed.
     """
     file = find_checkpoint(path)
     state = weights.read(file, weights.layout(config))
@@ -261,25 +261,25 @@ def load(
 def tiny(
     device: torch.device | str = "cpu", seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> ImageBind:
-    """A small, untrained ImageBind: every step of the real one, none of its meaning."""
+    """Create a small, untrained ImageBind that runs every step of the real one, for tests."""
     state = weights.seeded(weights.layout(TINY), seed)
     audio, vision = _assemble(state, TINY)
     return ImageBind(TINY, audio, vision, weights.sha256_of_state(state), device, dtype)
 
 
 def _assemble(state: weights.State, config: ImageBindConfig) -> tuple[AudioTrunk, VisionTrunk]:
-    """Our trunks around the checkpoint's own tensors: no copy, no initialisation."""
+    """Build the trunks around the checkpoint's tensors, without a copy or an initialisation."""
     with torch.device("meta"):
         audio, vision = AudioTrunk(config), VisionTrunk(config)
     audio.load_state_dict(weights.for_audio(state), assign=True)
     vision.clip.load_state_dict(weights.for_clip(state), assign=True)
-    # the one tensor that no checkpoint holds
+    # the only tensor that is not in the checkpoint
     vision.clip.vision_model.embeddings.position_ids = torch.arange(VISION_TOKENS)[None]
     return audio, vision
 
 
 def _freeze(trunk: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Make a trunk ready for inference; autocast's casts of the weights happen here, once."""
+    """Prepare a trunk for inference; casts its weights once, instead of autocast at each call."""
     if dtype != torch.float32:
         for module in trunk.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.MultiheadAttention):

@@ -1,7 +1,7 @@
-"""ImageBind by its authors' own modules, where the package ``imagebind`` is installed.
+"""ImageBind computed by its authors' modules, from the installed package ``imagebind``.
 
-The same checkpoint, the same inputs and outputs as the encoder built of transformers; it is there
-to compare with, and needs the package's code, which is licensed CC BY-NC-SA 4.0.
+It takes the same checkpoint and inputs as the encoder built from transformers and serves to compare
+with it. The package's code is licensed CC BY-NC-SA 4.0.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from extract.encoders.imagebind_weights import ImageBindConfig, Modality, State
 
 
 class PackageTrunk(nn.Module):
-    """One modality of the package's model, up to its head's output."""
+    """One modality of the package's model, up to the output of its head."""
 
     def __init__(self, model: Any, modality: Modality):
         super().__init__()
@@ -28,13 +28,13 @@ class PackageTrunk(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Embed spectrograms ``[n, 1, 128, 204]`` or pairs of frames ``[n, 2, 3, 224, 224]``."""
         if self.modality == "vision":
-            inputs = inputs.transpose(1, 2)  # there, colours come before frames
+            inputs = inputs.transpose(1, 2)  # the package expects colours before frames
         tokens = self.preprocessor(**{self.modality: inputs})
         return self.head(self.trunk(**tokens["trunk"]), **tokens["head"])
 
 
 def package_trunks(state: State, config: ImageBindConfig) -> tuple[PackageTrunk, PackageTrunk]:
-    """Audio and vision of the package's model, filled from a checkpoint's tensors.
+    """Build the package's audio and vision trunks from a checkpoint's tensors.
 
     Raises:
         ValueError: the package, or a module it needs, is not installed.
@@ -47,22 +47,23 @@ def package_trunks(state: State, config: ImageBindConfig) -> tuple[PackageTrunk,
         audio_embed_dim=config.audio_dim,
         audio_num_blocks=config.audio_layers,
         audio_num_heads=config.audio_heads,
-        # the four other modalities are built as small as can be, and dropped
+        # the other four modalities are built as small as possible, and dropped
         text_embed_dim=16,
         text_num_heads=1,
         **{f"{other}_num_blocks": 1 for other in ("text", "depth", "thermal", "imu")},
     )
     _, unexpected = model.load_state_dict(state, strict=False, assign=True)
     if unexpected:
-        raise ValueError(f"the installed imagebind package is another model: no {unexpected[0]}")
+        raise ValueError(
+            f"the installed imagebind package has another model: it lacks {unexpected[0]}"
+        )
     return PackageTrunk(model, "audio"), PackageTrunk(model, "vision")
 
 
 def package_module() -> types.ModuleType:
-    """The package's module ``imagebind.models.imagebind_model``.
+    """Import ``imagebind.models.imagebind_model`` without the package's ``__init__``.
 
-    The package's own ``__init__`` imports its video readers, which this project has no use for
-    and which rarely install together; so the module is imported past it.
+    That ``__init__`` imports video readers which are not needed here and rarely install together.
 
     Raises:
         ValueError: the package, or a module it needs, is not installed.

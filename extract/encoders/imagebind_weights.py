@@ -1,7 +1,7 @@
-"""ImageBind's published checkpoint: where it lies, what must be in it, whose parameters it fills.
+"""Read and check ImageBind's checkpoint, and rename its tensors for the encoder's modules.
 
-The checkpoint is one flat mapping of names to tensors for six modalities; audio and vision are
-read, the others stay on disk. Nothing is ever unpickled but tensors.
+The checkpoint is a flat mapping of names to tensors for six modalities; only audio and vision are
+read. Only tensors are unpickled.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ MAX_LISTED = 8  # names in one error message
 
 @dataclass(frozen=True)
 class ImageBindConfig:
-    """The sizes that differ between the published model and a small one; the rest is fixed."""
+    """The sizes in which the published model and a small one differ; all others are fixed."""
 
     name: str
     embedding_dim: int
@@ -54,13 +54,13 @@ TINY = ImageBindConfig("imagebind-tiny", 32, 64, 4, 4, 64, 2, 4)
 
 
 def read(file: Path, layout: Layout) -> State:
-    """The checkpoint's audio and vision tensors, float32, mapped from the file where they can be.
+    """Read the checkpoint's audio and vision tensors as float32, memory-mapped if possible.
 
-    Tensors that are float32 in the file are views of it, so the file must stay as it is while
-    they are in use.
+    Tensors that are float32 in the file are views of it: the file must not change while they are
+    in use.
 
     Raises:
-        ValueError: the file is truncated, holds more than tensors, or does not fit the layout.
+        ValueError: the file is truncated, holds more than tensors, or does not match the layout.
     """
     try:
         if file.suffix == ".safetensors":
@@ -70,10 +70,10 @@ def read(file: Path, layout: Layout) -> State:
             mapped = zipfile.is_zipfile(file)
             state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # a file of another kind makes the unpickler raise anything
-        # Not torch's own words: they advise to load it all the same, and run what is in it.
+        # PyTorch's own message recommends weights_only=False, which would run code in the file.
         raise ValueError(
-            f"{file} ({file.stat().st_size} bytes) is no checkpoint: truncated, damaged, a file of "
-            "another kind, or it holds more than tensors and is refused unread"
+            f"{file} ({file.stat().st_size} bytes) is not a checkpoint: truncated, damaged, "
+            "another kind of file, or it holds more than tensors and is refused unread"
         ) from error
     check_layout(state, layout, file)
     return {name: state[name].to(torch.float32) for name in layout}
@@ -81,7 +81,7 @@ def read(file: Path, layout: Layout) -> State:
 
 def _read_safetensors(file: Path, layout: Layout) -> State:
     with safe_open(file, framework="pt") as tensors:
-        # of the other modalities the names alone, for the check; iterating needs .keys() here
+        # for other modalities only the names, for the check; safetensors iterates with .keys()
         return {
             name: tensors.get_tensor(name) if name in layout else torch.empty(0)
             for name in tensors.keys()  # noqa: SIM118
@@ -89,11 +89,11 @@ def _read_safetensors(file: Path, layout: Layout) -> State:
 
 
 def check_layout(state: object, layout: Layout, file: Path) -> None:
-    """Hold a checkpoint against the layout.
+    """Check a checkpoint against the layout.
 
     Raises:
-        ValueError: it is not a mapping of names to tensors, or names are missing, unexpected or
-            of another shape; at most eight of each are listed.
+        ValueError: not a mapping of names to tensors, or names are missing, unexpected or have
+            another shape; at most eight of each are listed.
     """
     if not isinstance(state, Mapping):
         raise ValueError(
@@ -109,7 +109,7 @@ def check_layout(state: object, layout: Layout, file: Path) -> None:
     faults = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
     if any(faults.values()):
         lines = [f"  {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
-        raise ValueError("\n".join([f"{file} is not the ImageBind checkpoint expected:", *lines]))
+        raise ValueError("\n".join([f"{file} is not the expected ImageBind checkpoint:", *lines]))
 
 
 def is_ignored(name: object) -> bool:
@@ -131,9 +131,9 @@ def _first_few(names: list[str]) -> str:
 
 
 def sha256(file: Path) -> str:
-    """The file's SHA-256 in hex; some seconds for 4.5 GB, remembered while the file is unchanged.
+    """The file's SHA-256 in hex (some seconds for 4.5 GB), cached while the file is unchanged.
 
-    The memory is this process's: weights often lie where nothing may be written beside them.
+    It is cached in memory: the folder of the weights is often read-only.
     """
     status = file.stat()
     return _sha256(file.resolve(), status.st_size, status.st_mtime_ns)
@@ -144,11 +144,11 @@ def _sha256(file: Path, size: int, modified: int) -> str:
     return sha256_of(file)
 
 
-# --- its layout --------------------------------------------------------------------------------
+# --- the layout --------------------------------------------------------------------------------
 
 
 def layout(config: ImageBindConfig) -> Layout:
-    """Names and shapes of all audio and vision tensors, as the published checkpoint has them."""
+    """Names and shapes of all audio and vision tensors in the published checkpoint."""
     return dict(_layout(config))
 
 
@@ -197,7 +197,7 @@ def _norm(prefix: str, D: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{prefix}.bias", (D,)
 
 
-# --- from its names to ours --------------------------------------------------------------------
+# --- names of the modules ------------------------------------------------------------------------
 
 AUDIO_NAMES = {
     "modality_preprocessors.audio.cls_token": "cls_token",
@@ -230,7 +230,7 @@ CLIP_NAMES = {
 
 
 def for_audio(state: State) -> State:
-    """The tensors of the audio trunk under the names of ``AudioTrunk``."""
+    """Rename the audio trunk's tensors to the names of ``AudioTrunk``."""
     return {
         _rename(name, AUDIO_NAMES): tensor
         for name, tensor in state.items()
@@ -239,10 +239,10 @@ def for_audio(state: State) -> State:
 
 
 def for_clip(state: State) -> State:
-    """The tensors of the vision trunk as ``CLIPVisionModelWithProjection`` wants them.
+    """Rename and reshape the vision trunk's tensors for ``CLIPVisionModelWithProjection``.
 
     The kernel over two frames ``[D, 3, 2, 14, 14]`` becomes one over six channels, frame by
-    frame, and the joint projection of each attention its three.
+    frame, and each attention's joint projection is split in three.
     """
     ours: State = {}
     for name, tensor in state.items():
@@ -273,10 +273,10 @@ def _rename(name: str, names: Mapping[str, str]) -> str:
 
 
 def seeded(layout: Layout, seed: int) -> State:
-    """Parameters of an untrained model, the same to the bit on every machine.
+    """Create the parameters of an untrained model, bit-identical on every machine.
 
-    Uniform numbers, since their generation is exact; normal ones go through a logarithm whose
-    last digit depends on the processor.
+    They are uniform, because uniform numbers are generated exactly; normal ones need a logarithm
+    whose last digit depends on the processor.
     """
     generator = torch.Generator().manual_seed(seed)
     state: State = {}
@@ -291,7 +291,7 @@ def seeded(layout: Layout, seed: int) -> State:
 
 
 def sha256_of_state(state: State) -> str:
-    """SHA-256 over the names and bytes of tensors, sorted by name."""
+    """SHA-256 of the names and bytes of tensors, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
