@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cache.features import Features, Packed
     from cache.open import open_store
     from cache.reader import FeatureStore, find
-    from cache.store.parts import Parts, Record, newest_per_id
+    from cache.store.parts import Parts, Record, best_per_id
     from cache.store.publish import publish
     from cache.store.recipe import MODALITIES, Recipe
 
@@ -29,8 +29,8 @@ __all__ = [
     "Parts",
     "Recipe",
     "Record",
+    "best_per_id",
     "find",
-    "newest_per_id",
     "open_store",
     "publish",
 ]
@@ -44,7 +44,7 @@ _MODULES = {
     "Recipe": "cache.store.recipe",
     "Record": "cache.store.parts",
     "find": "cache.reader",
-    "newest_per_id": "cache.store.parts",
+    "best_per_id": "cache.store.parts",
     "open_store": "cache.open",
     "publish": "cache.store.publish",
 }

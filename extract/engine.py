@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from dask.system import CPU_COUNT
 
-from cache import FeatureStore, Parts, Recipe, Record, newest_per_id, publish
+from cache import FeatureStore, Parts, Recipe, Record, best_per_id, publish
 from cache.share.pull import pull_recipe
-from cache.store.publish import is_published
-from cache.store.recipe import digest_of_utterances
-from cache.store.republish import republish
-from cache.store.who import user_name
+from cache.store.publish import is_published, republish
+from cache.store.recipe import digest_of_utterances, user_name
+from cache.store.temp_paths import retry_of
 from extract.cluster import connect, threads, worker_count
 from extract.decode import ffmpeg_version
 from extract.encoders import Encoder, EncoderIdentity
@@ -193,10 +192,10 @@ class _Work:
     def of(cls, store: Path, utterances: list[Utterance], data: Path, settings: Settings) -> _Work:
         place, wanted = store, utterances
         if is_published(store):
-            place = store.with_name(store.name + ".retry")
+            place = retry_of(store)
             again = _failed(store)
             wanted = [u for u in utterances if u.id in again]
-        found = newest_per_id(Parts(place).read())
+        found = best_per_id(Parts(place).read())
         failed = {i for i, (part, row) in found.items() if part.records[row].status == "failed"}
         # If every utterance failed, their common cause may be fixed by now: try all again.
         again_failed = settings.retry_failed or failed == found.keys()
@@ -257,7 +256,7 @@ def _check_data_folder(utterances: Sequence[Utterance], data: Path) -> None:
 
 def _check_any_extracted(place: Path) -> None:
     """Raise a ValueError if every utterance failed: some may, all of them have a common cause."""
-    found = newest_per_id(Parts(place).read())
+    found = best_per_id(Parts(place).read())
     records = [part.records[row] for _, (part, row) in sorted(found.items(), key=itemgetter(0))]
     if records and all(record.status == "failed" for record in records):
         reasons = reason_lines((record.id, record.error) for record in records)

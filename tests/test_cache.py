@@ -22,7 +22,7 @@ from cache import FeatureStore, Parts, Record, find, open_store, publish
 from cache.__main__ import main
 from cache.share.verify import verify
 from cache.store.assemble import CHECKSUMS, chunk_rows
-from cache.store.parts import newest_per_id
+from cache.store.parts import best_per_id
 from cache.store.publish import is_published
 from cache.store.recipe import digest_of_utterances
 from tests.stores import (
@@ -116,7 +116,7 @@ def test_success_wins_over_failure(tmp_path):
     store = tmp_path / "s.zarr"
     write_part(store, [Record("a", "failed", "timeout")])
     write_part(store, [Record("a", "ok", "", 1.0, 2, 2)])
-    part, index = newest_per_id(Parts(store).read())["a"]
+    part, index = best_per_id(Parts(store).read())["a"]
     assert part.records[index].status == "ok"
 
 

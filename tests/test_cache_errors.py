@@ -16,7 +16,7 @@ from cache.share import catalog
 from cache.share.location import Location
 from cache.share.push import push
 from cache.share.verify import verify
-from cache.store.who import user_name
+from cache.store.recipe import user_name
 from tests.stores import RECIPE, build_store
 
 fork = multiprocessing.get_context("fork")

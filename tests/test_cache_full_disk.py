@@ -86,7 +86,7 @@ def test_publishing(tmp_path, size, finished):
 
     error, left = twice(disk, size, attempt)
     assert "the disk is full" in error
-    assert "finished blocks are kept, make room and run again" in error
+    assert "finished blocks are kept: free some space and run again" in error
     assert "\n" not in error
     assert len(left) in finished
     assert all(name.endswith(".part") for name in left)

@@ -16,7 +16,7 @@ from cache.share.push import push
 from cache.share.remote_store import resolve_one
 from cache.share.verify import verify
 from cache.store.checksums import Checksums
-from cache.store.republish import republish
+from cache.store.publish import republish
 from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, tree_of, write_part
 
 NAME = f"toy/{RECIPE.store_name}"

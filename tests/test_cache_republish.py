@@ -14,8 +14,7 @@ import torch
 from cache import FeatureStore, Parts, Record, find
 from cache.reader import ReplacedError
 from cache.share.verify import verify
-from cache.store.publish import published_in, replace
-from cache.store.republish import Published, republish
+from cache.store.publish import StoreSource, published_in, replace, republish
 from tests.stores import (
     LENGTHS,
     RECIPE,
@@ -52,7 +51,7 @@ def retry(store: Path, widths: dict[str, int] = WIDTHS) -> None:
 def test_all_modalities_of_a_store_are_carried_over(tmp_path):
     once = {**TEXT_LENGTHS, "bad": (0, 0, 0)}
     store = build_store(tmp_path / "once", once, WITH_TEXT)
-    assert list(Published(store).records) == sorted(records_of(once), key=lambda r: r.id)
+    assert list(StoreSource(store).records) == sorted(records_of(once), key=lambda r: r.id)
     retry(store, WITH_TEXT)
     republish(store, RECIPE, WITH_TEXT, ABOUT, retried(store))
     never = build_store(tmp_path / "never", {**once, "bad": (2, 2, 3)}, WITH_TEXT)
@@ -89,7 +88,7 @@ def test_no_room_is_a_clear_error_and_the_store_stands(tmp_path):
     message = said.get(timeout=120)
     process.join()
     assert "larger than the system allows" in message
-    assert "the store is as it was, what was retried is kept" in message
+    assert "the store is unchanged, retried utterances are kept" in message
     assert "\n" not in message
     assert tree_of(store) == before
     assert [path.suffix for path in retried(store).folder.iterdir()] == [".part"]

@@ -186,6 +186,6 @@ def test_too_little_room_is_refused_before_assembling(tmp_path, monkeypatch):
     write_part(store, records_of(LENGTHS))
     nearly_full = os.statvfs_result((4096, 4096, 9, 0, 0, 9, 9, 9, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: nearly_full)
-    with pytest.raises(ValueError, match=r"disk is full .*needs 0\.000 MB.* make room"):
+    with pytest.raises(ValueError, match=r"disk is full .*needs 0\.000 MB.* free some space"):
         publish(store, RECIPE, WIDTHS, {}, list(LENGTHS))
     assert len(Parts(store).read()) == 1

@@ -14,7 +14,7 @@ from dask.distributed import Client, LocalCluster
 from rich.console import Console
 
 from cache import FeatureStore, Parts, Record
-from cache.store.republish import republish
+from cache.store.publish import republish
 from extract import ClusterSpec, EncoderSpec, Settings
 from extract.__main__ import main
 from extract.cluster import GpuNanny, gpus, worker_count
@@ -83,7 +83,7 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
     program = f"""
         import os, signal
         from pathlib import Path
-        import cache.store.publish, cache.store.republish
+        import cache.store.publish
         from tests.stores import RECIPE, WIDTHS
         rename, left = Path.rename, {renames}
         def dying(self, target):
@@ -96,7 +96,7 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
         cache.store.publish._exchange = lambda one, other: False
         store = Path({str(store)!r})
         parts = cache.store.publish.Parts(store.with_name(store.name + ".retry"))
-        cache.store.republish.republish(store, RECIPE, WIDTHS, {{"licence": "none"}}, parts)
+        cache.store.publish.republish(store, RECIPE, WIDTHS, {{"licence": "none"}}, parts)
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
     assert ended.returncode == -signal.SIGKILL

@@ -19,8 +19,7 @@ from cache.convert.mmsa import read_mmsa
 from cache.store.disk import sha256_of
 from cache.store.parts import Parts, Record
 from cache.store.publish import is_published, publish
-from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances
-from cache.store.who import user_name
+from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances, user_name
 
 RULES = 1  # raised whenever the same file would give other values
 BLOCK = 256  # utterances in a part

@@ -21,8 +21,7 @@ from cache.share.location import Location, ShareError, UnreadableError
 from cache.store.assemble import CHECKSUMS
 from cache.store.checksums import Checksums
 from cache.store.metadata import attributes_of, check_same_place, is_count, is_sha256, parse_json
-from cache.store.recipe import check_place
-from cache.store.who import user_name
+from cache.store.recipe import check_place, user_name
 
 log = logging.getLogger(__name__)
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.store.disk import files_below, newest, remove_tree
 from cache.store.publish import is_published, published_in
 from cache.store.recipe import STORE_NAME
+from cache.store.temp_paths import TempPath, recognise
 
 _DAY_S = 86400.0
-_REMAINS = re.compile(
-    rf"(?P<unfinished>{STORE_NAME})\.partial"
-    rf"|\.(?P<hidden>{STORE_NAME})"
-    r"\.(?P<what>lock|aside|[0-9a-f]{32}(\.partial)?|gone-[0-9a-f]{32})"
-)
-"""What pulls, repairs and deletions leave when they are killed, and nobody else makes."""
+_LEFT_BY_PULLS = {
+    TempPath.PARTIAL,
+    TempPath.UNLOCKED_PARTIAL,
+    TempPath.PULL_LOCK,
+    TempPath.FILE,
+    TempPath.REPLACED,
+    TempPath.DELETED,
+}
+"""What a killed pull, repair or deletion leaves."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,17 @@ def find_garbage(
 
 def delete_garbage(garbage: Garbage) -> None:
     """Delete a store or remains; a store first loses its name, so that nobody sees half of it."""
-    match = _REMAINS.fullmatch(garbage.path.name)
-    store = (match["unfinished"] or match["hidden"]) if match else garbage.path.name
-    gone = garbage.path.with_name(f".{store}.gone-{uuid.uuid4().hex}")
+    gone = TempPath.DELETED.next_to(garbage.path)
     garbage.path.rename(gone)
     remove_tree(gone) if gone.is_dir() else gone.unlink()
 
 
 def _is_left_over(path: Path) -> bool:
     """Whether this is ours and can go; an old store put aside only while the new one stands."""
-    match = _REMAINS.fullmatch(path.name)
-    if match is None:
+    found = recognise(path.name)
+    if found is None or found[0] not in _LEFT_BY_PULLS:
         return False
-    return match["what"] != "aside" or is_published(path.with_name(match["hidden"]))
+    return found[0] is not TempPath.REPLACED or is_published(path.with_name(found[1]))
 
 
 def _size(path: Path) -> int:

@@ -11,7 +11,6 @@ import os
 import re
 import stat
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from cache.store.disk import (
     read_regular,
     seal,
 )
+from cache.store.temp_paths import incomplete_file
 
 _PACKAGE = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 _PACKAGE |= {"sftp": "paramiko", "ssh": "paramiko"}
@@ -150,7 +150,7 @@ class Location:
         Raises:
             ShareError: it could not be written.
         """
-        aside = f"{waiting}/{uuid.uuid4().hex}"
+        aside = incomplete_file(waiting)
         with self._as_share_error(name, missing=True):
             if self.folder is not None:
                 group = self._group_bits()

@@ -7,7 +7,6 @@ interrupted pull goes on where it stopped.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from cache.store.disk import (
 from cache.store.metadata import attributes_of, check_same_place, missing_file
 from cache.store.publish import is_published, replace
 from cache.store.recipe import Recipe
+from cache.store.temp_paths import TempPath, recognise
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def pull(
         )
     _check_target(store)
     try:
-        with locked(store.with_name(f".{store.name}.lock")) as alone:
+        with locked(TempPath.PULL_LOCK.next_to(store)) as alone:
             if not _holds(store, checksums):
                 return store, _assemble(source, checksums, store, alone, workers, on_bytes)
             log.info("%s was pulled by another process meanwhile; using it", store)
@@ -103,8 +103,8 @@ def _assemble(
     Not ``alone``, without a lock, each pull works in a folder of its own, which starts as what an
     interrupted one left and is left so to the next.
     """
-    left = store.with_name(f"{store.name}.partial")
-    partial = left if alone else store.with_name(f".{store.name}.{uuid.uuid4().hex}.partial")
+    left = TempPath.PARTIAL.next_to(store)
+    partial = left if alone else TempPath.UNLOCKED_PARTIAL.next_to(store)
     if not alone:
         with suppress(OSError):
             left.rename(partial)
@@ -133,7 +133,8 @@ def _assemble(
         raise
     sync(store.parent)
     for path in store.parent.iterdir():
-        if not path.name.startswith(f".{store.name}."):
+        found = recognise(path.name)
+        if found is None or found[1] != store.name or not path.name.startswith("."):
             continue  # what follows is of killed pulls, or the store replaced
         if not path.is_dir():
             path.unlink(missing_ok=True)
@@ -195,7 +196,7 @@ def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None
             return str(source)
         except ShareError as error:
             log.warning("passing over a share: %s", error)
-            left = root / f"{source.path}.partial"
+            left = TempPath.PARTIAL.next_to(root / source.path)
             if left.exists():
                 log.warning("what came of it is kept in %s, for the next pull", left)
     return None

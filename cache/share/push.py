@@ -26,9 +26,9 @@ from cache.store.checksums import Checksums, check_complete
 from cache.store.disk import files_below
 from cache.store.metadata import check_same_place, missing_file
 from cache.store.publish import replace as put_in_place
-from cache.store.recipe import STORABLE
+from cache.store.recipe import STORABLE, user_name
 from cache.store.table import check_index
-from cache.store.who import user_name
+from cache.store.temp_paths import TempPath, claim_name, is_claim
 
 _LARGEST_CLAIM = 1000  # bytes
 
@@ -198,15 +198,15 @@ def _swap(target: RemoteStore, place: str) -> None:
 
 def _waiting(target: RemoteStore) -> str:
     """Beside the store on its way: who sends it, and files that are not whole yet."""
-    return f"{target.path}.pushing"
+    return f"{target.dataset}/{TempPath.PUSHING.name_for(target.name)}"
 
 
 def _ours(checksums: Checksums) -> str:
-    return f"{checksums.content}.claim"
+    return claim_name(checksums.content)
 
 
 def _claims(target: RemoteStore) -> set[str]:
-    return {name for name in target.share.sizes(_waiting(target)) if name.endswith(".claim")}
+    return {name for name in target.share.sizes(_waiting(target)) if is_claim(name)}
 
 
 def _claim(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from cache.share.remote_store import RemoteStore
 from cache.store.checksums import Checksums, is_linked
 from cache.store.disk import atomic_write
+from cache.store.temp_paths import TempPath
 
 WORKERS = 8
 """Files in flight at once; each is held in memory, a chunk of about 8 MB."""
@@ -50,9 +50,7 @@ def fetch(
             raise OSError(f"{path.parent} is, or lies behind, a link to elsewhere; remove the link")
         path.parent.mkdir(parents=True, exist_ok=True)
         # It waits outside: a killed pull or repair leaves nothing in a store.
-        name_of_store = folder.name.lstrip(".").removesuffix(".partial")
-        aside = folder.with_name(f".{name_of_store}.{uuid.uuid4().hex}")
-        atomic_write(path, data, aside)
+        atomic_write(path, data, TempPath.FILE.next_to(folder))
         return len(data)
 
     in_threads(bring, needed, workers, in_all, on_bytes)

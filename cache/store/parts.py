@@ -27,6 +27,7 @@ from cache.store.disk import (
     sha256_of,
     sync,
 )
+from cache.store.temp_paths import TempPath
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Parts:
     """The folder ``<store>.parts``, where blocks wait until all of them are there."""
 
     def __init__(self, store: Path) -> None:
-        self.folder = store.with_name(store.name + ".parts")
+        self.folder = TempPath.PARTS.next_to(store)
 
     def write(self, records: list[Record], features: dict[str, np.ndarray], dtype: str) -> Path:
         """Keep a block of finished utterances.
@@ -104,7 +105,7 @@ class Parts:
             ValueError: a value is not finite or does not fit ``dtype``; names the utterance. Or the
                 disk is full.
         """
-        tensors = rounded(records, features, dtype)
+        tensors = round_to_dtype(records, features, dtype)
         plain = [asdict(record) for record in records]
         if "text" not in features:
             for row in plain:
@@ -116,7 +117,7 @@ class Parts:
         except OSError as error:
             raise ValueError(
                 f"{path}: {os_error_message(error)} ({len(data) / 1e6:.3f} MB to write); "
-                "finished blocks are kept, make room and run again"
+                "finished blocks are kept: free some space and run again"
             ) from error
         return path
 
@@ -141,7 +142,7 @@ class Parts:
             sync(self.folder.parent)
 
 
-def rounded(
+def round_to_dtype(
     records: list[Record], features: dict[str, np.ndarray], dtype: str
 ) -> dict[str, np.ndarray]:
     """Features as a store of ``dtype`` holds them; arguments and errors as for `Parts.write`."""
@@ -154,7 +155,7 @@ def rounded(
     return stored
 
 
-def newest_per_id(parts: Iterable[Part]) -> dict[str, tuple[Part, int]]:
+def best_per_id(parts: Iterable[Part]) -> dict[str, tuple[Part, int]]:
     """Where each finished utterance lies: ``id -> (part, index in the part)``.
 
     The same utterance may stand in several parts (two runs at once, a retry after a failure): one

@@ -1,31 +1,42 @@
-"""Which stores stand, and how one comes to stand: assembled aside, then renamed or swapped."""
+"""Publish stores atomically: assemble in a staging folder, then rename or swap into place."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
-import platform
-import re
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cache.store.assemble import CHECKSUMS, Row, assemble, bytes_of
 from cache.store.checksums import check_complete
+from cache.store.chunks import ChunkedRows, read_column
 from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync
-from cache.store.parts import Parts, newest_per_id
-from cache.store.recipe import STORE_NAME, Recipe
+from cache.store.parts import Parts, Record, best_per_id
+from cache.store.recipe import Recipe
+from cache.store.temp_paths import (
+    TempPath,
+    is_staged_here,
+    new_staging,
+    recognise,
+    staging_folders,
+    staging_lock,
+)
 
 log = logging.getLogger(__name__)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _SWAP_S = 0.5
-"""How long a store may lie aside before its replacement counts as interrupted: two renames."""
+"""Time between the two renames of a replacement, after which it counts as interrupted."""
 
 
 def publish(
@@ -36,25 +47,25 @@ def publish(
     ids: Sequence[str],
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Assemble the parts of ``store`` and rename the whole into place.
+    """Assemble the parts of ``store`` and rename the result into place.
 
     Args:
-        store: where the store shall stand; its parts lie in ``<store>.parts``.
+        store: path of the store to publish; its parts are in ``<store>.parts``.
         recipe: what the features were made from.
         widths: columns per modality.
         about: further root attributes (manifest digest, licence, creator, tool versions, ...).
-        ids: every utterance the store must hold.
-        on_chunk: called with (chunks written, chunks in all).
+        ids: every utterance that the store must hold.
+        on_chunk: called with (chunks written, total chunks).
 
     Returns:
-        ``store``. If somebody else published it meanwhile, theirs stays and ours is dropped: equal
-        recipes give equal features.
+        ``store``. If another process has published it meanwhile, its store is kept and this one
+        deleted: equal recipes give equal features.
 
     Raises:
         ValueError: an utterance is in no part, or the disk is full.
     """
     parts = Parts(store)
-    with locked(parts.folder / "assembling.lock") as alone:  # others wait, then find the store
+    with locked(staging_lock(parts.folder)) as alone:  # others wait, then find the store
         if not is_published(store):
             remove_leftovers(parts.folder, alone)
             _publish(store, parts, recipe, widths, about, ids, on_chunk)
@@ -74,64 +85,155 @@ def _publish(
     staging = new_staging(parts.folder)
     needed = 0
     try:
-        found = newest_per_id(parts.read())
+        found = best_per_id(parts.read())
         missing = [i for i in ids if i not in found]
         if missing and is_published(store):
-            return  # where nobody waits for locks, the parts may go while we read them
+            return  # without locks, another process may publish and remove the parts we read
         if missing:
             raise ValueError(f"{store}: {len(missing)} utterances are in no part: {missing[:5]}")
         rows: list[Row] = [found[i] for i in sorted(ids)]
         needed = bytes_of(rows, widths, recipe.dtype)
         assemble(staging, recipe, widths, about, rows, on_chunk)
         check_complete(staging)
-        staging.rename(store)  # refused by the system if a store stands there already
+        staging.rename(store)  # the system refuses if a store exists there already
         sync(store.parent)
     except OSError as error:
         if not is_published(store):
             raise ValueError(
-                f"{store}: {os_error_message(error)} (assembling needs {needed / 1e6:.3f} MB "
-                "beside the parts); finished blocks are kept, make room and run again"
+                f"{store}: {os_error_message(error)} (assembling needs {needed / 1e6:.3f} MB in "
+                "addition to the parts); finished blocks are kept: free some space and run again"
             ) from error
         log.info("%s was published by another run meanwhile; using it", store)
     finally:
         remove_tree(staging)
 
 
-def new_staging(folder: Path) -> Path:
-    """A path below the folder of the parts for a store to be assembled; it names this machine."""
-    return folder / f"{_assembling_here()}{uuid.uuid4().hex}"
+def republish(
+    store: Path, recipe: Recipe, widths: Mapping[str, int], about: Mapping[str, Any], retried: Parts
+) -> Path:
+    """Replace a published store by one whose failed utterances are taken from parts.
+
+    All other rows are copied byte for byte. A failed utterance that is in no part is kept as it is.
+    A reader sees the old store or the new one; files of the old one that are mapped stay valid.
+
+    Everything but the store itself, the lock too, is in the folder of the parts: what a killed run
+    leaves there is removed by the next one.
+
+    Args:
+        store: the published store.
+        recipe: what its features were made from.
+        widths: columns per modality of the parts.
+        about: further root attributes, as for :func:`publish`.
+        retried: the parts; they are removed at the end.
+
+    Raises:
+        ValueError: the disk is full, the store is damaged, or it has features that the parts lack.
+            The store is unchanged.
+    """
+    staging = new_staging(retried.folder)
+    needed = 0
+    try:
+        with locked(staging_lock(retried.folder)) as alone:
+            remove_leftovers(retried.folder, alone)
+            old = StoreSource(store)
+            assert widths.items() <= old.widths.items()
+            rows = _retried_rows(old, retried)
+            needed = bytes_of(rows, old.widths, recipe.dtype)
+            try:
+                assemble(staging, recipe, old.widths, about, rows)
+                check_complete(staging)
+                replace(store, staging)
+            finally:
+                remove_tree(staging)
+    except OSError as error:
+        raise ValueError(
+            f"{store}: {os_error_message(error)} (assembling needs {needed / 1e6:.3f} MB in "
+            "addition to it); the store is unchanged, retried utterances are kept: free some space "
+            "and run again"
+        ) from error
+    retried.remove()
+    return store
 
 
-def remove_leftovers(folder: Path, alone: bool) -> None:
-    """Remove what killed runs were assembling, and nothing that a living one is.
+@dataclass(frozen=True)
+class StoreSource:
+    """A published store as a `cache.store.assemble.Source` of utterances for its replacement."""
 
-    A network file system may hold a lock on one machine only. So ``alone``, which says that we hold
-    it, tells about the runs of this machine; those of others count as killed when they are stale.
+    path: Path
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Columns per modality."""
+        root = json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))
+        return dict(root["attributes"]["widths"])
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """The record of each utterance, in the order of the rows."""
+        names = ("id", "status", "error", "duration")
+        columns = {name: read_column(self.path / "utterances" / name).tolist() for name in names}
+        for modality in self.widths:
+            offsets = read_column(self.path / modality / "offsets")
+            columns[f"{modality}_frames"] = np.diff(offsets).tolist()
+        rows = zip(*columns.values(), strict=True)
+        return tuple(Record(**dict(zip(columns, row, strict=True))) for row in rows)
+
+    def values(self, modality: str) -> np.ndarray:
+        """All rows of one modality, ``[sum T, d]``, mapped where that is possible."""
+        array = ChunkedRows.open(self.path / modality / "values")
+        mapped = array.map()
+        return array.read(np.array([0]), np.array(array.shape[:1])) if mapped is None else mapped
+
+
+def _retried_rows(old: StoreSource, retried: Parts) -> list[Row]:
+    """The rows of the new store: failed utterances from the parts if there, all others as stored.
+
+    Raises:
+        ValueError: a part lacks a modality of the store.
+    """
+    found = best_per_id(retried.read())
+    rows: list[Row] = []
+    for index, record in enumerate(old.records):
+        again = found.get(record.id) if record.status == "failed" else None
+        if again is not None and not old.widths.keys() <= again[0].header.keys():
+            lost = ", ".join(old.widths.keys() - again[0].header.keys())
+            raise ValueError(
+                f"{old.path} also has {lost} features, which {again[0].path} lacks: retrying would "
+                "lose them; import the store again"
+            )
+        rows.append(again or (old, index))
+    return rows
+
+
+def remove_leftovers(parts: Path, alone: bool) -> None:
+    """Remove the staging folders of killed runs from a folder of parts, and no others.
+
+    Args:
+        parts: the folder of the parts.
+        alone: whether this process holds the lock. A network file system may hold a lock on one
+            machine only, so the lock says that no other run of this machine is assembling; runs of
+            other machines count as killed when their staging folder is stale.
     """
     with suppress(FileNotFoundError):  # without locks another run may remove the folder
-        for staging in folder.glob("assembling-*"):
-            if (alone and staging.name.startswith(_assembling_here())) or is_stale(staging):
+        for staging in staging_folders(parts):
+            if (alone and is_staged_here(staging)) or is_stale(staging):
                 remove_tree(staging)
 
 
-def _assembling_here() -> str:
-    return f"assembling-{platform.node()}-"
-
-
 def is_published(store: Path) -> bool:
-    """Whether a whole store stands at this path.
+    """Whether there is a complete store at this path.
 
-    One that a killed :func:`replace` left aside is put back first.
+    A store that a killed :func:`replace` has left under its temporary name is renamed back first.
     """
-    aside, patience = _aside(store), time.monotonic() + _SWAP_S
-    for _ in range(3):  # it may have gone from the one place to the other while we looked
-        while not (store / CHECKSUMS).is_file() and (aside / CHECKSUMS).is_file():
-            if time.monotonic() < patience:
-                time.sleep(0.001)  # most likely it is being replaced just now
+    old, deadline = TempPath.REPLACED.next_to(store), time.monotonic() + _SWAP_S
+    for _ in range(3):  # it may have moved from one path to the other between the two checks
+        while not (store / CHECKSUMS).is_file() and (old / CHECKSUMS).is_file():
+            if time.monotonic() < deadline:
+                time.sleep(0.001)  # most likely it is being replaced at this moment
                 continue
-            with suppress(OSError):  # another process put it back, or the new one in its place
-                aside.rename(store)
-                log.warning("%s is back: its replacement had been interrupted", store)
+            with suppress(OSError):  # another process has renamed it back, or the new one is there
+                old.rename(store)
+                log.warning("%s was restored: its replacement had been interrupted", store)
             break
         if (store / CHECKSUMS).is_file():
             return True
@@ -139,16 +241,14 @@ def is_published(store: Path) -> bool:
 
 
 def published_in(folder: Path) -> list[Path]:
-    """The published stores that lie directly in a folder, sorted.
-
-    One that is being replaced at this moment is among them.
-    """
-    # Where folders cannot be swapped, a store lies aside for the time between two renames. Whoever
-    # misses it under its name finds it aside, or, if its replacement came in between, under its
-    # name again.
+    """The published stores directly in a folder, sorted; one that is being replaced is included."""
+    # Where folders cannot be swapped, a store has its temporary name between two renames. If it is
+    # missing from the first listing, it is in the second or, replaced in between, in the third.
     listed = [*folder.glob("*.zarr")]
-    put_aside = map(_put_back_to, folder.glob(".*.zarr.aside"))
-    listed += [store for store in put_aside if re.fullmatch(STORE_NAME, store.name)]
+    for path in folder.glob(TempPath.REPLACED.name_for("*.zarr")):
+        found = recognise(path.name)
+        if found is not None and found[0] is TempPath.REPLACED:
+            listed.append(path.with_name(found[1]))
     listed += folder.glob("*.zarr")
     return [store for store in sorted(set(listed)) if is_published(store)]
 
@@ -156,30 +256,31 @@ def published_in(folder: Path) -> list[Path]:
 def replace(store: Path, new: Path) -> None:
     """Put the folder ``new`` in the place of ``store`` and delete the old one.
 
-    A reader finds one of them at any moment, through :func:`is_published`. If the process is killed
-    between two renames, the next reader puts the old one back; if it is killed after them, the old
-    one stays aside, and takes space, until the store is replaced once more.
+    At any moment a reader finds one of the two through :func:`is_published`. If the process is
+    killed between two renames, the next reader restores the old store; if it is killed later, the
+    old one keeps its temporary name, and its disk space, until the store is replaced again.
 
     Raises:
-        OSError: it cannot be done; the old one stands.
+        OSError: the store cannot be replaced; the old one is unchanged.
     """
-    remove_tree(_aside(store))  # left by a run that was killed when it had replaced the store
+    old = TempPath.REPLACED.next_to(store)
+    remove_tree(old)  # left by a run that was killed after it had replaced the store
     if _exchange(new, store):
         sync(store.parent)
         remove_tree(new)
         return
     while True:
-        store.rename(_aside(store))
+        store.rename(old)
         try:
             new.rename(store)
             break
         except OSError:
-            # A reader came in between the two lines and put the old store back: once more.
+            # A reader may have renamed the old store back in between: then try again.
             if not (store / CHECKSUMS).is_file():
                 is_published(store)
                 raise
     sync(store.parent)
-    remove_tree(_aside(store))
+    remove_tree(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -189,11 +290,3 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     names = os.fsencode(one), os.fsencode(other)
     return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
-
-
-def _aside(store: Path) -> Path:
-    return store.with_name(f".{store.name}.aside")
-
-
-def _put_back_to(aside: Path) -> Path:
-    return aside.with_name(aside.name.removeprefix(".").removesuffix(".aside"))

@@ -6,8 +6,10 @@ holds what changes a value and nothing else: no path, no host, no worker count, 
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -119,3 +121,11 @@ class Recipe:
     def store_name(self) -> str:
         """``<encoder>-<sampling>-<digest12>.zarr``, a folder below ``<root>/<dataset>/``."""
         return store_name(self.encoder, self.sampling, self.digest)
+
+
+def user_name() -> str:
+    """The user's name; their numeric id where the system has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError up to Python 3.12
+        return str(os.getuid())

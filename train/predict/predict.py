@@ -192,7 +192,7 @@ def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterato
         clips: the clips; their labels are ignored.
         data: the folder that the clips' paths are relative to.
     """
-    from cache.store.parts import rounded
+    from cache.store.parts import round_to_dtype
     from extract.block import encode_block, single_thread
     from extract.plan import durations, plan_blocks, utterances_of
     from train.context import has_context, preceding
@@ -209,7 +209,7 @@ def predict(run: TrainedModel, job: Job, clips: Manifest, data: Path) -> Iterato
         records = {record.id: record for record in extracted}
         errors = {i: _error(record, run.frame_limit) for i, record in records.items()}
         ids = [i for i in records if not errors[i]]
-        features = _features(extracted, rounded(extracted, encoded, job.dtype), ids)
+        features = _features(extracted, round_to_dtype(extracted, encoded, job.dtype), ids)
         answers = run.predict(features, [texts[i] for i in ids], [contexts[i] for i in ids])
         answer_of = dict(zip(ids, answers, strict=True))
         for u in block:
