@@ -27,7 +27,7 @@ from train.methods.semanticmac import SemanticMAC
 from train.model.language_model import TokenizedTexts
 from train.model.layers import masked_mean
 from train.model.text_features import text_source
-from train.optimizer import Learner
+from train.optimizer import OptimizerStep
 from train.task import Task
 
 BATCH, TOKENS, FRAMES = 32, 40, 9  # FRAMES: the median of `generate`
@@ -67,7 +67,7 @@ def compare(
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no"
     )
-    task = Task.of(Card("generated", "generated", "regression", range=[-3, 3]))
+    task = Task.from_card(Card("generated", "generated", "regression", range=[-3, 3]))
     split = make_split(folder, BATCH * (runs + 1), task)
     widths = {"audio": WIDTH, "vision": WIDTH}
     ours = Trained(build_method(config, task, widths), split, accelerator)
@@ -111,7 +111,7 @@ class Trained:
         )
         method.begin(split.labels)
         method.train()
-        self.learner = Learner(method, method.config, accelerator)
+        self.optimizer = OptimizerStep(method, method.config, accelerator)
         on_gpu = accelerator.device.type == "cuda"
         self._clock = process_time if torch.get_num_threads() == 1 and not on_gpu else perf_counter
 
@@ -120,7 +120,7 @@ class Trained:
         start = self._now()
         batch = self.split.batch(index_B).to(self.accelerator.device)
         waited = self._now() - start
-        self.learner.step([batch], len(batch), 1.0)
+        self.optimizer.step([batch], len(batch), 1.0)
         return waited, self._now() - start
 
     def parts(self, batches: tuple[Tensor, ...], runs: int) -> dict[str, list[float]]:
@@ -162,7 +162,7 @@ class Trained:
 
     def _update(self) -> float:
         start = self._now()
-        self.learner._update(1.0)
+        self.optimizer._update(1.0)
         seconds = self._now() - start
         for parameter in self.method.parameters():
             parameter.grad = torch.zeros_like(parameter)

@@ -32,7 +32,7 @@ def make(language_model, *overrides, task="regression"):
     """The model, its pseudo labels begun, and the labels of all utterances."""
     small = ["width=16", "sclg.knn=3", "perceiver.tokens=4", f"text.model={language_model}"]
     config = make_config(None, [*small, *overrides])
-    target = Task.of(CARDS[task], config.loss.regression, tuple(config.sccl.bins))
+    target = Task.from_card(CARDS[task], config.loss.regression, tuple(config.sccl.bins))
     torch.manual_seed(1)
     method = build_method(config, target, {"audio": 5, "vision": 7})
     labels = labels_of(task)

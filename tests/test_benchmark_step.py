@@ -18,12 +18,12 @@ from benchmarks.training import (
 )
 from manifests import Card
 from train.config import make_config
-from train.optimizer import Learner
+from train.optimizer import OptimizerStep
 from train.task import Task
 
 
 def test_batches_are_as_they_are_described_and_the_yardstick_learns_from_them(tmp_path):
-    task = Task.of(Card("x", "x", "regression", range=[-3, 3]))
+    task = Task.from_card(Card("x", "x", "regression", range=[-3, 3]))
     split = make_split(tmp_path, BATCH, task)
     batch = split.batch(torch.arange(BATCH))
     assert batch.text.ids.shape == (BATCH, TOKENS)
@@ -33,8 +33,8 @@ def test_batches_are_as_they_are_described_and_the_yardstick_learns_from_them(tm
     settings = [f"text.model={tmp_path / 'model'}", "optim.lr_text=1e-3", "optim.lr=1e-2"]
     config = make_config(None, settings)
     alone = LanguageModelAlone(config, task, {"audio": WIDTH, "vision": WIDTH})
-    learner = Learner(alone, config, Accelerator(cpu=True))
-    losses = [learner.step([batch], BATCH, 1.0)[0]["total"].item() for _ in range(20)]
+    optimizer = OptimizerStep(alone, config, Accelerator(cpu=True))
+    losses = [optimizer.step([batch], BATCH, 1.0)[0]["total"].item() for _ in range(20)]
     assert losses[-1] < losses[0]
 
 

@@ -51,7 +51,7 @@ def make(name, *overrides, kind="regression", begin=True):
         [f"method={name}", "text.source=features", *SMALL, *OPTIONS.get(name, []), *overrides],
     )
     torch.manual_seed(1)
-    method = build_method(config, Task.of(CARDS[kind]), WIDTHS)
+    method = build_method(config, Task.from_card(CARDS[kind]), WIDTHS)
     if begin:
         method.begin(labels_of(kind))
     return method

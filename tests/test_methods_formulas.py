@@ -207,13 +207,15 @@ def test_unimodal_labels_by_hand():
 
 def test_unimodal_labels_move_with_momentum():
     truth = torch.tensor([[2.0], [1.0], [-3.0], [0.0]])
-    labels = UnimodalLabels(truth, 1, Task.of(Card("x", "x", "regression", range=[-3, 3])))
+    labels = UnimodalLabels(truth, 1, Task.from_card(Card("x", "x", "regression", range=[-3, 3])))
     features = {k: torch.tensor([[2.0], [4.0], [-1.0], [1.0]]) for k in ("M", "t", "a", "v")}
     features["a"] = torch.tensor([[-3.0], [1.0], [2.0], [1.0]])
 
     def pass_epoch(epoch):
-        labels.gather(torch.tensor([2, 0, 1, 3]), {k: x[[2, 0, 1, 3]] for k, x in features.items()})
-        labels.move(epoch)
+        labels.collect(
+            torch.tensor([2, 0, 1, 3]), {k: x[[2, 0, 1, 3]] for k, x in features.items()}
+        )
+        labels.update(epoch)
 
     pass_epoch(1)
     assert torch.equal(labels.labels, truth.expand(3, -1, -1))  # the first epoch moves nothing
@@ -235,11 +237,11 @@ def test_unimodal_labels_move_with_momentum():
 def test_unimodal_labels_of_classes_stay_probabilities():
     card = Card("x", "x", "classification", classes=["a", "b", "c"], metrics="emotion")
     truth = torch.eye(3)[[0, 1, 0, 1, 1, 0]]  # nobody is of class c
-    labels = UnimodalLabels(truth, 4, Task.of(card))
+    labels = UnimodalLabels(truth, 4, Task.from_card(card))
     for epoch in range(1, 5):
         features = {k: random(6, 4, seed=epoch + i) for i, k in enumerate(("M", "t", "a", "v"))}
-        labels.gather(torch.arange(6), features)
-        labels.move(epoch)
+        labels.collect(torch.arange(6), features)
+        labels.update(epoch)
     assert labels.labels.min() >= 0
     assert labels.labels.max() <= 1
     assert not torch.allclose(labels.labels[0], truth)

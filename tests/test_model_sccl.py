@@ -73,7 +73,7 @@ def test_inter_of_several_labels_attracts_where_any_is_shared(seed, batch):
     sets = [{c for c in range(3) if row[c]} for row in labels.tolist()]
     alike = [[bool(a & b) for b in sets] for a in sets]
     task = Task("multilabel", ("x", "y", "z"), ("x", "y", "z"), 0.0, 1.0, "emotion")
-    assert inter_sample(features, task.alike(labels), 0.5).item() == pytest.approx(
+    assert inter_sample(features, task.same_class(labels), 0.5).item() == pytest.approx(
         slow_inter(features, alike, 0.5), abs=1e-12
     )
 

@@ -85,11 +85,11 @@ def gather(labels, *features):
     features = torch.tensor(features)[None, :, None].expand(2, -1, -1)
     first, rest = torch.tensor([1]), torch.tensor([i for i in range(features.shape[1]) if i != 1])
     for index in (first, rest):
-        labels.gather(index, features[:, index])
+        labels.collect(index, features[:, index])
 
 
 def moved(labels):
-    return labels.of(torch.arange(labels.labels.shape[1]))[..., 0].tolist()
+    return labels.lookup(torch.arange(labels.labels.shape[1]))[..., 0].tolist()
 
 
 def test_momentum_by_hand():
@@ -98,7 +98,7 @@ def test_momentum_by_hand():
     seen = []
     for epoch in (1, 2, 3, 4):
         gather(labels, 4.0, 4.0)
-        labels.move(epoch)
+        labels.update(epoch)
         seen.append(moved(labels)[0])
     # e=1: before start_epoch. e=2: 1/3*0 + 2/3*2. e=3: 2/4*4/3 + 2/4*2. e=4: 3/5*5/3 + 2/5*2.
     assert seen[0] == [0.0, 2.0]
@@ -109,33 +109,33 @@ def test_momentum_by_hand():
 def test_distance_damps_the_movement():
     labels = pseudo([0.0, 2.0], start_epoch=1, sigma=2.0)
     gather(labels, 0.0, 3.0)
-    labels.move(1)  # e=1: all weight on y + delta
+    labels.update(1)  # e=1: all weight on y + delta
     assert moved(labels)[0][0] == pytest.approx(2 * math.exp(-9 / 8))
 
 
 def test_without_momentum_only_the_last_epoch_counts():
     labels = pseudo([0.0, 2.0], momentum=False)
-    labels.move(5)
+    labels.update(5)
     assert moved(labels)[0] == [2.0, 0.0]
 
 
 def test_labels_stay_in_range_and_where_disabled():
     labels = pseudo([-1.0, 1.0], clamp=lambda y: y.clamp(-0.5, 0.5), momentum=False)
-    labels.move(2)
+    labels.update(2)
     assert labels.labels[0, :, 0].tolist() == [0.5, -0.5]
     off = pseudo([-1.0, 1.0], enabled=False)
-    off.move(9)
+    off.update(9)
     assert off.labels[0, :, 0].tolist() == [-1.0, 1.0]
 
 
 def test_state_survives_a_checkpoint():
     first, second = pseudo([0.0, 2.0]), pseudo([5.0, 5.0])
     gather(first, 1.0, 7.0)
-    first.move(2)
+    first.update(2)
     gather(first, 3.0, 1.0)
     second.load_state_dict(first.state_dict())
-    first.move(3)
-    second.move(3)
+    first.update(3)
+    second.update(3)
     assert torch.equal(first.labels, second.labels)
 
 
@@ -148,8 +148,8 @@ def test_a_small_split_takes_all_its_neighbours(caplog):
 
 def test_every_subtask_moves_by_its_own_features():
     labels = pseudo([0.0, 4.0, 8.0], momentum=False, sigma=1e-3)
-    labels.gather(torch.arange(3), torch.tensor([[[1.0], [1.0], [50.0]], [[1.0], [50.0], [50.0]]]))
-    labels.move(2)
+    labels.collect(torch.arange(3), torch.tensor([[[1.0], [1.0], [50.0]], [[1.0], [50.0], [50.0]]]))
+    labels.update(2)
     assert moved(labels) == [[4.0, 0.0, 8.0], [0.0, 8.0, 4.0]]
 
 
@@ -213,8 +213,8 @@ def search_beside_another(rank, folder, truth, features):
     labels = PseudoLabels(truth, ["S", "t"], features.shape[2], lambda y: y, config)
     for epoch in (1, 2):
         mine = torch.arange((rank + epoch) % 2, len(truth), 2)  # the other's in the next epoch
-        labels.gather(mine, features[:, mine] * epoch)
-        labels.move(epoch)
+        labels.collect(mine, features[:, mine] * epoch)
+        labels.update(epoch)
     torch.save(labels.labels, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -225,8 +225,8 @@ def test_two_processes_move_labels_as_one_does(tmp_path):
     features = torch.randn(2, 21, 6, generator=generator)
     alone = PseudoLabels(truth, ["S", "t"], 6, lambda y: y, SCLGConfig(knn=4, start_epoch=1))
     for epoch in (1, 2):
-        alone.gather(torch.arange(21), features * epoch)
-        alone.move(epoch)
+        alone.collect(torch.arange(21), features * epoch)
+        alone.update(epoch)
     torch.multiprocessing.spawn(search_beside_another, (tmp_path, truth, features), nprocs=2)
     for rank in (0, 1):
         assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone.labels)

@@ -60,8 +60,8 @@ def test_stack_is_the_formula_whatever_the_padding(switches, left):
     x, mask_x = padded(queries, 9, left)
     kv, mask_kv = padded(keys, 7, left)
     with torch.no_grad():
-        sight = AttentionMasks.of([9], mask_x, mask_kv[:, None], config.bridge_tokens)
-        result = stack(x, kv, sight)
+        masks = AttentionMasks.build([9], mask_x, mask_kv[:, None], config.bridge_tokens)
+        result = stack(x, kv, masks)
         for i, (query, key) in enumerate(zip(queries, keys, strict=True)):
             expected = interaction(stack, config, query, key)
             torch.testing.assert_close(result[i][mask_x[i]], expected)
@@ -94,5 +94,5 @@ def test_gradients(switches):
     kv = torch.randn(2, 3, WIDTH, dtype=torch.float64, requires_grad=True)
     mask_x = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     mask_kv = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
-    sight = AttentionMasks.of([4], mask_x, mask_kv[:, None], config.bridge_tokens)
-    assert torch.autograd.gradcheck(lambda x, kv: masked_mean(stack(x, kv, sight), mask_x), (x, kv))
+    masks = AttentionMasks.build([4], mask_x, mask_kv[:, None], config.bridge_tokens)
+    assert torch.autograd.gradcheck(lambda x, kv: masked_mean(stack(x, kv, masks), mask_x), (x, kv))

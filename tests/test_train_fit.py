@@ -323,7 +323,7 @@ def broken(place, language_model, monkeypatch, capsys):
     manifest = Manifest.load("score")
     config = make_config(None, FAST)
     cache, tokenizer = FeatureStore.open(find("score")), load_tokenizer(language_model)
-    train = load_splits(manifest, cache, Task.of(manifest.card), tokenizer, config)["train"]
+    train = load_splits(manifest, cache, Task.from_card(manifest.card), tokenizer, config)["train"]
     order = epoch_batches(train.text_lengths, config.train.batch_size, config.seed, 1, 100)
     begin = SemanticMAC.begin
 
@@ -362,7 +362,7 @@ def test_splits_join_by_id(place, language_model, monkeypatch):
     cache = FeatureStore.open(find("score"))
     config = make_config(None, ["text.max_tokens=5"])
     splits = load_splits(
-        manifest, cache, Task.of(manifest.card), load_tokenizer(language_model), config
+        manifest, cache, Task.from_card(manifest.card), load_tokenizer(language_model), config
     )
     train = splits["train"]
     assert len(train.dropped) == 1

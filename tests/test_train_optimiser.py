@@ -9,8 +9,8 @@ from tests.datasets import FAST
 from tests.language_models import save_language_model
 from train.__main__ import main
 from train.config import make_config
-from train.fit import setup
-from train.optimizer import Learner
+from train.fit import prepare
+from train.optimizer import OptimizerStep
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def steps(monkeypatch):
 @pytest.mark.parametrize("clip", [1e-3, 0.0])
 def test_one_step_takes_its_share_of_the_rates_and_a_clipped_gradient(words, steps, clip):
     config = make_config(None, [*words, f"optim.clip={clip}"])
-    made = setup(config, Console(quiet=True))
-    train = made.splits["train"]
-    made.method.begin(train.labels)
-    learner = Learner(made.method.train(), config, made.accelerator)
+    setup = prepare(config, Console(quiet=True))
+    train = setup.splits["train"]
+    setup.method.begin(train.labels)
+    optimizer = OptimizerStep(setup.method.train(), config, setup.accelerator)
     pieces = torch.arange(8).split(5)  # clipped is what they add up to
-    learner.step([train.batch(index_P) for index_P in pieces], 8, 0.5)
+    optimizer.step([train.batch(index_P) for index_P in pieces], 8, 0.5)
     ((taken, norm),) = steps
     assert sorted(taken) == pytest.approx([0.5e-3, 2.5e-3])
     if clip:

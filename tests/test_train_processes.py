@@ -192,8 +192,8 @@ def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
 
     def moved():
         labels = PseudoLabels(truth_N1, ["a"], 4, lambda x: x, SCLGConfig(knn=3, momentum=False))
-        labels.gather(torch.arange(20), features_1ND)
-        labels.move(2)
+        labels.collect(torch.arange(20), features_1ND)
+        labels.update(2)
         return labels.labels[0] - truth_N1
 
     alone = moved()

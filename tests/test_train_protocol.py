@@ -78,7 +78,9 @@ def load(place, table, *overrides, model="xlnet"):
     config = make_config(None, [f"text.model={place / model}", *overrides])
     cache = FeatureStore.open(place / "stores" / CARD.name / "tiny.zarr")
     tokenizer = load_tokenizer(config.text.model)
-    return load_splits(Manifest(CARD, table), cache, Task.of(CARD), tokenizer, config), tokenizer
+    return load_splits(
+        Manifest(CARD, table), cache, Task.from_card(CARD), tokenizer, config
+    ), tokenizer
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 27), (3, 18), (17, 23)])

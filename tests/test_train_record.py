@@ -33,4 +33,4 @@ def test_another_projects_repository_does_not_count(tmp_path, monkeypatch):
 
 
 def test_a_release_is_recorded():
-    assert run_folder.code()[0] == run_folder.environment({})["versions"]["semanticmac"]
+    assert run_folder.code_version()[0] == run_folder.environment({})["versions"]["semanticmac"]

@@ -13,17 +13,17 @@ from train.task import Task
 
 def regression(**switches):
     card = Card(name="x", title="x", task="regression", range=[-3, 3], metrics="mosi")
-    return Task.of(card, **switches)
+    return Task.from_card(card, **switches)
 
 
 def classification():
     card = Card(name="x", title="x", task="classification", classes=["a", "b", "c"])
-    return Task.of(card)
+    return Task.from_card(card)
 
 
 def multilabel():
     card = Card(name="x", title="x", task="multilabel", labels=["a", "b"], classes=["a", "b"])
-    return Task.of(card)
+    return Task.from_card(card)
 
 
 def test_labels_become_vectors():
@@ -77,21 +77,25 @@ def test_pseudo_labels_stay_in_range():
 
 def test_alike():
     scores = torch.tensor([[-1.0], [0.0], [0.4], [-0.2]])
-    assert regression().alike(scores)[0].tolist() == [True, False, False, True]
-    assert regression(bins=(-0.5, 0.5)).alike(scores)[1].tolist() == [False, True, True, True]
+    assert regression().same_class(scores)[0].tolist() == [True, False, False, True]
+    assert regression(bins=(-0.5, 0.5)).same_class(scores)[1].tolist() == [False, True, True, True]
     hot = torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
-    assert multilabel().alike(hot)[0].tolist() == [True, False, True, False]
-    assert not multilabel().alike(hot)[3].any()
+    assert multilabel().same_class(hot)[0].tolist() == [True, False, True, False]
+    assert not multilabel().same_class(hot)[3].any()
 
 
 def test_decisions_and_the_trivial_predictor():
     train = np.array([[1.0, 0, 0], [0, 1, 0], [0, 1, 0]])
     task = classification()
-    assert task.decide(task.trivial(train, 2)).tolist() == [1, 1]
+    assert task.to_decision(task.baseline(train, 2)).tolist() == [1, 1]
     assert task.names(np.array([2, 0]))[""].tolist() == ["c", "a"]
-    assert regression().decide(regression().trivial(np.array([[1.0], [2.0]]), 1)).tolist() == [1.5]
+    assert regression().to_decision(
+        regression().baseline(np.array([[1.0], [2.0]]), 1)
+    ).tolist() == [1.5]
     task = multilabel()
-    assert task.decide(task.trivial(np.array([[1, 0], [1, 1], [1, 0]]), 1)).tolist() == [[1, 0]]
+    assert task.to_decision(task.baseline(np.array([[1, 0], [1, 1], [1, 0]]), 1)).tolist() == [
+        [1, 0]
+    ]
     assert list(task.names(np.array([[1, 0]]))) == ["_a", "_b"]
     torch.testing.assert_close(
         classification().scores(torch.zeros(1, 3)), torch.full((1, 3), 1 / 3)

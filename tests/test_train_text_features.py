@@ -106,7 +106,7 @@ def model_and_batches(place):
     """A model in evaluation mode and what makes batches of the store's first utterances."""
     config = make_config(None, FAST)
     torch.manual_seed(0)
-    method = build_method(config, Task.of(CARD), WIDTHS).eval()
+    method = build_method(config, Task.from_card(CARD), WIDTHS).eval()
     cache = FeatureStore.open(place / "stores" / CARD.name / "full.zarr")
     features = cache.select(cache.ids)
 

@@ -36,11 +36,11 @@ from cache.store.disk import remove_tree, sync
 from train import distributed, run_folder
 from train.loss_meter import LossMeter
 from train.method import Method
-from train.optimizer import Learner
+from train.optimizer import OptimizerStep
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a run has come.
 
     Attributes:
@@ -74,13 +74,15 @@ class Checkpointer:
     Args:
         folder: the run's.
         method: after `Method.begin`.
-        learner: its optimiser.
-        watch: the sums of its loss terms.
+        optimizer: its optimiser.
+        meter: the sums of its loss terms.
     """
 
-    def __init__(self, folder: Path, method: Method, learner: Learner, watch: LossMeter) -> None:
+    def __init__(
+        self, folder: Path, method: Method, optimizer: OptimizerStep, meter: LossMeter
+    ) -> None:
         self.folder = folder / "state"
-        self.method, self.learner, self.watch = method, learner, watch
+        self.method, self.optimizer, self.meter = method, optimizer, meter
         self._best: dict[str, Tensor] | None = None
         self._saved = time.monotonic()
         self._place: tuple[int, int] | None = None
@@ -90,13 +92,13 @@ class Checkpointer:
         if distributed.rank() == 0:
             self._best = run_folder.predicting_state(self.method)
 
-    def save_if_due(self, progress: Progress, seconds: float) -> None:
+    def save_if_due(self, progress: TrainState, seconds: float) -> None:
         """`save`, unless the last one is less than so many seconds ago."""
         due = time.monotonic() - self._saved >= seconds
         if any(distributed.all_gather(due)):  # clocks differ; all save or none
             self.save(progress)
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainState) -> None:
         """Write the state.
 
         All processes call this at the same step; each writes what only it knows. What is saved
@@ -113,15 +115,15 @@ class Checkpointer:
         distributed.barrier()
         self._write_own(aside)
         if leads:
-            scaler = self.learner.accelerator.scaler
+            scaler = self.optimizer.accelerator.scaler
             shared = asdict(progress) | {
-                "processes": distributed.count(),
+                "processes": distributed.world_size(),
                 "scaler": scaler.state_dict() if scaler else None,
             }
             weights = run_folder.predicting_state(self.method)
             _write_json(aside / "progress.json", shared)
             _write_tensors(aside / "weights.safetensors", weights)
-            _write_tensors(aside / "optimiser.safetensors", self.learner.state_dict())
+            _write_tensors(aside / "optimiser.safetensors", self.optimizer.state_dict())
             if self._best is not None:
                 _write_tensors(aside / "best.safetensors", self._best)
             elif before is not None and (before / "best.safetensors").exists():
@@ -136,7 +138,7 @@ class Checkpointer:
         distributed.barrier()
         self._best, self._saved, self._place = None, time.monotonic(), place
 
-    def restore(self) -> Progress | None:
+    def restore(self) -> TrainState | None:
         """Go back to the newest state; None where there is none yet.
 
         Raises:
@@ -146,21 +148,21 @@ class Checkpointer:
         if here is None:
             return None
         shared = run_folder.read_json(here / "progress.json")
-        then, now = shared.pop("processes"), distributed.count()
+        then, now = shared.pop("processes"), distributed.world_size()
         if then != now:
             raise ValueError(f"{here} was saved by {then} processes, not {now}: start {then} again")
         scaler = shared.pop("scaler")
-        if scaler and self.learner.accelerator.scaler:
-            self.learner.accelerator.scaler.load_state_dict(scaler)
+        if scaler and self.optimizer.accelerator.scaler:
+            self.optimizer.accelerator.scaler.load_state_dict(scaler)
         own = load_file(_own(here, "safetensors"))
         weights = load_file(here / "weights.safetensors")
         random_states = {name: own.pop(name) for name in list(own) if name.startswith("random.")}
         self.method.load_state_dict(weights | own)
-        self.learner.load_state_dict(load_file(here / "optimiser.safetensors"))
+        self.optimizer.load_state_dict(load_file(here / "optimiser.safetensors"))
         kept = run_folder.read_json(_own(here, "json"))
-        self.watch.load_state_dict(kept["loss"])
+        self.meter.load_state_dict(kept["loss"])
         self._restore_random(kept, random_states)
-        at = Progress(**shared)
+        at = TrainState(**shared)
         self._place = at.epoch, at.step
         return at
 
@@ -177,12 +179,12 @@ class Checkpointer:
     def _write_own(self, aside: Path) -> None:
         own = run_folder.training_state(self.method)
         own["random.cpu"] = torch.get_rng_state()
-        device = self.learner.accelerator.device
+        device = self.optimizer.accelerator.device
         if device.type != "cpu":
             own["random.device"] = torch.get_device_module(device).get_rng_state()
         numpy = np.random.get_state(legacy=False)
         numpy["state"]["key"] = numpy["state"]["key"].tolist()
-        kept = {"loss": self.watch.state_dict(), "python": random.getstate(), "numpy": numpy}
+        kept = {"loss": self.meter.state_dict(), "python": random.getstate(), "numpy": numpy}
         _write_tensors(_own(aside, "safetensors"), own)
         _write_json(_own(aside, "json"), kept)
 
@@ -191,7 +193,7 @@ class Checkpointer:
         random.setstate((version, tuple(words), gauss))
         np.random.set_state(kept["numpy"])
         torch.set_rng_state(tensors["random.cpu"])
-        device = self.learner.accelerator.device
+        device = self.optimizer.accelerator.device
         if device.type != "cpu":
             torch.get_device_module(device).set_rng_state(tensors["random.device"])
 
@@ -218,7 +220,7 @@ class InterruptHandler:
 
     def after(self, step: int) -> bool:
         """Whether to end after this step of the run."""
-        return (distributed.count() == 1 or step % self._every == 0) and self.asked()
+        return (distributed.world_size() == 1 or step % self._every == 0) and self.asked()
 
     def asked(self) -> bool:
         """Whether any process was asked to end."""
@@ -226,7 +228,7 @@ class InterruptHandler:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        if distributed.count() == 1:  # a launcher passes on what the terminal has sent already
+        if distributed.world_size() == 1:  # a launcher passes on what the terminal has sent already
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

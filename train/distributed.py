@@ -21,7 +21,7 @@ def rank() -> int:
     return dist.get_rank() if _several() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """The world size: how many processes work on this run."""
     return dist.get_world_size() if _several() else 1
 
@@ -36,7 +36,7 @@ def all_gather(thing: T) -> list[T]:
     """The object of each rank, in the order of ranks; anything that pickles."""
     if not _several():
         return [thing]
-    things: list[Any] = [None] * count()
+    things: list[Any] = [None] * world_size()
     dist.all_gather_object(things, thing)
     return things
 
@@ -46,8 +46,8 @@ def shard(index_B: Tensor, pieces: int) -> tuple[Tensor, ...]:
 
     Every rank gets the same number of them; the batch has at least one utterance per rank.
     """
-    pieces = min(pieces, len(index_B) // count())
-    return index_B[rank() :: count()].tensor_split(pieces)
+    pieces = min(pieces, len(index_B) // world_size())
+    return index_B[rank() :: world_size()].tensor_split(pieces)
 
 
 def all_reduce_sum(x: Tensor) -> None:
@@ -76,7 +76,7 @@ def gather_batch(
     if not _several():
         return features_BD, labels_BC, None
     # One more: a batch of fewer utterances than processes has joined another one.
-    rows = -(-batch_size // count()) + 1
+    rows = -(-batch_size // world_size()) + 1
     assert len(features_BD) <= rows
     fill = (0, 0, 0, rows - len(features_BD))
     real_B1 = F.pad(torch.ones_like(labels_BC[:, :1]), fill)
@@ -89,7 +89,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor) -> Tensor:
-        parts = [torch.empty_like(x_RD) for _ in range(count())]
+        parts = [torch.empty_like(x_RD) for _ in range(world_size())]
         dist.all_gather(parts, x_RD.contiguous())
         return torch.cat(parts)
 
@@ -98,7 +98,7 @@ class _Gather(torch.autograd.Function):
         # Each rank has a loss of its own over all rows: a row's gradient is the sum of theirs.
         total = gradients[0].clone()
         dist.all_reduce(total)
-        return total.chunk(count())[rank()]
+        return total.chunk(world_size())[rank()]
 
 
 def _several() -> bool:

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: setup -> fit -> evaluate, in this order."""
+"""From a configuration to a finished run: prepare -> fit -> evaluate, in this order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cache.store.disk import atomic_write, remove_tree
 from manifests import Manifest
 from train import distributed, metrics, run_folder
 from train.batch_order import epoch_batches
-from train.checkpoint import Checkpointer, InterruptHandler, Progress
+from train.checkpoint import Checkpointer, InterruptHandler, TrainState
 from train.config import Config, config_digest
 from train.data import Split, load_splits, resolve
 from train.loss_meter import LossMeter
@@ -29,8 +29,8 @@ from train.method import Method
 from train.methods import build_method, find_method
 from train.metrics import Metrics
 from train.model.language_model import load_tokenizer
-from train.optimizer import Learner, lr_multiplier
-from train.report import figures_table, headline, progress, say, some
+from train.optimizer import OptimizerStep, lr_multiplier
+from train.report import headline, metrics_table, preview, print_plain, progress
 from train.task import Task
 
 
@@ -48,7 +48,7 @@ class Setup:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What the run is made from and on."""
+        """Digests of the inputs, and the device."""
         digests = {"manifest_digest": self.manifest.digest, "cache_digest": self.cache.digest}
         return {"device": str(self.accelerator.device)} | digests
 
@@ -65,15 +65,15 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         ValueError: inputs that do not fit together, or a loss that is not finite.
         KeyboardInterrupt: Ctrl-C; the state is saved, the message says how to go on.
     """
-    made = setup(config, console)
-    made.method.begin(made.splits["train"].labels)
+    setup = prepare(config, console)
+    setup.method.begin(setup.splits["train"].labels)
     if folder is None:
-        origin = made.origin | {"config_digest": config_digest(made.config)}
-        folder = run_folder.begin(made.config, made.manifest.card, made.cache, origin)
-    elif changed := run_folder.changed(folder, made.origin):
+        origin = setup.origin | {"config_digest": config_digest(setup.config)}
+        folder = run_folder.create_run(setup.config, setup.manifest.card, setup.cache, origin)
+    elif changed := run_folder.provenance_changes(folder, setup.origin):
         raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
-    fitted = fit(made, folder, console)
-    evaluate(made, fitted, folder)
+    fitted = fit(setup, folder, console)
+    evaluate(setup, fitted, folder)
     return folder
 
 
@@ -86,11 +86,11 @@ def resume(folder: Path, console: Console) -> Path:
     config = run_folder.saved_config(folder)
     if not (folder / "metrics.json").is_file():
         return train(config, console, folder)
-    say(console, "this run has finished")
+    print_plain(console, "this run has finished")
     return folder
 
 
-def setup(config: Config, console: Console) -> Setup:
+def prepare(config: Config, console: Console) -> Setup:
     """Load the data and build a seeded, untrained model.
 
     The setup's configuration is resolved (`train.data.resolve`). With ``text.source=features`` no
@@ -110,7 +110,7 @@ def setup(config: Config, console: Console) -> Setup:
     config = resolve(config, manifest)
     assert config.cache is not None
     features = open_store(config.cache)
-    task = Task.of(card, config.loss.regression, tuple(config.sccl.bins))
+    task = Task.from_card(card, config.loss.regression, tuple(config.sccl.bins))
     tokenizer = None
     if config.text.model is not None and config.text.source == "model":
         tokenizer = load_tokenizer(config.text.model)
@@ -120,14 +120,16 @@ def setup(config: Config, console: Console) -> Setup:
         many = f"{accelerator.num_processes} processes"
         raise ValueError(f"{many} cannot share a batch of {smallest} utterances: start fewer")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-    say(console, f"{card.name}: {sizes} utterances; {features.path.name}; {accelerator.device}")
+    print_plain(
+        console, f"{card.name}: {sizes} utterances; {features.path.name}; {accelerator.device}"
+    )
     for name, split in splits.items():
         if split.dropped:
             left_out = f"{len(split.dropped)} utterances without features"
-            say(console, f"{name}: left out {left_out}: {some(split.dropped)}")
+            print_plain(console, f"{name}: left out {left_out}: {preview(split.dropped)}")
         if split.tokens is not None and split.tokens.cut:
             limit = f"text.max_tokens={config.text.max_tokens}"
-            say(console, f"{name}: {split.tokens.cut} texts cut at {limit}")
+            print_plain(console, f"{name}: {split.tokens.cut} texts cut at {limit}")
     set_seed(config.seed)
     method = build_method(config, task, features.widths).to(accelerator.device)
     if accelerator.process_index:
@@ -135,7 +137,7 @@ def setup(config: Config, console: Console) -> Setup:
     return Setup(config, accelerator, manifest, features, task, splits, method)
 
 
-def fit(made: Setup, folder: Path, console: Console) -> Progress:
+def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
     """Train for all epochs; the validation split chooses the one to keep.
 
     The run's state is saved in ``folder`` (``train.save_seconds``, ``train.save_every``), and
@@ -145,30 +147,30 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
         ValueError: a term of the loss is not finite; names it and the batch's utterances.
         KeyboardInterrupt: Ctrl-C; the state is saved.
     """
-    config, split, method = made.config, made.splits["train"], made.method
-    learner = Learner(method, config, made.accelerator)
-    watch = LossMeter(split.ids, config.train.check_every * config.train.accumulate)
-    state = Checkpointer(folder, method, learner, watch)
-    at = state.restore() or Progress()
-    if at != Progress():
-        say(console, f"{folder} goes on in epoch {at.epoch} after {at.step} steps")
-    steps = len(_order(made, 1))
-    epochs = config.train.epochs if learner.optimiser else 1
+    config, split, method = setup.config, setup.splits["train"], setup.method
+    optimizer = OptimizerStep(method, config, setup.accelerator)
+    meter = LossMeter(split.ids, config.train.check_every * config.train.accumulate)
+    state = Checkpointer(folder, method, optimizer, meter)
+    at = state.restore() or TrainState()
+    if at != TrainState():
+        print_plain(console, f"{folder} goes on in epoch {at.epoch} after {at.step} steps")
+    steps = len(_order(setup, 1))
+    epochs = config.train.epochs if optimizer.optimiser else 1
     done = (at.epoch - 1) * steps + at.step
     with (
-        run_folder.tensorboard(made.accelerator, folder) as log,
+        run_folder.tensorboard(setup.accelerator, folder) as log,
         progress(console, epochs * steps, done) as advance,
         InterruptHandler(config.train.check_every) as interrupt,
     ):
         while not at.ends(epochs, config.train.patience):
             started = time.perf_counter() - at.elapsed
             method.train()
-            for index_B in _order(made, at.epoch)[at.step :]:
+            for index_B in _order(setup, at.epoch)[at.step :]:
                 pieces = distributed.shard(index_B, config.train.accumulate)
                 parts = [split.batch(index_P) for index_P in pieces]
-                terms = learner.step(parts, len(index_B), lr_multiplier(done, steps, config))
+                terms = optimizer.step(parts, len(index_B), lr_multiplier(done, steps, config))
                 for part, said in zip(parts, terms, strict=True):
-                    watch.see(part.index, said)
+                    meter.update(part.index, said)
                 at.step, done = at.step + 1, done + 1
                 at.elapsed = time.perf_counter() - started
                 advance()
@@ -177,13 +179,13 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
                     state.save(at)
                 if stopped:
                     raise KeyboardInterrupt(f"stopped; python -m train fit --resume {folder}")
-            terms_mean = watch.end_epoch()
+            terms_mean = meter.end_epoch()
             method.end_epoch(at.epoch)
             seconds = time.perf_counter() - started
 
-            valid = predict(made, "valid")
-            figures = judge(made, "valid", valid.outputs["M"])
-            score = _score(made.task, valid.loss, figures)
+            valid = predict(setup, "valid")
+            figures = evaluate_outputs(setup, "valid", valid.outputs["M"])
+            score = _score(setup.task, valid.loss, figures)
             best = not at.best_epoch or (score, -valid.loss) > (at.best_score, -at.best_loss)
             if best:
                 at.best_epoch, at.best_score, at.best_loss = at.epoch, score, valid.loss
@@ -193,7 +195,7 @@ def fit(made: Setup, folder: Path, console: Console) -> Progress:
             line |= {f"valid/{name}": value for name, value in figures.items()}
             at.history.append({"epoch": at.epoch, "seconds": round(seconds, 3), **line})
             log({**line, "rate": lr_multiplier(done - 1, steps, config)}, at.epoch)
-            say(
+            print_plain(
                 console,
                 f"epoch {at.epoch:3d}/{epochs}  train {terms_mean['total']:.4f}  "
                 f"valid {valid.loss:.4f}  {headline(figures)}  {seconds:.1f} s"
@@ -223,19 +225,19 @@ class Predicted(NamedTuple):
 
 
 @torch.inference_mode()
-def predict(made: Setup, split_name: str) -> Predicted:
+def predict(setup: Setup, split_name: str) -> Predicted:
     """Run the method over a split, sharded over the ranks; every rank gets all predictions."""
-    split, method, device = made.splits[split_name], made.method, made.accelerator.device
+    split, method, device = setup.splits[split_name], setup.method, setup.accelerator.device
     method.eval()
     mine: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
-    batches = split.in_order(made.config.train.batch_size)
-    for batch in islice(batches, distributed.rank(), None, distributed.count()):
+    batches = split.in_order(setup.config.train.batch_size)
+    for batch in islice(batches, distributed.rank(), None, distributed.world_size()):
         batch = batch.to(device)
-        with made.accelerator.autocast():
+        with setup.accelerator.autocast():
             out = method(batch)
         out = convert_to_fp32(out)
         mine["", "index"].append(batch.index)
-        loss = made.task.loss(out.predictions["M"], batch.labels).mean()
+        loss = setup.task.loss(out.predictions["M"], batch.labels).mean()
         mine["", "loss"].append(loss.expand(len(batch)))
         for name, output_BC in out.predictions.items():
             mine["outputs", name].append(output_BC)
@@ -251,42 +253,44 @@ def predict(made: Setup, split_name: str) -> Predicted:
     )
 
 
-def judge(made: Setup, split_name: str, output_NC: Tensor) -> Metrics:
+def evaluate_outputs(setup: Setup, split_name: str, output_NC: Tensor) -> Metrics:
     """The dataset's metric set for raw outputs on one split."""
-    return _figures(made, split_name, made.task.scores(output_NC))
+    return _figures(setup, split_name, setup.task.scores(output_NC))
 
 
-def baseline_metrics(made: Setup, split_name: str) -> Metrics:
+def baseline_metrics(setup: Setup, split_name: str) -> Metrics:
     """The same figures for the predictor that knows only the training labels."""
-    known = made.splits["train"].labels.numpy()
-    scores = made.task.trivial(known, len(made.splits[split_name]))
-    return _figures(made, split_name, torch.from_numpy(scores))
+    known = setup.splits["train"].labels.numpy()
+    scores = setup.task.baseline(known, len(setup.splits[split_name]))
+    return _figures(setup, split_name, torch.from_numpy(scores))
 
 
-def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
+def evaluate(setup: Setup, fitted: TrainState, folder: Path) -> None:
     """Judge the chosen weights on every split and write the run's files; its state goes.
 
     The test split is read here and nowhere before. Its figures stand beside those of the trivial
     predictor, which knows the mean score or the majority class of the training split.
     """
-    exported = made.method.exports()
-    run_folder.load_weights(made.method, folder)
-    said = {name: predict(made, name) for name in made.splits}
-    figures = {name: judge(made, name, each.outputs["M"]) for name, each in said.items()}
+    exported = setup.method.exports()
+    run_folder.load_weights(setup.method, folder)
+    said = {name: predict(setup, name) for name in setup.splits}
+    figures = {
+        name: evaluate_outputs(setup, name, each.outputs["M"]) for name, each in said.items()
+    }
     tables = [
         run_folder.prediction_table(
             name,
-            made.splits[name].ids,
-            made.task,
-            made.splits[name].labels,
+            setup.splits[name].ids,
+            setup.task,
+            setup.splits[name].labels,
             each.outputs,
             exported if name == "train" else {},
             each.reported,
         )
         for name, each in said.items()
     ]
-    trivial = baseline_metrics(made, "test")
-    if made.accelerator.is_main_process:
+    trivial = baseline_metrics(setup, "test")
+    if setup.accelerator.is_main_process:
         table = pd.concat(tables, ignore_index=True)
         atomic_write(folder / "predictions.parquet", table.to_parquet(index=False))
         run_folder.write_json(
@@ -297,8 +301,8 @@ def evaluate(made: Setup, fitted: Progress, folder: Path) -> None:
                 "reported": {x: float(x_N.mean()) for x, x_N in said["test"].reported.items()},
                 "best_epoch": fitted.best_epoch,
                 "best_score": fitted.best_score,
-                "utterances": {name: len(split) for name, split in made.splits.items()},
-                "dropped": {name: split.dropped for name, split in made.splits.items()},
+                "utterances": {name: len(split) for name, split in setup.splits.items()},
+                "dropped": {name: split.dropped for name, split in setup.splits.items()},
                 "seconds": round(sum(line["seconds"] for line in fitted.history), 1),
                 "history": fitted.history,
             },
@@ -313,22 +317,22 @@ def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, M
     Raises:
         ValueError: no finished run stands in ``folder``.
     """
-    made = setup(run_folder.saved_config(folder), console)
-    run_folder.load_weights(made.method, folder)
-    for change in run_folder.changed(folder, made.origin):
-        say(console, f"note: {change}")
+    setup = prepare(run_folder.saved_config(folder), console)
+    run_folder.load_weights(setup.method, folder)
+    for change in run_folder.provenance_changes(folder, setup.origin):
+        print_plain(console, f"note: {change}")
     figures = {
-        "model": judge(made, split_name, predict(made, split_name).outputs["M"]),
-        "trivial": baseline_metrics(made, split_name),
+        "model": evaluate_outputs(setup, split_name, predict(setup, split_name).outputs["M"]),
+        "trivial": baseline_metrics(setup, split_name),
     }
-    say(console, f"\n{made.manifest.card.title}: {split_name} split, run {folder}")
-    console.print(figures_table(figures))
+    print_plain(console, f"\n{setup.manifest.card.title}: {split_name} split, run {folder}")
+    console.print(metrics_table(figures))
     return figures
 
 
-def _figures(made: Setup, split_name: str, scores_NC: Tensor) -> Metrics:
-    task, truth_NC = made.task, made.splits[split_name].labels
-    decided, truth = task.decide(scores_NC.numpy()), task.decide(truth_NC.numpy())
+def _figures(setup: Setup, split_name: str, scores_NC: Tensor) -> Metrics:
+    task, truth_NC = setup.task, setup.splits[split_name].labels
+    decided, truth = task.to_decision(scores_NC.numpy()), task.to_decision(truth_NC.numpy())
     return metrics.compute(task.metrics, decided, truth, task.classes)
 
 
@@ -338,10 +342,10 @@ def _score(task: Task, loss: float, figures: Metrics) -> float:
     return figures[select] if select else -loss
 
 
-def _order(made: Setup, epoch: int) -> list[Tensor]:
+def _order(setup: Setup, epoch: int) -> list[Tensor]:
     """The batches of an epoch. One with fewer utterances than ranks joins another."""
-    train, lengths_N = made.config.train, made.splits["train"].text_lengths
-    order = epoch_batches(lengths_N, train.batch_size, made.config.seed, epoch, train.bucket)
-    few = [index_B for index_B in order if len(index_B) < distributed.count()]
-    whole = [index_B for index_B in order if len(index_B) >= distributed.count()]
+    train, lengths_N = setup.config.train, setup.splits["train"].text_lengths
+    order = epoch_batches(lengths_N, train.batch_size, setup.config.seed, epoch, train.bucket)
+    few = [index_B for index_B in order if len(index_B) < distributed.world_size()]
+    whole = [index_B for index_B in order if len(index_B) >= distributed.world_size()]
     return [torch.cat([whole[0], *few]), *whole[1:]]

@@ -18,7 +18,7 @@ class LossMeter:
 
     Args:
         ids: utterance ids of the training split.
-        every: calls of `see` between two synchronisations with the device.
+        every: calls of `update` between two synchronisations with the device.
     """
 
     def __init__(self, ids: list[str], every: int) -> None:
@@ -27,7 +27,7 @@ class LossMeter:
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._sums: Tensor | None = None
 
-    def see(self, index_B: Tensor, terms: dict[str, Tensor]) -> None:
+    def update(self, index_B: Tensor, terms: dict[str, Tensor]) -> None:
         """Take the scalar terms of some utterances.
 
         Raises:

@@ -1,6 +1,6 @@
 """Every figure that a run reports, by metric set, each exactly as its dataset's papers define it.
 
-A set takes decisions and truth as `Task.decide` gives them: floats ``[N]`` for a score, class
+A set takes decisions and truth as `Task.to_decision` gives them: floats ``[N]`` for a score, class
 indices ``[N]`` for one class, 0/1 ``[N, C]`` for several. Figures are fractions, not percent. A
 figure that the data leave undefined is NaN, and an average leaves it out: correlation with a
 constant, n-Acc of an emotion that no utterance has, F1 of a class that is neither among the truth

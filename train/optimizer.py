@@ -65,7 +65,7 @@ def lr_multiplier(step: int, steps_per_epoch: int, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
 
 
-class Learner:
+class OptimizerStep:
     """A method and its AdamW; `step` is one optimiser step on a global batch.
 
     The batch may be sharded over ranks and accumulated over micro-batches. A method without a

@@ -18,7 +18,7 @@ FEW = 5
 """Steps after which the time of one is known."""
 
 
-def say(console: Console, line: str) -> None:
+def print_plain(console: Console, line: str) -> None:
     """One plain line: no markup, no colours, no wrapping."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -52,30 +52,32 @@ class _Remaining(TimeRemainingColumn):
         return super().render(task)
 
 
-def figures_table(predictors: Mapping[str, Metrics]) -> Table:
+def metrics_table(predictors: Mapping[str, Metrics]) -> Table:
     """Metrics side by side, one column per predictor; fractions in percent."""
     table = Table("figure", caption_justify="left")
     for predictor in predictors:
         table.add_column(predictor, justify="right")
     for name in next(iter(predictors.values())):
-        table.add_row(name, *(shown(name, figures[name]) for figures in predictors.values()))
+        table.add_row(
+            name, *(format_metric(name, figures[name]) for figures in predictors.values())
+        )
     table.caption = "fractions in percent"
     return table
 
 
 def headline(figures: Metrics) -> str:
     """The first two figures of a set, for the line of an epoch."""
-    return "  ".join(f"{name} {shown(name, figures[name])}" for name in list(figures)[:2])
+    return "  ".join(f"{name} {format_metric(name, figures[name])}" for name in list(figures)[:2])
 
 
-def shown(name: str, value: float | None) -> str:
+def format_metric(name: str, value: float | None) -> str:
     """A figure as a reader meets it in a paper: percent with one place, errors with three."""
     if value is None or math.isnan(value):  # a file's null stands for NaN
         return "undefined"
     return f"{value:.3f}" if name in UNSCALED else f"{100 * value:.1f}"
 
 
-def some(ids: list[str], count: int = 5) -> str:
+def preview(ids: list[str], count: int = 5) -> str:
     """The first few of a list."""
     return ", ".join(ids[:count]) + (", ..." if len(ids) > count else "")
 

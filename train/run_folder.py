@@ -43,7 +43,9 @@ PACKAGES = (
 )
 
 
-def begin(config: Config, card: Card, features: FeatureStore, origin: Mapping[str, str]) -> Path:
+def create_run(
+    config: Config, card: Card, features: FeatureStore, origin: Mapping[str, str]
+) -> Path:
     """Make the folder of a run that starts now and write down what it is made from.
 
     Of several processes the first does so, and the others learn its place.
@@ -72,7 +74,7 @@ def saved_config(folder: Path) -> Config:
     return load_config(folder / "config.yaml")
 
 
-def changed(folder: Path, origin: Mapping[str, str]) -> list[str]:
+def provenance_changes(folder: Path, origin: Mapping[str, str]) -> list[str]:
     """What of the manifest and the store is another than when the run began, in words."""
     then = read_json(folder / "environment.json")
     return [
@@ -136,7 +138,7 @@ def environment(origin: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.count(),
+        "processes": distributed.world_size(),
         "versions": {package: _version(package) for package in PACKAGES},
         "git": git_revision(),
     }
@@ -203,7 +205,7 @@ def prediction_table(
     columns: dict[str, Any] = {"id": ids, "split": split}
     decided = {"prediction": task.scores(outputs["M"]), "truth": truth_NC}
     for what, scores_NC in decided.items():
-        names = task.names(task.decide(scores_NC.numpy()))
+        names = task.names(task.to_decision(scores_NC.numpy()))
         columns |= {f"{what}{suffix}": values for suffix, values in names.items()}
     for name, output_NC in outputs.items():
         columns |= _score_columns(name, task.scores(output_NC).numpy(), task)
@@ -236,7 +238,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def code() -> tuple[str | None, str | None]:
+def code_version() -> tuple[str | None, str | None]:
     """Which code this is: its release and its git revision."""
     return _version("semanticmac"), git_revision()
 

@@ -32,7 +32,7 @@ def latex(cells: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fitted(cells: pd.DataFrame, width: int) -> pd.DataFrame:
+def drop_columns_to_fit(cells: pd.DataFrame, width: int) -> pd.DataFrame:
     """The same in ``width`` characters: columns go, from the fourth on, until it fits."""
     cells = cells.copy()
     while cells.shape[1] > 3 and _width(cells) > width:

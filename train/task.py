@@ -44,7 +44,9 @@ class Task:
     bins: tuple[float, ...] = (0.0,)
 
     @classmethod
-    def of(cls, card: Card, regression_loss: str = "l1", bins: tuple[float, ...] = (0.0,)) -> Task:
+    def from_card(
+        cls, card: Card, regression_loss: str = "l1", bins: tuple[float, ...] = (0.0,)
+    ) -> Task:
         """The target that a dataset's card describes."""
         low, high = card.range if card.range is not None else (0.0, 1.0)
         columns, classes = tuple(card.labels), tuple(card.classes)
@@ -105,7 +107,7 @@ class Task:
             return output_BC
         return output_BC.softmax(1) if self.kind == "classification" else output_BC.sigmoid()
 
-    def decide(self, scores: np.ndarray) -> np.ndarray:
+    def to_decision(self, scores: np.ndarray) -> np.ndarray:
         """From scores or targets ``[N, C]`` to what a metric compares.
 
         A float ``[N]``, the index of a class ``[N]``, or 0/1 ``[N, C]`` (a probability of at least
@@ -123,15 +125,15 @@ class Task:
             return {"": np.asarray(self.classes, dtype=object)[decisions]}
         return {f"_{name}": decisions[:, i] for i, name in enumerate(self.classes)}
 
-    def trivial(self, train_NC: np.ndarray, count: int) -> np.ndarray:
+    def baseline(self, train_NC: np.ndarray, count: int) -> np.ndarray:
         """Scores of the predictor that never looks, ``[count, C]``.
 
-        The mean of the training targets, so that `decide` gives the mean score, the majority class
-        or the classes that more than half of the utterances have.
+        The mean of the training targets, so that `to_decision` gives the mean score, the majority
+        class or the classes that more than half of the utterances have.
         """
         return np.repeat(train_NC.mean(0, keepdims=True), count, axis=0)
 
-    def alike(self, target_BC: Tensor) -> Tensor:
+    def same_class(self, target_BC: Tensor) -> Tensor:
         """Which pairs count as of one class in equation (18), ``[B, B]`` bool.
 
         Scores in one bin (a score on a border belongs to the upper bin), equal classes, or at

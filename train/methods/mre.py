@@ -97,7 +97,7 @@ class MRE(Method):
             torch.stack([outputs.features[m] for m in MODALITY_KEYS], 1),
             alpha_BM,
             here_BM,
-            self.task.alike(batch.labels),
+            self.task.same_class(batch.labels),
             self.options.tau,
         )
         total = terms["task_M"] + self.options.rse * terms["rse"]

@@ -95,7 +95,7 @@ class SelfMM(Method):
 
     def end_epoch(self, epoch: int) -> None:
         """Move the modalities' labels."""
-        self.generated.move(epoch)
+        self.generated.update(epoch)
 
     def exports(self) -> dict[str, Tensor]:
         """The final labels of the modalities."""
@@ -105,7 +105,7 @@ class SelfMM(Method):
         """The weighted terms of all tasks."""
         terms = super().loss(outputs, batch)
         total = terms["task_M"]
-        self.generated.gather(batch.index, outputs.features)
+        self.generated.collect(batch.index, outputs.features)
         for s, labels_NC in zip(MODALITY_KEYS, self.generated.labels, strict=True):
             label_BC = labels_NC[batch.index]
             weight_B = (label_BC - batch.labels).abs().tanh().mean(1)
@@ -137,13 +137,13 @@ class UnimodalLabels(nn.Module):
         self.register_buffer("features", truth_NC.new_zeros(len(SUBTASKS), len(truth_NC), width))
 
     @torch.no_grad()
-    def gather(self, index_B: Tensor, features: Mapping[str, Tensor]) -> None:
+    def collect(self, index_B: Tensor, features: Mapping[str, Tensor]) -> None:
         """Keep this epoch's F* of some utterances for the coming move."""
         for k, kept_ND in zip(SUBTASKS, self.features, strict=True):
             kept_ND[index_B] = features[k].detach().to(kept_ND.dtype)
 
     @torch.no_grad()
-    def move(self, epoch: int) -> None:
+    def update(self, epoch: int) -> None:
         """y_s^(e+1) after epoch e (from 1), once every utterance was gathered."""
         if epoch >= 2:
             distributed.all_reduce_sum(self.features)  # each rank has gathered its shards alone

@@ -19,7 +19,7 @@ from train.model.layers import masked_means, predictor
 from train.model.perceiver import AffectivePerceiver
 from train.model.sccl import inter_sample, intra_sample
 from train.model.sclg import PseudoLabels
-from train.model.sgfi import AttentionMasks, GatedInteraction, parts
+from train.model.sgfi import AttentionMasks, GatedInteraction, segment_masks
 from train.model.text_features import text_source
 from train.task import Task
 
@@ -63,7 +63,7 @@ class SemanticMAC(Method):
         x, mask = self._unimodal(batch)
         lengths = [x_m.shape[1] for x_m in x]
         x_BLD, mask_BL = torch.cat(x, dim=1), torch.cat(mask, dim=1)
-        part_ML = parts(lengths, mask_BL.device)
+        part_ML = segment_masks(lengths, mask_BL.device)
         own_BML, others_BML = mask_BL[:, None] & part_ML, mask_BL[:, None] & ~part_ML
         p_BLD = self._interact(self.specific, lengths, x_BLD, mask_BL, own_BML)  # (10)
         s_BLD = self._interact(self.shared, lengths, x_BLD, mask_BL, others_BML)  # (11)
@@ -112,7 +112,7 @@ class SemanticMAC(Method):
         )
         bridge_tokens = self.config.sgfi.bridge_tokens
         moved = [
-            stack(x, x_BLD, AttentionMasks.of(group, mask, key, bridge_tokens))
+            stack(x, x_BLD, AttentionMasks.build(group, mask, key, bridge_tokens))
             for stack, group, x, mask, key in queries
         ]
         return torch.cat(moved, dim=1)
@@ -126,7 +126,7 @@ class SemanticMAC(Method):
 
     def end_epoch(self, epoch: int) -> None:
         """Move the pseudo labels, equation (15)."""
-        self.pseudo.move(epoch)
+        self.pseudo.update(epoch)
 
     def exports(self) -> dict[str, Tensor]:
         """The final pseudo labels."""
@@ -137,7 +137,7 @@ class SemanticMAC(Method):
         terms = super().loss(outputs, batch)
         weights, sccl = self.config.loss.weights, self.config.sccl
         total = weights.M * terms["task_M"]
-        self.pseudo.gather(batch.index, torch.stack([outputs.features[k] for k in PSEUDO]))
+        self.pseudo.collect(batch.index, torch.stack([outputs.features[k] for k in PSEUDO]))
         if self.config.loss.multi_task:
             for k, term in zip(PSEUDO, self._pseudo_losses(outputs, batch), strict=True):
                 terms[f"task_{k}"] = term
@@ -151,7 +151,7 @@ class SemanticMAC(Method):
             features_BD, labels_BC, real_B = gather_batch(
                 outputs.features["M"], batch.labels, self.config.train.batch_size
             )
-            alike_BB = self.task.alike(labels_BC)
+            alike_BB = self.task.same_class(labels_BC)
             terms["inter"] = inter_sample(features_BD, alike_BB, sccl.tau_inter, real_B)
             total = total + sccl.beta * terms["inter"]
         return {**terms, "total": total}
@@ -159,6 +159,6 @@ class SemanticMAC(Method):
     def _pseudo_losses(self, outputs: Outputs, batch: Batch) -> Tensor:
         """The terms of equation (21) of those sub-tasks that learn pseudo labels, ``[4]``."""
         output_KBC = torch.stack([outputs.predictions[k] for k in PSEUDO])
-        target_KBC = self.pseudo.of(batch.index)
+        target_KBC = self.pseudo.lookup(batch.index)
         loss_KB = self.task.loss(output_KBC.flatten(0, 1), target_KBC.flatten(0, 1))
         return loss_KB.view(len(PSEUDO), -1).mean(1)

@@ -66,12 +66,12 @@ class PseudoLabels(nn.Module):
         self.register_buffer("labels", truth_NC.expand(count, -1, -1).clone())
         self.register_buffer("features", truth_NC.new_zeros(count, len(truth_NC), width))
 
-    def of(self, index_B: Tensor) -> Tensor:
+    def lookup(self, index_B: Tensor) -> Tensor:
         """The present pseudo labels of some utterances, ``[sub-tasks, B, C]``."""
         return self.labels.index_select(1, index_B)
 
     @torch.no_grad()
-    def gather(self, index_B: Tensor, features_KBD: Tensor) -> None:
+    def collect(self, index_B: Tensor, features_KBD: Tensor) -> None:
         """Keep this epoch's features of some utterances for the coming move.
 
         In an epoch each utterance comes once, to one of the processes.
@@ -79,7 +79,7 @@ class PseudoLabels(nn.Module):
         self.features.index_copy_(1, index_B, features_KBD.detach().to(self.features.dtype))
 
     @torch.no_grad()
-    def move(self, epoch: int) -> None:
+    def update(self, epoch: int) -> None:
         """Equation (15) after epoch ``epoch`` (from 1), once every utterance was gathered."""
         if self.config.enabled and epoch >= self.config.start_epoch:
             distributed.all_reduce_sum(self.features)
@@ -95,7 +95,7 @@ class PseudoLabels(nn.Module):
         """Equation (14), ``[N, C]``: every process works out its rows, and all get all of them."""
         n, config = len(features_ND), self.config
         rows_R = torch.arange(n, device=features_ND.device)
-        rows_R = rows_R.tensor_split(distributed.count())[distributed.rank()]
+        rows_R = rows_R.tensor_split(distributed.world_size())[distributed.rank()]
         distance_RK, neighbour_RK = neighbours.nearest(features_ND, self.knn, rows_R, config.index)
         delta_NC = torch.zeros_like(self.truth)
         delta_NC[rows_R] = label_shift(

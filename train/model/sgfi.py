@@ -37,7 +37,7 @@ class AttentionMasks(NamedTuple):
     key: Tensor
 
     @classmethod
-    def of(
+    def build(
         cls, lengths: Sequence[int], mask_BL: Tensor, key_BMS: Tensor, bridge_tokens: int
     ) -> AttentionMasks:
         """Build the masks of one stack.
@@ -48,7 +48,7 @@ class AttentionMasks(NamedTuple):
             key_BMS: True on the keys that each modality attends to; at least one per modality.
             bridge_tokens: per modality; 0: none.
         """
-        part_ML = parts(lengths, mask_BL.device)
+        part_ML = segment_masks(lengths, mask_BL.device)
         if not bridge_tokens:
             return cls(None, None, key_BMS.index_select(1, part_ML.int().argmax(0))[:, None])
         own_BML = mask_BL[:, None] & part_ML
@@ -61,7 +61,7 @@ class AttentionMasks(NamedTuple):
         )
 
 
-def parts(lengths: Sequence[int], device: torch.device) -> Tensor:
+def segment_masks(lengths: Sequence[int], device: torch.device) -> Tensor:
     """``[M, L]``, True on the positions of each of the sequences that lie one after the other."""
     ones = (torch.ones(1, n, dtype=torch.bool, device=device) for n in lengths)
     return torch.block_diag(*ones)
@@ -79,10 +79,10 @@ class GatedInteraction(nn.Module):
             GatedBridgeAttention(width, dropout, config) for _ in range(config.layers)
         )
 
-    def forward(self, x_BLD: Tensor, kv_BSD: Tensor, sight: AttentionMasks) -> Tensor:
+    def forward(self, x_BLD: Tensor, kv_BSD: Tensor, masks: AttentionMasks) -> Tensor:
         """The query after all layers, ``[B, L, D]``; padded positions hold no meaning."""
         for layer in self.layers:
-            x_BLD = layer(x_BLD, kv_BSD, sight)
+            x_BLD = layer(x_BLD, kv_BSD, masks)
         return x_BLD
 
 
@@ -108,17 +108,17 @@ class GatedBridgeAttention(nn.Module):
         self.ffn = feed_forward(width, config.ffn)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor, kv_BSD: Tensor, sight: AttentionMasks) -> Tensor:
+    def forward(self, x_BLD: Tensor, kv_BSD: Tensor, masks: AttentionMasks) -> Tensor:
         """The query after this layer, ``[B, L, D]``."""
         q_BLD = self.query(x_BLD)  # (6): all heads of Q_h side by side
         k_BSe, v_BSe = self.key_value(kv_BSD).chunk(2, -1)  # e = d where shared, else D
-        if sight.pool is None:
-            o_BLD = self._attend(q_BLD, k_BSe, v_BSe, sight.key)
+        if masks.pool is None:
+            o_BLD = self._attend(q_BLD, k_BSe, v_BSe, masks.key)
         else:
-            bridge_BKD = sight.pool.to(q_BLD.dtype) @ q_BLD  # (7)
+            bridge_BKD = masks.pool.to(q_BLD.dtype) @ q_BLD  # (7)
             # (8), from the right: the bridge gathers from the keys, the query from the bridge.
-            gathered_BKD = self._attend(bridge_BKD, k_BSe, v_BSe, sight.key)
-            o_BLD = self._attend(q_BLD, bridge_BKD, gathered_BKD, sight.bridge)
+            gathered_BKD = self._attend(bridge_BKD, k_BSe, v_BSe, masks.key)
+            o_BLD = self._attend(q_BLD, bridge_BKD, gathered_BKD, masks.bridge)
         x_BLD = x_BLD + self.dropout(self._gate(x_BLD, self.out(o_BLD)))  # (9)
         return x_BLD + self.dropout(self.ffn(self.norm_ffn(x_BLD)))
 

@@ -81,18 +81,18 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     from train import run_folder
     from train.predict.clips import read_clips
     from train.predict.trained_model import TrainedModel
-    from train.report import quiet_transformers, say
+    from train.report import print_plain, quiet_transformers
 
     quiet_transformers(console)
     run = TrainedModel(options.folder, options.device)
     data, clips, unread = read_clips(options.clips, options.text, run.card)
     if unread:
-        say(console, f"note: columns that are not read: {', '.join(unread)}")
+        print_plain(console, f"note: columns that are not read: {', '.join(unread)}")
     job = encoder_job(run, options.checkpoint, options.device, options.timeout)
     results: dict[str, ClipResult] = {}
     try:
         for result in predict(run, job, clips, data):
-            say(console, result.line())
+            print_plain(console, result.line())
             results[result.id] = result
     finally:
         if options.json:  # after an error too: the clips predicted so far, in the order given

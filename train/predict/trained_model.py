@@ -73,7 +73,7 @@ class TrainedModel:
         self.recipe: dict[str, Any] = encoder["recipe"]
         self.widths: dict[str, int] = encoder["widths"]
         self.frame_limit = frame_limit(self.config.perceiver)
-        self._task = Task.of(self.card, loss.regression, tuple(self.config.sccl.bins))
+        self._task = Task.from_card(self.card, loss.regression, tuple(self.config.sccl.bins))
         self._tokenizer = load_tokenizer(text.model)
         try:
             self._device = torch.device(device)
@@ -121,7 +121,7 @@ class TrainedModel:
         self, row: int, scores: dict[str, Tensor], reported: dict[str, Tensor]
     ) -> Prediction:
         task = self._task
-        decided = task.names(task.decide(scores["M"][row : row + 1].numpy()))
+        decided = task.names(task.to_decision(scores["M"][row : row + 1].numpy()))
         prediction: float | str | list[str]
         if task.kind == "regression":
             prediction = float(decided[""][0])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from manifests import Card
 from train.metrics import METRIC_SETS, Metrics, compute
-from train.report import some
+from train.report import preview
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ def check_pair(first: Predictions, second: Predictions) -> None:
     only = sorted(set(first.ids) ^ set(second.ids))
     if only:
         raise ValueError(
-            f"{pair}: {len(only)} utterances are in only one of them, {some(only)}: train both on "
-            "the same manifest and store"
+            f"{pair}: {len(only)} utterances are in only one of them, {preview(only)}: train both "
+            "on the same manifest and store"
         )
     differs = (first.truth != second.truth).reshape(len(first.ids), -1).any(1)
     if differs.any():
         changed = [name for name, differ in zip(first.ids, differs, strict=True) if differ]
         raise ValueError(
-            f"{pair}: the truth of {len(changed)} utterances differs, {some(changed)}: train both "
-            "on the same manifest"
+            f"{pair}: the truth of {len(changed)} utterances differs, {preview(changed)}: train "
+            "both on the same manifest"
         )
 
 

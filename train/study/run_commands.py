@@ -70,7 +70,7 @@ def add_commands(commands: Any) -> None:
 def _metrics(options: argparse.Namespace, console: Console) -> None:
     import pandas as pd
 
-    from train.report import shown
+    from train.report import format_metric
     from train.study.predictions import read_predictions
     from train.study.significance import intervals
     from train.tables import rich_table
@@ -79,7 +79,7 @@ def _metrics(options: argparse.Namespace, console: Console) -> None:
     with console.status("drawing samples"):
         found = intervals(predictions, _resampling(options))
     cells = pd.DataFrame(index=pd.Index(list(found), name="metric"))
-    cells["value"] = [shown(name, interval.value) for name, interval in found.items()]
+    cells["value"] = [format_metric(name, interval.value) for name, interval in found.items()]
     cells["95% interval"] = [_range(name, interval) for name, interval in found.items()]
     console.print(rich_table(cells, _title(predictions, options)))
     numbers = {"figures": {name: vars(interval) for name, interval in found.items()}}
@@ -89,7 +89,7 @@ def _metrics(options: argparse.Namespace, console: Console) -> None:
 def _compare(options: argparse.Namespace, console: Console) -> None:
     import pandas as pd
 
-    from train.report import say, shown
+    from train.report import format_metric, print_plain
     from train.study.predictions import read_predictions
     from train.study.significance import compare, mcnemar_p
     from train.tables import rich_table
@@ -98,12 +98,12 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     with console.status("drawing samples"):
         found = compare(first, second, _resampling(options))
     cells = pd.DataFrame(index=pd.Index(list(found), name="metric"))
-    cells["A"] = [shown(name, each.first.value) for name, each in found.items()]
-    cells["B"] = [shown(name, each.second.value) for name, each in found.items()]
-    cells["A - B"] = [shown(name, each.difference.value) for name, each in found.items()]
+    cells["A"] = [format_metric(name, each.first.value) for name, each in found.items()]
+    cells["B"] = [format_metric(name, each.second.value) for name, each in found.items()]
+    cells["A - B"] = [format_metric(name, each.difference.value) for name, each in found.items()]
     cells["95% interval"] = [_range(name, each.difference) for name, each in found.items()]
     cells["p"] = ["undefined" if math.isnan(e.p) else f"{e.p:.3f}" for e in found.values()]
-    say(console, f"A: {first.run}\nB: {second.run}")
+    print_plain(console, f"A: {first.run}\nB: {second.run}")
     console.print(rich_table(cells, _title(first, options)))
     numbers: dict[str, Any] = {"figures": {}}
     for name, each in found.items():
@@ -112,7 +112,9 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
         numbers["figures"][name]["p"] = each.p
     if first.task == "classification":
         numbers["mcnemar_p"] = mcnemar_p(first, second)
-        say(console, f"McNemar's exact test of the accuracies: p = {numbers['mcnemar_p']:.3f}")
+        print_plain(
+            console, f"McNemar's exact test of the accuracies: p = {numbers['mcnemar_p']:.3f}"
+        )
     _write(options, first, numbers)
 
 
@@ -144,11 +146,11 @@ def _title(predictions: Predictions, options: argparse.Namespace) -> str:
 
 
 def _range(name: str, interval: Interval) -> str:
-    from train.report import shown
+    from train.report import format_metric
 
     if math.isnan(interval.low):
         return "undefined"
-    return f"{shown(name, interval.low)} to {shown(name, interval.high)}"
+    return f"{format_metric(name, interval.low)} to {format_metric(name, interval.high)}"
 
 
 def _write(

@@ -71,7 +71,7 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
 
     from manifests import Manifest
     from train.config import choose_config
-    from train.report import say
+    from train.report import print_plain
     from train.study.study import check_single_process, made_from
 
     check_single_process()
@@ -107,10 +107,10 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
         except (ValueError, torch.OutOfMemoryError) as error:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             failed += 1
-            say(console, f"{number}/{trials}  failed: {error}  {' '.join(drawn)}")
+            print_plain(console, f"{number}/{trials}  failed: {error}  {' '.join(drawn)}")
             continue
         study.tell(trial, score)
-        say(console, f"{number}/{trials}  {score:.4f}  {' '.join(drawn)}")
+        print_plain(console, f"{number}/{trials}  {score:.4f}  {' '.join(drawn)}")
     _rank(study, folder, console)
     return failed
 

@@ -28,10 +28,10 @@ from train import run_folder
 from train.config import Config, choose_config, config_digest
 from train.data import resolve
 from train.fit import train
-from train.report import headline, say, shown
+from train.report import format_metric, headline, print_plain
 from train.study.significance import paired_p
 from train.study.summary import show_run
-from train.tables import fitted, latex, markdown, rich_table
+from train.tables import drop_columns_to_fit, latex, markdown, rich_table
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
                 run, how = _train(config, console, label, loud), ""
             except (ValueError, torch.OutOfMemoryError) as error:
                 failed[name] = str(error)
-                say(console, f"{label}  failed: {error}")
+                print_plain(console, f"{label}  failed: {error}")
                 continue
         runs[name].append(run)
         figures = headline(run_folder.read_metrics(run)["test"])
-        say(console, f"{label}  {figures}  {how}".rstrip())
+        print_plain(console, f"{label}  {figures}  {how}".rstrip())
     folder = results / card.name / "studies" / study.name
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: folders for name, folders in runs.items() if name not in failed}
@@ -113,10 +113,10 @@ def run_study(study: Study, console: Console, loud: bool = False) -> int:
         table.to_csv(folder / "table.csv", index_label="variant")
         (folder / "table.md").write_text(markdown(cells), encoding="utf-8")
         (folder / "table.tex").write_text(latex(cells), encoding="utf-8")
-        console.print(rich_table(fitted(cells, console.width), title))
+        console.print(rich_table(drop_columns_to_fit(cells, console.width), title))
     for name, reason in failed.items():
-        say(console, f"failed: {name}: {reason}")
-    say(console, f"table: {folder / 'table.md'}, .tex, .csv")
+        print_plain(console, f"failed: {name}: {reason}")
+    print_plain(console, f"table: {folder / 'table.md'}, .tex, .csv")
     return len(failed)
 
 
@@ -192,7 +192,7 @@ def made_from(config: Config, manifest: Manifest) -> Origin:
 def same_code(run: Path) -> bool:
     """Whether a run was made by the code at hand, as far as its version and git know."""
     made = run_folder.read_json(run / "environment.json")
-    return bool((made["versions"].get("semanticmac"), made["git"]) == run_folder.code())
+    return bool((made["versions"].get("semanticmac"), made["git"]) == run_folder.code_version())
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -273,8 +273,8 @@ def format_summary(table: pd.DataFrame, seeds: int) -> pd.DataFrame:
     cells = pd.DataFrame(index=table.index.rename("variant"))
     for metric in [str(name) for name in table if f"{name}_std" in table]:
         cells[metric] = [
-            shown(metric, mean)
-            + (f" ± {shown(metric, std)}" if seeds > 1 and not math.isnan(mean) else "")
+            format_metric(metric, mean)
+            + (f" ± {format_metric(metric, std)}" if seeds > 1 and not math.isnan(mean) else "")
             for mean, std in zip(table[metric], table[f"{metric}_std"], strict=True)
         ]
     cells["parameters"] = [f"{value / 1e6:.2f} M" for value in table["parameters"]]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from manifests import Manifest
 from train import run_folder
-from train.report import figures_table, say
+from train.report import metrics_table, print_plain
 from train.study.label_quality import pseudo_label_correlation, quality_table
 
 
@@ -21,13 +21,17 @@ def show_run(folder: Path, console: Console) -> None:
     """
     manifest = Manifest.load(run_folder.saved_config(folder).dataset)
     saved = run_folder.read_metrics(folder)
-    say(console, f"\n{manifest.card.title}: test split, weights of epoch {saved['best_epoch']}")
-    console.print(figures_table({"model": saved["test"], "trivial": saved["trivial"]}))
+    print_plain(
+        console, f"\n{manifest.card.title}: test split, weights of epoch {saved['best_epoch']}"
+    )
+    console.print(metrics_table({"model": saved["test"], "trivial": saved["trivial"]}))
     if saved["reported"]:
         means = ", ".join(f"{name} {mean:.3f}" for name, mean in saved["reported"].items())
-        say(console, f"mean over the test split: {means}; per utterance in predictions.parquet")
+        print_plain(
+            console, f"mean over the test split: {means}; per utterance in predictions.parquet"
+        )
     if manifest.card.unimodal:
         predictions = pd.read_parquet(folder / "predictions.parquet")
         if "pseudo_t" in predictions:
             console.print(quality_table(pseudo_label_correlation(manifest.table, predictions)))
-    say(console, f"run: {folder}")
+    print_plain(console, f"run: {folder}")
