@@ -309,11 +309,11 @@ def test_long_videos_can_be_subsampled(fit):
 
 
 def test_an_infinite_loss_names_term_and_batch():
-    watch = LossMeter(["a", "b", "c", "d"], every=2)
+    meter = LossMeter(["a", "b", "c", "d"], every=2)
     good, bad = torch.tensor(1.0), torch.tensor(float("nan"))
-    watch.see(torch.tensor([0, 1]), {"task_M": good, "inter": good, "total": good})
+    meter.update(torch.tensor([0, 1]), {"task_M": good, "inter": good, "total": good})
     with pytest.raises(ValueError, match=r"'inter' is not finite in the batch: d, c"):
-        watch.see(torch.tensor([3, 2]), {"task_M": good, "inter": bad, "total": bad})
+        meter.update(torch.tensor([3, 2]), {"task_M": good, "inter": bad, "total": bad})
 
 
 @pytest.fixture
@@ -350,10 +350,10 @@ def test_a_run_names_the_term_that_broke(broken):
 
 
 def test_means_weigh_utterances_not_batches():
-    watch = LossMeter(["a", "b", "c"], every=2)
-    watch.see(torch.tensor([0, 1]), {"total": torch.tensor(1.0)})
-    watch.see(torch.tensor([2]), {"total": torch.tensor(4.0)})
-    assert watch.end_epoch() == {"total": 2.0}
+    meter = LossMeter(["a", "b", "c"], every=2)
+    meter.update(torch.tensor([0, 1]), {"total": torch.tensor(1.0)})
+    meter.update(torch.tensor([2]), {"total": torch.tensor(4.0)})
+    assert meter.end_epoch() == {"total": 2.0}
 
 
 def test_splits_join_by_id(place, language_model, monkeypatch):

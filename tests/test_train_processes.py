@@ -197,7 +197,7 @@ def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
         return labels.labels[0] - truth_N1
 
     alone = moved()
-    monkeypatch.setattr(distributed, "count", lambda: count)
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
     shares = []
     for rank in range(count):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
@@ -210,7 +210,7 @@ def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_are_disjoint_and_complete(count, monkeypatch):
-    monkeypatch.setattr(distributed, "count", lambda: count)
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
     for size in range(count, 12):
         for pieces in (1, 2, 5):
             found = []
