@@ -142,7 +142,7 @@ def connect(
 def _local_cluster(spec: ClusterSpec, device: str, workers: int) -> LocalCluster:
     if LINUX:
         get_mp_context().set_forkserver_preload(_PRELOAD)
-        with _block_sigint():
+        with _block_sigint(), _same_import_path():
             forkserver.ensure_running()
     return LocalCluster(
         n_workers=workers,
@@ -154,6 +154,25 @@ def _local_cluster(spec: ClusterSpec, device: str, workers: int) -> LocalCluster
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
     )
+
+
+@contextmanager
+def _same_import_path() -> Iterator[None]:
+    """Make Python processes started inside import from the same folders as this one.
+
+    By itself, the fork server would search the current folder first: an ``extract.py`` there
+    would be imported instead of the package.
+    """
+    names = ("PYTHONSAFEPATH", "PYTHONPATH")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    folders = [str(Path(folder).absolute()) for folder in sys.path]
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ |= before
 
 
 @contextmanager

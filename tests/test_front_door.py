@@ -49,18 +49,42 @@ def run(command: Path, folder: Path, *arguments: str) -> subprocess.CompletedPro
     )
 
 
-def test_modules_in_the_current_folder_do_not_hide_a_stage(command, tmp_path):
-    folder = tmp_path / "mine"
+@pytest.fixture
+def hostile(tmp_path):
+    """A folder whose modules have the names of the packages."""
+    folder = tmp_path / "hostile"
     folder.mkdir()
     for stage in (*STAGES, "semanticmac"):
         (folder / f"{stage}.py").write_text("raise SystemExit('the file of the current folder')\n")
-    shown = run(command, folder, "manifests", "list")
+    return folder
+
+
+def test_modules_in_the_current_folder_do_not_hide_a_stage(command, hostile):
+    shown = run(command, hostile, "manifests", "list")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "meld" in shown.stdout
     for stage in STAGES:
-        shown = run(command, folder, stage, "--help")
+        shown = run(command, hostile, stage, "--help")
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith(f"usage: semanticmac {stage} ")
+
+
+START_WORKER = """
+from extract.cluster import connect
+from extract.settings import ClusterSpec
+
+if __name__ == "__main__":
+    with connect(ClusterSpec(workers=1), "cpu", 1, print) as client:
+        print(client.submit(ClusterSpec, 3).result())
+"""
+
+
+def test_modules_in_the_current_folder_do_not_hide_a_stage_from_its_workers(tmp_path, hostile):
+    script = tmp_path / "start_worker.py"
+    script.write_text(START_WORKER)
+    shown = run(script, hostile)
+    assert shown.returncode == 0, shown.stderr
+    assert "ClusterSpec(workers=3" in shown.stdout
 
 
 def test_help_lists_the_stages_and_ends_with_two_examples(capsys):
@@ -198,10 +222,21 @@ HEAVY = {
 QUICK = {
     "--help": 0,
     "none": 2,
+    "manifests --help": 0,
+    "manifests build --help": 0,
+    "manifests build --no-such-option": 2,
+    "manifests build meld --source none": 1,
+    "manifests show none": 1,
     "extract --help": 0,
     "extract demo --no-such-option": 2,
     "extract none": 1,
     "extract demo --slurm none.yaml": 1,
+    "cache --help": 0,
+    "cache pull --help": 0,
+    "cache export --help": 0,
+    "cache info": 2,
+    "cache info none.zarr": 1,
+    "cache verify none.zarr": 1,
     "train --help": 0,
     "train fit --help": 0,
     "train fit --no-such-option": 2,
