@@ -16,7 +16,7 @@ from torch import Tensor
 from cache.features import Features
 from cache.reader import FeatureStore
 
-_BLOCK = 1 << 20
+BLOCK_VALUES = 1 << 20
 """Values compared at a time: few steps, and memory stays bounded whatever the stores' size."""
 
 
@@ -167,9 +167,9 @@ def _bytes_compared(ours: Features, theirs: Features, modality: str) -> int:
 
 
 def _blocks(places: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, ...]:
-    """The utterances in runs of about `_BLOCK` values, at least one in each."""
+    """The utterances in runs of about `BLOCK_VALUES` values, at least one in each."""
     ends = lengths[places].cumsum(0) * width
-    _, counts = torch.unique_consecutive(ends.sub(1) // _BLOCK, return_counts=True)
+    _, counts = torch.unique_consecutive(ends.sub(1) // BLOCK_VALUES, return_counts=True)
     return places.split(counts.tolist())
 
 

@@ -167,6 +167,11 @@ class EncoderLock:
                 self._busy = False
                 self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """The number of threads that wait for the encoder."""
+        return len(self._waiting)
+
 
 _encoder_lock, _block_numbers = EncoderLock(), count()
 

@@ -1,4 +1,4 @@
-"""What tests of several files stand on: a share on a real S3 server, a dataset and its trainers."""
+"""Fixtures of several test files: a share on a real S3 server, a dataset and its trainers."""
 
 import pytest
 from dask.system import CPU_COUNT
@@ -7,15 +7,16 @@ from tests.datasets import write_scores
 from tests.forks import Forks
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as cores: many tests wait for processes of their own."""
+    """1.5 workers per core: many tests wait for child processes."""
     return CPU_COUNT + CPU_COUNT // 2
 
 
 @pytest.fixture(scope="module")
 def s3():
     """A bucket on a real server on this machine; yields its URL."""
-    import boto3  # these take a second, and most tests need none of them
+    import boto3  # a second of imports that most tests do not need
     from moto.server import ThreadedMotoServer
     from s3fs import S3FileSystem
 
@@ -28,14 +29,14 @@ def s3():
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         boto3.client("s3").create_bucket(Bucket="lab")
-        S3FileSystem.clear_instance_cache()  # of other modules, whose servers are gone
+        S3FileSystem.clear_instance_cache()  # those of stopped servers
         yield "s3://lab"
     server.stop()
 
 
 @pytest.fixture(params=["folder", "s3"])
 def share(request, tmp_path) -> str:
-    """An empty share, as users write it."""
+    """The path or URL of an empty share."""
     if request.param == "folder":
         return str(tmp_path / "share")
     return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
@@ -51,7 +52,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def forks(place):
-    """What trains there, in processes that can be killed."""
+    """A server that runs training commands in that folder, in processes that can be killed."""
     program = Forks(place)
     yield program
     program.close()

@@ -1,6 +1,7 @@
 """Imports run one way, between the stages and between the folders of each stage."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -140,3 +141,17 @@ def test_no_module_imports_in_a_circle():
 def test_no_module_is_a_drawer_for_odds_and_ends():
     drawers = {"utils", "util", "common", "helpers", "core", "base", "misc"}
     assert not [name for name in MODULES if Path(name).stem in drawers]
+
+
+def test_no_test_uses_a_private_name_of_the_project():
+    private = re.compile(r"_(?!_)\w+")
+    wrong = []
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in STAGES:
+                wrong += [f"{path.name}: {x.name}" for x in node.names if private.match(x.name)]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # monkeypatch
+                stage, *rest = node.value.split(".")
+                if stage in STAGES and any(map(private.fullmatch, rest)):
+                    wrong.append(f"{path.name}: {node.value}")
+    assert not wrong

@@ -3,9 +3,12 @@
 import json
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 from benchmarks import extract
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_table_plot_and_ratios(tmp_path, capsys):
     encoder = ["--encoder", "imagebind-tiny", "--precision", "bf16"]
     options = ["--size", "tiny", "--runs", "1", "--out", str(tmp_path)]

@@ -96,6 +96,7 @@ def test_numbers_have_three_significant_digits(value, text):
     assert report.number(value) == text
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_table_plot_and_ratios(tmp_path, capsys):
     options = ["--size", "tiny", "--runs", "1", "--seconds", "0.01", "--out", str(tmp_path)]
     assert read.main(options) == 0
@@ -118,6 +119,7 @@ def test_a_tiny_run_leaves_table_plot_and_ratios(tmp_path, capsys):
     assert len(plot.findall("{*}rect")) == len(COMPETITORS)
 
 
+@pytest.mark.slow
 def test_growth_compares_three_sizes(tmp_path, capsys):
     assert read.main(["--size", "tiny", "--growth", "--runs", "1", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "read-growth.json").read_text())

@@ -46,6 +46,7 @@ def test_ratios_take_what_a_run_would_take():
     assert ratios["memory_growth_exponent"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_tiny_run_leaves_its_report(tmp_path, capsys):
     pytest.importorskip("faiss")
     assert sclg.main(["--size", "tiny", "--runs", "1", "--out", str(tmp_path)]) == 0

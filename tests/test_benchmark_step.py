@@ -38,6 +38,7 @@ def test_batches_are_as_they_are_described_and_the_yardstick_learns_from_them(tm
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_tiny_run_reports_shares_that_add_up(tmp_path, capsys):
     arguments = ["--size", "tiny", "--runs", "1", "--precision", "fp32", "--device", "cpu"]
     assert step.main([*arguments, "--out", str(tmp_path)]) == 0

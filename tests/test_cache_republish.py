@@ -35,7 +35,7 @@ TEXT_LENGTHS = {i: (*frames, n) for n, (i, frames) in enumerate(LENGTHS.items())
 def either_way(request, monkeypatch):
     """The system can swap folders, or it cannot."""
     if request.param == "two renames":
-        monkeypatch.setattr("cache.store.publish._exchange", lambda one, other: False)
+        monkeypatch.setattr("cache.store.publish.exchange", lambda one, other: False)
 
 
 def retried(store: Path) -> Parts:
@@ -106,7 +106,7 @@ def test_a_swap_that_is_refused_leaves_the_old_store(tmp_path, monkeypatch):
     def refused(self, _target):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
-    monkeypatch.setattr("cache.store.publish._exchange", lambda one, other: False)
+    monkeypatch.setattr("cache.store.publish.exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(ValueError, match="Permission denied"):
         republish(store, RECIPE, WIDTHS, ABOUT, retried(store))
@@ -120,7 +120,7 @@ def _republish_again_and_again(store: Path, turns, slow: bool) -> None:
         Path.rename = lambda self, to: (rename(self, to), time.sleep(0.004))[0]  # type: ignore
     import cache.store.publish
 
-    cache.store.publish._exchange = lambda one, other: False
+    cache.store.publish.exchange = lambda one, other: False
     while turns.value:
         republish(store, RECIPE, WIDTHS, ABOUT, Parts(store.with_name("none")))
         turns.value -= 1
@@ -163,7 +163,7 @@ def test_reading_never_mixes_two_stores(tmp_path, caplog):
 
         while not stop.is_set():
             os.utime(spare / "checksums.json")  # an old store never comes back: this is a new one
-            assert cache.store.publish._exchange(spare, store)
+            assert cache.store.publish.exchange(spare, store)
             time.sleep(draw.uniform(0, 0.01))
 
     writer = fork.Process(target=swap)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cache.convert.export import export
-from cache.convert.import_features import _blocks, import_source, read
+from cache.convert.import_features import import_blocks, import_source, read
 from tests.foreign import (
     GOOD,
     RAGGED_FILE,
@@ -144,7 +144,7 @@ def h5_of_rows(path, rows: int, count: int):
 def test_an_utterance_larger_than_memory_is_refused(tmp_path):
     source = read(h5_of_rows(tmp_path / "f.h5", 10**12, 1), "h5")
     with pytest.raises(ValueError, match=r"f\.h5: utterance 'u0' needs 128000\.0 GB of memory"):
-        _blocks(source)
+        import_blocks(source)
 
 
 def test_features_larger_than_the_disk_are_refused(tmp_path):
@@ -157,9 +157,9 @@ def test_features_larger_than_the_disk_are_refused(tmp_path):
 def test_long_utterances_are_imported_a_few_at_a_time(tmp_path):
     """A block takes a GiB at 16 bytes a value."""
     short = read(h5_of_rows(tmp_path / "short.h5", 1024, 1024), "h5")
-    assert [len(block) for block in _blocks(short)] == [256] * 4
+    assert [len(block) for block in import_blocks(short)] == [256] * 4
     long = read(h5_of_rows(tmp_path / "long.h5", 1 << 25, 8), "h5")  # half a GiB each
-    assert list(_blocks(long)) == [range(n, n + 2) for n in (0, 2, 4, 6)]
+    assert list(import_blocks(long)) == [range(n, n + 2) for n in (0, 2, 4, 6)]
 
 
 # --- mmsa -----------------------------------------------------------------------------------------

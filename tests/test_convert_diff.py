@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cache import FeatureStore, Parts, Record, publish
-from cache.diff import _BLOCK, diff
+from cache.diff import BLOCK_VALUES, diff
 from tests.stores import RECIPE, build_store
 
 WIDTHS = {"audio": 2, "vision": 300}
@@ -26,7 +26,9 @@ def store_of(root, rows: dict[str, np.ndarray], dtype: str = "float32"):
 
 def test_blocks_cover_every_row_once_and_tell_how_far_they_are(tmp_path):
     rng = np.random.default_rng(0)
-    count = 2 * _BLOCK // (WIDTHS["vision"] * FRAMES) + 7  # three blocks of vision, one of audio
+    count = (
+        2 * BLOCK_VALUES // (WIDTHS["vision"] * FRAMES) + 7
+    )  # three blocks of vision, one of audio
     shape = (count * FRAMES, 1)
     ours = {m: rng.standard_normal((shape[0], w)).astype(np.float32) for m, w in WIDTHS.items()}
     theirs = {m: x + rng.normal(0, 0.1, x.shape).astype(np.float32) for m, x in ours.items()}

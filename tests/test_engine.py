@@ -43,7 +43,7 @@ def retry_part(store: Path, frames: int = 2) -> Parts:
 def either_way(request, monkeypatch):
     """The system can swap folders, or it cannot."""
     if request.param == "two renames":
-        monkeypatch.setattr("cache.store.publish._exchange", lambda one, other: False)
+        monkeypatch.setattr("cache.store.publish.exchange", lambda one, other: False)
 
 
 @pytest.mark.usefixtures("either_way")
@@ -93,7 +93,7 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
         Path.rename = dying
-        cache.store.publish._exchange = lambda one, other: False
+        cache.store.publish.exchange = lambda one, other: False
         store = Path({str(store)!r})
         parts = cache.store.publish.Parts(store.with_name(store.name + ".retry"))
         cache.store.publish.republish(store, RECIPE, WIDTHS, {{"licence": "none"}}, parts)

@@ -62,7 +62,7 @@ def test_the_oldest_block_comes_first_at_the_encoder():
         waiting = [threading.Thread(target=encode, args=(age,)) for age in (3, 1, 2)]
         for thread in waiting:
             thread.start()
-        while len(turns._waiting) < 3:
+        while turns.waiting < 3:
             pass
     for thread in waiting:
         thread.join()

@@ -111,7 +111,7 @@ def test_other_images_are_refused(encoder, wrong):
 def test_the_learned_key_and_value_count_without_gradients_too(encoder):
     """PyTorch's fused path for inference would drop them without a word."""
     spectrograms = torch.randn(1, 1, 128, 204, generator=torch.Generator().manual_seed(3))
-    trunk = encoder._audio
+    trunk = encoder.audio_trunk
     with torch.inference_mode():
         fused_or_not = trunk(spectrograms)
     torch.testing.assert_close(fused_or_not, trunk(spectrograms.requires_grad_()).detach())
@@ -119,7 +119,7 @@ def test_the_learned_key_and_value_count_without_gradients_too(encoder):
     for name in without:
         if name.endswith(("bias_k", "bias_v")):
             without[name] = torch.zeros_like(without[name])
-    other, _ = imagebind._assemble(without, TINY)
+    other, _ = imagebind.assemble_trunks(without, TINY)
     assert not torch.allclose(other.eval()(spectrograms), fused_or_not, atol=1e-3)
 
 

@@ -123,7 +123,7 @@ def test_every_norm_has_its_epsilon(model, checkpoint, modality):
         return [m.eps for m in norms if isinstance(m, torch.nn.LayerNorm)]
 
     encoder = imagebind.load(checkpoint, config=CONFIG)
-    ours = epsilons([encoder._audio if modality == "audio" else encoder._vision])
+    ours = epsilons([encoder.audio_trunk if modality == "audio" else encoder.vision_trunk])
     parts = ("modality_preprocessors", "modality_trunks", "modality_heads")
     assert ours == epsilons(getattr(model, part)[modality] for part in parts)
 

@@ -95,7 +95,7 @@ def import_source(
         Parts(store).remove()  # of an import that was killed just after publishing
         return store
     _check_disk(source, root, dtype)
-    for block in _blocks(source):
+    for block in import_blocks(source):
         _write(Parts(store), source, block, dtype, non_finite)
         if on_block is not None:
             on_block(block.stop, len(source.ids))
@@ -163,7 +163,7 @@ def _check_disk(source: ExternalFeatures, root: Path, dtype: str) -> None:
         )
 
 
-def _blocks(source: ExternalFeatures) -> Iterator[range]:
+def import_blocks(source: ExternalFeatures) -> Iterator[range]:
     """Up to `BLOCK` utterances at a time; fewer where they are long, to bound the memory."""
     sizes = np.zeros(len(source.ids))
     for modality, width in source.widths.items():

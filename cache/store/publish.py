@@ -265,7 +265,7 @@ def replace(store: Path, new: Path) -> None:
     """
     old = TempPath.REPLACED.next_to(store)
     remove_tree(old)  # left by a run that was killed after it had replaced the store
-    if _exchange(new, store):
+    if exchange(new, store):
         sync(store.parent)
         remove_tree(new)
         return
@@ -283,7 +283,7 @@ def replace(store: Path, new: Path) -> None:
     remove_tree(old)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step; False where the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     if renameat2 is None:

@@ -161,8 +161,8 @@ class ImageBind:
             "precision": str(dtype).removeprefix("torch."),
             "postprocessor": False,
         }
-        self._audio = _freeze(audio, self.device, dtype)
-        self._vision = _freeze(vision, self.device, dtype)
+        self.audio_trunk = _freeze(audio, self.device, dtype)
+        self.vision_trunk = _freeze(vision, self.device, dtype)
         self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(STD, device=self.device).view(3, 1, 1)
 
@@ -177,7 +177,7 @@ class ImageBind:
             float32 ``[n, d]`` on the encoder's device.
         """
         spectrograms_nFM = fbank.spectrogram(waveforms.to(self.device))
-        return self._embed(self._audio, spectrograms_nFM.transpose(1, 2).unsqueeze(1))
+        return self._embed(self.audio_trunk, spectrograms_nFM.transpose(1, 2).unsqueeze(1))
 
     @torch.inference_mode()
     def vision(self, images: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class ImageBind:
         pixels = (pixels - self._mean) / self._std
         if pixels.ndim == 4:
             pixels = pixels.unsqueeze(1).expand(-1, TUBELET, -1, -1, -1)
-        return self._embed(self._vision, pixels)
+        return self._embed(self.vision_trunk, pixels)
 
     def _embed(self, trunk: nn.Module, inputs: Tensor) -> Tensor:
         mixed = self.dtype != torch.float32
@@ -253,7 +253,7 @@ def load(
     """
     file = find_checkpoint(path)
     state = weights.read(file, weights.layout(config))
-    assemble = package_trunks if backend == "package" else _assemble
+    assemble = package_trunks if backend == "package" else assemble_trunks
     audio, vision = assemble(state, config)
     return ImageBind(config, audio, vision, weights.sha256(file), device, dtype)
 
@@ -263,11 +263,13 @@ def tiny(
 ) -> ImageBind:
     """Create a small, untrained ImageBind that runs every step of the real one, for tests."""
     state = weights.seeded(weights.layout(TINY), seed)
-    audio, vision = _assemble(state, TINY)
+    audio, vision = assemble_trunks(state, TINY)
     return ImageBind(TINY, audio, vision, weights.sha256_of_state(state), device, dtype)
 
 
-def _assemble(state: weights.State, config: ImageBindConfig) -> tuple[AudioTrunk, VisionTrunk]:
+def assemble_trunks(
+    state: weights.State, config: ImageBindConfig
+) -> tuple[AudioTrunk, VisionTrunk]:
     """Build the trunks around the checkpoint's tensors, without a copy or an initialisation."""
     with torch.device("meta"):
         audio, vision = AudioTrunk(config), VisionTrunk(config)
