@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from cache.features import Features
-from cache.store.assemble import CHECKSUMS
+from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows
 from cache.store.memory import free_memory
 from cache.store.metadata import NewerFormatError, read_attributes
 from cache.store.publish import is_published, published_in
-from cache.store.table import check, offsets_of, table_column
+from cache.store.table import check, read_offsets, read_table_column
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class FeatureStore:
         path = Path(path)
         path = path if path.name else path.absolute()  # that one is in
         if not is_published(path):
-            raise ValueError(f"{path} is no published feature store")
+            raise ValueError(f"{path} is not a published feature store")
         try:
             return cls(path)
         except ReplacedError:  # at this very moment
@@ -111,7 +111,7 @@ class FeatureStore:
             ValueError: it is damaged.
         """
         with self._as_opened():
-            return table_column(self.path, name, self.counts)
+            return read_table_column(self.path, name, self.counts)
 
     def offsets(self, modality: str) -> np.ndarray:
         """``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
@@ -121,7 +121,7 @@ class FeatureStore:
             ValueError: they are damaged.
         """
         with self._as_opened():
-            return offsets_of(self.path, modality, self.counts)
+            return read_offsets(self.path, modality, self.counts)
 
     def select(
         self,

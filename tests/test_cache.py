@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from cache import FeatureStore, Parts, Record, find, open_store, publish
 from cache.__main__ import main
 from cache.share.verify import verify
-from cache.store.assemble import CHECKSUMS, chunk_rows
+from cache.store.assemble import chunk_rows
+from cache.store.checksums import CHECKSUMS
 from cache.store.parts import best_per_id
 from cache.store.publish import is_published
 from cache.store.recipe import digest_of_utterances
@@ -302,7 +303,7 @@ def test_recompressed_store_is_read_through_zarr(tmp_path):
 def test_unknown_id_and_unknown_store_are_clear_errors(tmp_path):
     with pytest.raises(ValueError, match="'nobody'"):
         FeatureStore.open(build_store(tmp_path, LENGTHS)).select(["a", "nobody"])
-    with pytest.raises(ValueError, match="no published feature store"):
+    with pytest.raises(ValueError, match="not a published feature store"):
         FeatureStore.open(tmp_path / "none.zarr")
 
 

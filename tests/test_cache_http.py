@@ -20,7 +20,7 @@ from cache.share.location import ShareError
 from cache.share.mirror import mirror, mirror_folder
 from cache.share.push import push
 from cache.share.verify import verify
-from cache.store.assemble import CHECKSUMS
+from cache.store.checksums import CHECKSUMS
 from extract import EncoderSpec, Settings, extract
 from extract.__main__ import main as extract_main
 from extract.decode import ffmpeg_exe

@@ -134,7 +134,7 @@ def test_a_table_that_contradicts_itself_is_one_clear_line(tmp_path, store, chan
     said = told_by_all(store, tmp_path, capsys)
     assert {"verify", "diff", "export", "push"} <= said.keys()
     for command in ("verify", "diff", "export", "push"):
-        assert "contradicts the rest" in said[command] or "cannot be read" in said[command]
+        assert "inconsistent with the rest" in said[command] or "cannot be read" in said[command]
 
 
 @pytest.mark.parametrize("harm", ["endless", "sparse", "pipe"])
@@ -184,7 +184,7 @@ def test_a_store_that_no_terminal_can_print_hides_no_other(tmp_path, store, capl
     assert RECIPE.digest[:12] in capsys.readouterr().out
     assert f"{other}: passing over it" in caplog.text
     assert main(["info", str(other)]) == 1
-    assert "is none of a feature store" in capsys.readouterr().err
+    assert "is not feature-store metadata" in capsys.readouterr().err
 
 
 def test_text_of_a_store_is_shown_and_not_obeyed(tmp_path, store, capsys):

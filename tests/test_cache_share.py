@@ -24,8 +24,7 @@ from cache.share.pull import pull, pull_recipe
 from cache.share.push import push
 from cache.share.remote_store import RemoteStore, resolve, resolve_one
 from cache.share.verify import repair, verify
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums, stays_below
+from cache.store.checksums import CHECKSUMS, Checksums, stays_below
 from cache.store.publish import is_published
 from tests.stores import LENGTHS, RECIPE, build_store, tree_of
 

@@ -110,7 +110,7 @@ def test_a_store_cannot_be_pushed_out_of_the_share(tmp_path, store, capsys):
 
 def test_a_renamed_store_is_not_pushed_under_a_false_name(tmp_path, store):
     other = store.rename(store.with_name("better-2fps-000000000000.zarr"))
-    with pytest.raises(ValueError, match=rf"is toy/{NAME} by its recipe"):
+    with pytest.raises(ValueError, match=rf"is toy/{NAME} according to its recipe"):
         push(other, str(tmp_path / "share"))
     assert FeatureStore.open(other).ids
 
@@ -174,7 +174,7 @@ def test_what_is_neither_there_nor_listed_is_refused(tmp_path, store, gone):
     reseal(store)
     with pytest.raises(ValueError, match=f"does not list {gone}"):
         push(store, str(tmp_path / "share"))
-    with pytest.raises(ShareError, match=f"is no sound store: .*does not list {gone}"):
+    with pytest.raises(ShareError, match=f"is not a valid store: .*does not list {gone}"):
         pull(RemoteStore.parse(store), tmp_path / "pulled")
 
 

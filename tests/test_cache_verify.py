@@ -141,4 +141,4 @@ def test_arrays_of_another_shape_are_a_fault(store):
     path.write_text(json.dumps(meta))
     reseal(store)
     (fault,) = verify(store)
-    assert "vision/values/zarr.json is none of a feature store" in fault.problem
+    assert "vision/values/zarr.json is not feature-store metadata" in fault.problem

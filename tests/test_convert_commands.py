@@ -131,7 +131,7 @@ def test_a_manifest_on_request_is_checked_before_the_work(tmp_path, capsys):
         ("export STORE --to mmsa out.pkl --manifest nowhere", "nowhere/manifest.parquet"),
         ("export STORE --to h5 out.h5 --manifest nowhere", "--manifest is for mmsa"),
         ("export STORE --to h5 features.pkl", "exists"),
-        ("export features.pkl --to h5 out.h5", "no published feature store"),
+        ("export features.pkl --to h5 out.h5", "not a published feature store"),
     ],
 )
 def test_mistakes_end_with_one_clear_line(tmp_path, monkeypatch, capsys, command, message):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cache.convert.arrays import h5_arrays, npz_arrays
-from cache.store.parts import STATUSES
+from cache.store.metadata import STATUSES
 from cache.store.recipe import MODALITIES, STORABLE
 
 LAYOUT = "semanticmac-features"

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cache.share.location import Location, ShareError, UnreadableError
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums
-from cache.store.metadata import attributes_of, check_same_place, is_count, is_sha256, parse_json
+from cache.store.checksums import CHECKSUMS, Checksums
+from cache.store.consistency import check_named_by_recipe
+from cache.store.metadata import is_count, is_sha256, parse_attributes, parse_json
 from cache.store.recipe import check_place, user_name
 
 log = logging.getLogger(__name__)
@@ -186,8 +186,8 @@ def _scan(share: Location) -> list[Entry]:
         try:
             checksums = Checksums.parse(where.read(CHECKSUMS), str(where / CHECKSUMS))
             raw = where.read("zarr.json", checksums.files["zarr.json"].size)
-            attributes = attributes_of(raw, str(where / "zarr.json"))
-            check_same_place(attributes, dataset, name)
+            attributes = parse_attributes(raw, str(where / "zarr.json"))
+            check_named_by_recipe(attributes, dataset, name)
             found.append(Entry.of(name, attributes, checksums))
         except FileNotFoundError:
             continue  # not published yet

@@ -18,8 +18,7 @@ from cache.share.pull import pull
 from cache.share.remote_store import resolve_one
 from cache.share.transfer import Progress
 from cache.share.verify import repair
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums
+from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.publish import is_published
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ from pathlib import Path
 from cache.reader import FeatureStore
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import fetch
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums
+from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.recipe import STORABLE
 
 

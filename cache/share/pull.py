@@ -14,8 +14,8 @@ from pathlib import Path
 from cache.share.location import Location, ShareError
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import WORKERS, Progress, fetch
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums, check_complete
+from cache.store.checksums import CHECKSUMS, Checksums
+from cache.store.consistency import check_all_listed, check_all_present, check_named_by_recipe
 from cache.store.disk import (
     atomic_write,
     files_below,
@@ -25,7 +25,7 @@ from cache.store.disk import (
     remove_tree,
     sync,
 )
-from cache.store.metadata import attributes_of, check_same_place, missing_file
+from cache.store.metadata import parse_attributes
 from cache.store.publish import is_published, replace
 from cache.store.recipe import Recipe
 from cache.store.temp_paths import TempPath, recognise
@@ -113,14 +113,14 @@ def _assemble(
     try:
         metadata = [name for name in checksums.files if name.rpartition("/")[2] == "zarr.json"]
         copied = fetch(source, checksums, metadata, partial, workers)
-        _refuse_unsound(source, checksums, partial)
+        _check_metadata(source, checksums, partial)
         copied += fetch(source, checksums, checksums.files, partial, workers, on_bytes)
         for path in list(files_below(partial)):
             if path.relative_to(partial).as_posix() not in (*checksums.files, CHECKSUMS):
                 path.unlink()  # of an interrupted pull of something else
         atomic_write(partial / CHECKSUMS, checksums.raw)
         make_tree_read_only(partial)
-        check_complete(partial)
+        check_all_present(partial)
         _check_target(store)
         replace(store, partial) if store.exists() else partial.rename(store)
     except BaseException:
@@ -143,21 +143,19 @@ def _assemble(
     return copied
 
 
-def _refuse_unsound(source: RemoteStore, checksums: Checksums, folder: Path) -> None:
-    """Refuse a store that nobody could read, before its features are fetched.
+def _check_metadata(source: RemoteStore, checksums: Checksums, folder: Path) -> None:
+    """Check that a store is readable before its features are fetched.
 
     Raises:
         ShareError: it is not what its place says, or not all of it is listed.
     """
     root = folder / "zarr.json"
     try:
-        attributes = attributes_of(root.read_bytes(), f"{source}: zarr.json")
-        check_same_place(attributes, source.dataset, source.name)
-        gap = missing_file(folder, checksums.files)
+        attributes = parse_attributes(root.read_bytes(), f"{source}: zarr.json")
+        check_named_by_recipe(attributes, source.dataset, source.name)
+        check_all_listed(folder, checksums.files)
     except ValueError as error:
-        raise ShareError(f"{source} is no sound store: {error}") from error
-    if gap:
-        raise ShareError(f"{source} is no sound store: {CHECKSUMS} does not list {gap}")
+        raise ShareError(f"{source} is not a valid store: {error}") from error
 
 
 def _check_target(store: Path) -> None:

@@ -21,13 +21,17 @@ from cache.share.location import Location, ShareError
 from cache.share.peek import open_remote_metadata
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import WORKERS, Progress, in_threads
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums, check_complete
+from cache.store.checksums import CHECKSUMS, Checksums
+from cache.store.consistency import (
+    UnlistedFileError,
+    check_all_listed,
+    check_all_present,
+    check_index,
+    check_named_by_recipe,
+)
 from cache.store.disk import files_below
-from cache.store.metadata import check_same_place, missing_file
 from cache.store.publish import replace as put_in_place
 from cache.store.recipe import STORABLE, user_name
-from cache.store.table import check_index
 from cache.store.temp_paths import TempPath, claim_name, is_claim
 
 _LARGEST_CLAIM = 1000  # bytes
@@ -64,8 +68,8 @@ def push(
     """
     cache, checksums = FeatureStore.open(store), Checksums.of(store)
     target = RemoteStore(Location.parse(location), cache.dataset, store.resolve().name)
-    check_same_place(cache.attributes, target.dataset, target.name)
-    _refuse_unsound(cache, checksums)
+    check_named_by_recipe(cache.attributes, target.dataset, target.name)
+    _check_consistent(cache, checksums)
     if not target.share.writable:
         raise ValueError(f"{target.share}: a web server is only read; push to what lies behind it")
     entry = catalog.Entry.of(target.name, cache.attributes, checksums)
@@ -94,14 +98,14 @@ def push(
     return target, copied
 
 
-def _refuse_unsound(cache: FeatureStore, checksums: Checksums) -> None:
+def _check_consistent(cache: FeatureStore, checksums: Checksums) -> None:
     store = cache.path
     try:
-        gap = missing_file(store, checksums.files)
+        check_all_listed(store, checksums.files)
     except OSError as error:
         raise ValueError(f"{store} is damaged: {error}; run: python -m cache verify") from error
-    if gap:
-        raise ValueError(f"{store / CHECKSUMS} does not list {gap}; extract or pull it again")
+    except UnlistedFileError as error:
+        raise ValueError(f"{store}: {error}; extract or pull it again") from error
     check_index(store, cache.attributes)
 
 
@@ -190,7 +194,7 @@ def _swap(target: RemoteStore, place: str) -> None:
     assert target.share.folder is not None
     new = target.share.folder / place
     try:
-        check_complete(new)
+        check_all_present(new)
         put_in_place(target.share.folder / target.path, new)
     except OSError as error:
         raise ShareError(f"{target} cannot be replaced: {error}") from error

@@ -14,9 +14,8 @@ from typing import Any
 
 from cache.share import catalog
 from cache.share.location import Location, ShareError
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums, FileSum
-from cache.store.metadata import attributes_of
+from cache.store.checksums import CHECKSUMS, Checksums, FileSum
+from cache.store.metadata import parse_attributes
 from cache.store.recipe import check_place
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class RemoteStore:
         """
         data = self.read("zarr.json", checksums.files["zarr.json"])
         try:
-            return attributes_of(data, str(self.where / "zarr.json"))
+            return parse_attributes(data, str(self.where / "zarr.json"))
         except ValueError as error:
             raise ShareError(str(error)) from error
 

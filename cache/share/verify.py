@@ -12,13 +12,12 @@ import numpy as np
 from cache.share.location import Location, ShareError
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import fetch
-from cache.store.assemble import CHECKSUMS
-from cache.store.checksums import Checksums
+from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.chunks import read_column
+from cache.store.consistency import UnlistedFileError, check_all_listed, check_index
 from cache.store.disk import atomic_write, files_below, seal
-from cache.store.metadata import array_metadata, missing_file, read_attributes
+from cache.store.metadata import read_array_metadata, read_attributes
 from cache.store.recipe import STORABLE
-from cache.store.table import check_index
 
 _INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
 
@@ -62,7 +61,7 @@ def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None)
         if on_file is not None:
             on_file(done, len(checksums.files))
     if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
-        problems |= _unsound(store, checksums, problems)
+        problems |= _inconsistencies(store, checksums, problems)
     utterances_of = _UtterancesOfFile(store)
     return [Fault(f, problem, utterances_of(f)) for f, problem in sorted(problems.items())]
 
@@ -138,15 +137,17 @@ def _mend(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) ->
         seal(path)
 
 
-def _unsound(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:
+def _inconsistencies(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:
     """What is wrong with a store although its files are those that were published."""
     try:
-        gap = missing_file(store, checksums.files)
-        if not (gap or any(name.startswith(("utterances/", *_INDEX)) for name in faulty)):
+        check_all_listed(store, checksums.files)
+        if not any(name.startswith(("utterances/", *_INDEX)) for name in faulty):
             check_index(store, read_attributes(store))
+    except UnlistedFileError as error:
+        return {error.file: "not listed"}
     except ValueError as error:
         return {"zarr.json": str(error)}
-    return {gap: "not listed"} if gap else {}
+    return {}
 
 
 class _UtterancesOfFile:
@@ -174,7 +175,7 @@ class _UtterancesOfFile:
     def _read_index(self, modality: str) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
         """Rows in a chunk; of the utterances that have any, id, first row and end."""
         folder = self._store / modality
-        rows = array_metadata(folder / "values", 2).chunk[0]
+        rows = read_array_metadata(folder / "values", 2).chunk[0]
         ids = read_column(self._store / "utterances" / "id")
         offsets = read_column(folder / "offsets")
         present = np.flatnonzero(np.diff(offsets))

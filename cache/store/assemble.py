@@ -17,13 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 import zarr
 
-from cache.store.disk import make_tree_read_only, sha256_of
-from cache.store.metadata import COLUMNS, missing_file
-from cache.store.parts import STATUSES, Record
+from cache.store.checksums import CHECKSUMS, write_checksums
+from cache.store.consistency import UnlistedFileError, check_all_listed
+from cache.store.disk import make_tree_read_only
+from cache.store.metadata import COLUMNS, STATUSES
+from cache.store.parts import Record
 from cache.store.recipe import FORMAT_VERSION, Recipe
 
 CHUNK_BYTES = 8 << 20
-CHECKSUMS = "checksums.json"
 OPEN_PARTS = 64
 """Parts mapped at a time: each holds a descriptor, of which a process has few."""
 
@@ -80,7 +81,7 @@ def assemble(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     _write(folder, recipe, widths, about, rows, on_chunk)
     write_checksums(folder)
-    _refuse_gaps(folder)
+    _check_all_written(folder)
     make_tree_read_only(folder)
 
 
@@ -185,35 +186,19 @@ def chunk_rows(width: int, itemsize: int) -> int:
     return max(1, rows // 1024 * 1024 or rows)
 
 
-def write_checksums(folder: Path) -> None:
-    """Write ``checksums.json``: size and SHA-256 of every other file of the store."""
-    files = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    text = json.dumps({"algorithm": "sha256", "files": files}, indent=1, sort_keys=True)
-    (folder / CHECKSUMS).write_text(text, encoding="utf-8")
+def _check_all_written(folder: Path) -> None:
+    """Check that no file was removed while the store was written.
 
-
-def _refuse_gaps(folder: Path) -> None:
-    """Refuse a store in whose checksums a file is not listed that its arrays must have.
-
-    Zarr makes folders anew when they vanish under it, so a store that another machine took for a
-    leftover and removed while it was written would otherwise pass for a whole one.
+    Another machine may take the folder for a leftover and remove it. Zarr makes missing folders
+    again, so the rest would be written and would pass for a complete store.
 
     Raises:
-        OSError: one is not.
+        OSError: a file is missing.
     """
     listed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"].keys()
     try:
-        gap = missing_file(folder, listed)
-    except ValueError:  # a group made anew has no attributes
-        gap = "zarr.json"
-    if gap:
-        raise FileNotFoundError(
-            errno.ENOENT, "another process removed it while the store was written", gap
-        )
+        check_all_listed(folder, listed)
+    except ValueError as error:  # a group that was made again has no attributes
+        missing = error.file if isinstance(error, UnlistedFileError) else "zarr.json"
+        message = "another process removed it while the store was written"
+        raise FileNotFoundError(errno.ENOENT, message, missing) from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cache.store.assemble import CHECKSUMS
 from cache.store.disk import LARGEST_LIST, read_regular, sha256_of
 from cache.store.metadata import LARGEST_METADATA, is_count, is_sha256, parse_json
+
+CHECKSUMS = "checksums.json"
 
 
 class FileSum(NamedTuple):
@@ -101,18 +103,18 @@ class Checksums:
             return "unreadable"
 
 
-def check_complete(folder: Path) -> None:
-    """Look once more, before a folder gets a store's name, whether all its files are there.
-
-    Where locks hold on one machine only, another one may have taken some of them away.
-
-    Raises:
-        OSError: one is missing, or has another size.
-    """
-    checksums = Checksums.parse((folder / CHECKSUMS).read_bytes(), str(folder / CHECKSUMS))
-    for name, entry in checksums.files.items():
-        if (folder / name).stat().st_size != entry.size:
-            raise OSError(f"{folder / name} was changed by another process")
+def write_checksums(folder: Path) -> None:
+    """Write ``checksums.json``: size and SHA-256 of every other file of the store."""
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = json.dumps({"algorithm": "sha256", "files": files}, indent=1, sort_keys=True)
+    (folder / CHECKSUMS).write_text(text, encoding="utf-8")
 
 
 def is_linked(folder: Path, name: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 from cache.store.disk import read_regular
-from cache.store.metadata import array_metadata
+from cache.store.metadata import read_array_metadata
 from cache.store.recipe import DTYPES
 
 _MAP_FIXED = 0x10
@@ -53,7 +53,7 @@ class ChunkedRows:
         Raises:
             ValueError: it is no array of features.
         """
-        (rows, width), (chunk_rows, chunk_width), kind, plain = array_metadata(folder, 2)
+        (rows, width), (chunk_rows, chunk_width), kind, plain = read_array_metadata(folder, 2)
         if kind not in DTYPES:
             raise ValueError(f"{folder} holds {kind}, which are no features")
         dtype = np.dtype(kind).newbyteorder("<")
@@ -179,7 +179,7 @@ def read_column(folder: Path) -> np.ndarray:
     Raises:
         ValueError: it is no such array, or a chunk file is missing or too short.
     """
-    (count,), (step,), kind, plain = array_metadata(folder, 1)
+    (count,), (step,), kind, plain = read_array_metadata(folder, 1)
     if not plain:
         return np.asarray(zarr.open_array(folder, mode="r")[:])
     pieces: list[np.ndarray] = []

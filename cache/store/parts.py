@@ -31,8 +31,6 @@ from cache.store.temp_paths import TempPath
 
 log = logging.getLogger(__name__)
 
-STATUSES = ("ok", "no_audio", "no_video", "failed")
-
 
 @dataclass(frozen=True)
 class Record:

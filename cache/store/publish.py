@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from cache.store.assemble import CHECKSUMS, Row, assemble, bytes_of
-from cache.store.checksums import check_complete
+from cache.store.assemble import Row, assemble, bytes_of
+from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows, read_column
+from cache.store.consistency import check_all_present
 from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync
 from cache.store.parts import Parts, Record, best_per_id
 from cache.store.recipe import Recipe
@@ -94,7 +95,7 @@ def _publish(
         rows: list[Row] = [found[i] for i in sorted(ids)]
         needed = bytes_of(rows, widths, recipe.dtype)
         assemble(staging, recipe, widths, about, rows, on_chunk)
-        check_complete(staging)
+        check_all_present(staging)
         staging.rename(store)  # the system refuses if a store exists there already
         sync(store.parent)
     except OSError as error:
@@ -141,7 +142,7 @@ def republish(
             needed = bytes_of(rows, old.widths, recipe.dtype)
             try:
                 assemble(staging, recipe, old.widths, about, rows)
-                check_complete(staging)
+                check_all_present(staging)
                 replace(store, staging)
             finally:
                 remove_tree(staging)
