@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 
 from benchmarks import isolated, report
 from benchmarks.passes import MEASURED, Measured, Task
-from extract.decode import ffmpeg_exe
 from extract.encoders import NAMES, PRECISIONS, EncoderSpec
 from extract.encoders.imagebind_weights import HUGE, layout, seeded
+from extract.ffmpeg import ffmpeg_exe
 from extract.job import Utterance
 from extract.settings import Settings
 

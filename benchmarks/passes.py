@@ -20,8 +20,9 @@ import torch
 from cache import MODALITIES, Record
 from extract import filtergraph
 from extract.cluster import connect, threads
-from extract.decode import decode, ffmpeg_exe
+from extract.decode import decode
 from extract.encoders import Encoder, load
+from extract.ffmpeg import ffmpeg_exe
 from extract.job import Job, Utterance
 from extract.plan import plan_blocks
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE
@@ -65,11 +66,12 @@ def decode_alone(task: Task) -> Measured:
     def decode_video(utterances: Sequence[Utterance]) -> None:
         path = task.job.data / utterances[0].video
         spans = [(u.start or 0.0, u.end) for u in utterances]
+        sampling, seekable = task.job.sampling, filtergraph.seeks_to_keyframes(path)
         null = os.open(os.devnull, os.O_WRONLY)
         try:
-            wanted = filtergraph.outputs(path, task.job.sampling, spans, MODALITIES)
+            wanted = filtergraph.outputs(sampling, spans, seekable, MODALITIES)
             sinks = dict.fromkeys(wanted, null)
-            line = filtergraph.command(path, task.job.sampling, spans, None, sinks, ffmpeg_exe())
+            line = filtergraph.command(ffmpeg_exe(), path, sampling, spans, seekable, None, sinks)
             subprocess.run(line, check=True, capture_output=True, pass_fds=[null])
         finally:
             os.close(null)

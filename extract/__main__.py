@@ -56,19 +56,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "and sound as a store that training reads. An interrupted run resumes when the\n"
         "same command is run again.",
         epilog=f"""\
+exit status: 0 all utterances extracted, 1 error, 2 wrong usage,
+             {EXIT_SOME_FAILED} the store is published but some utterances failed
+
 examples:
-  {prog} demo
-      the demonstration dataset, on all cores of this machine
   {prog} meld --data /data/MELD.Raw --dry-run
-      how long would it take, and how large will the store be? Nothing is written.
+      estimate the time and the store's size; nothing is written
   {prog} meld --data /data/MELD.Raw --device cuda --precision bf16 \\
       --encoder imagebind --checkpoint imagebind_huge.pth
-      the paper's encoder, on the GPUs of this machine
-  {prog} meld --data /data/MELD.Raw --retry-failed
-      extract again only what failed
-
-exit status: 0 all utterances extracted, 1 error, 2 wrong usage,
-             {EXIT_SOME_FAILED} the store is published but some utterances failed""",
+      extract with the paper's encoder, on the GPUs of this machine""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
@@ -191,7 +187,7 @@ exit status: 0 all utterances extracted, 1 error, 2 wrong usage,
         help="pull the store from there if it has it: a folder, s3://, gs://, http(s)://, ssh://; "
         f"may be repeated; ${SHARES} names more, separated by commas",
     )
-    shares.add_argument("--no-share", action="store_true", help="do not look into any share")
+    shares.add_argument("--no-share", action="store_true", help="do not search any share")
 
     run = p.add_argument_group("what to do")
     run.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -83,8 +83,20 @@ def encode_block(
         encoder = load(job.encoder)
     _check_identity(job, encoder)
     age = next(_block_numbers)
+    records: list[Record] = []
+    batches = {m: _Batches(encoder, m, torch.device(job.encoder.device)) for m in MODALITIES}
     with prefetch_clips(job, block, decoders, on_stage) as clips:
-        records, features = _encode_all(job, encoder, clips, age, on_stage)
+        for utterance, clip in clips:
+            if isinstance(clip, DecodeError):
+                reason = _portable_reason(str(clip), job.data)
+                records.append(Record(utterance.id, "failed", reason))
+                continue
+            with _encoder_lock.turn(age):
+                _encode(clip, job.sampling, batches)
+            on_stage("encoded", [utterance.id])
+            records.append(_record(utterance, clip, job.sampling))
+        with _encoder_lock.turn(age):
+            features = {modality: batches[modality].finish() for modality in MODALITIES}
     if job.sampling.crops > job.sampling.rows_per_frame["vision"]:
         of_crops = features["vision"].reshape(-1, job.sampling.crops, encoder.widths["vision"])
         features["vision"] = of_crops.mean(axis=1)
@@ -102,42 +114,6 @@ def _check_identity(job: Job, encoder: Encoder) -> None:
             f"the encoder {encoder.name} on {socket.gethostname()} is not the one that the run was "
             f"started with: {difference}; give all machines the same weights and release"
         )
-
-
-def _encode_all(
-    job: Job,
-    encoder: Encoder,
-    clips: Iterable[tuple[Utterance, DecodedClip | DecodeError]],
-    age: int,
-    on_stage: Callable[[str, list[str]], None],
-) -> tuple[list[Record], dict[str, np.ndarray]]:
-    """Encode decoded clips; see `encode_block` for what is returned."""
-    records: list[Record] = []
-    batches = {m: _Batches(encoder, m, torch.device(job.encoder.device)) for m in MODALITIES}
-    for utterance, outcome in clips:
-        if isinstance(outcome, DecodeError):
-            records.append(Record(utterance.id, "failed", _portable_reason(str(outcome), job.data)))
-            continue
-        with _encoder_lock.turn(age):
-            present = _encode(outcome, job.sampling, batches)
-        on_stage("encoded", [utterance.id])
-        rows = {
-            modality: outcome.frames * job.sampling.rows_per_frame[modality] * present[modality]
-            for modality in MODALITIES
-        }
-        absent = [modality for modality in MODALITIES if not present[modality]]
-        records.append(
-            Record(
-                utterance.id,
-                f"no_{STREAMS[absent[0]]}" if absent else "ok",
-                f"the file has no {STREAMS[absent[0]]} stream" if absent else "",
-                round(outcome.duration, 6),
-                rows["audio"],
-                rows["vision"],
-            )
-        )
-    with _encoder_lock.turn(age):
-        return records, {modality: batches[modality].finish() for modality in MODALITIES}
 
 
 class EncoderLock:
@@ -176,10 +152,8 @@ class EncoderLock:
 _encoder_lock, _block_numbers = EncoderLock(), count()
 
 
-def _encode(
-    clip: DecodedClip, sampling: Sampling, batches: Mapping[str, _Batches]
-) -> dict[str, bool]:
-    """Add an utterance's windows and images to the batches; return which modalities it has."""
+def _encode(clip: DecodedClip, sampling: Sampling, batches: Mapping[str, _Batches]) -> None:
+    """Add a clip's windows and images to the batches."""
     if clip.sound is not None:
         for windows in clip.window_batches(sampling):
             batches["audio"].add(windows)
@@ -189,7 +163,21 @@ def _encode(
             batches["vision"].add(
                 images if sampling.crops == 1 else images.reshape(-1, *images.shape[2:])
             )
-    return {"audio": clip.sound is not None, "vision": clip.picture is not None}
+
+
+def _record(utterance: Utterance, clip: DecodedClip, sampling: Sampling) -> Record:
+    """The record of an encoded utterance; at most one of its streams is missing."""
+    present = {"audio": clip.sound is not None, "vision": clip.picture is not None}
+    rows = {m: clip.frames * sampling.rows_per_frame[m] * present[m] for m in MODALITIES}
+    absent = [STREAMS[modality] for modality in MODALITIES if not present[modality]]
+    return Record(
+        utterance.id,
+        f"no_{absent[0]}" if absent else "ok",
+        f"the file has no {absent[0]} stream" if absent else "",
+        round(clip.duration, 6),
+        rows["audio"],
+        rows["vision"],
+    )
 
 
 class _Batches:

@@ -144,16 +144,22 @@ def _local_cluster(spec: ClusterSpec, device: str, workers: int) -> LocalCluster
         get_mp_context().set_forkserver_preload(_PRELOAD)
         with _block_sigint(), _same_import_path():
             forkserver.ensure_running()
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads(workers),
-        processes=True,
-        # by default the workers share the memory equally, whatever their threads
-        **({"memory_limit": spec.memory_limit} if spec.memory_limit else {}),
-        worker_class=GpuNanny if device.startswith("cuda") else Nanny,
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    )
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads(workers),
+            processes=True,
+            # by default the workers share the memory equally, independent of their threads
+            **({"memory_limit": spec.memory_limit} if spec.memory_limit else {}),
+            worker_class=GpuNanny if device.startswith("cuda") else Nanny,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
+    except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(f"the workers could not be started: {cause}") from error
 
 
 @contextmanager

@@ -8,26 +8,16 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from extract import filtergraph
-from extract.ffmpeg import HangingError, ffmpeg_exe, ffmpeg_version, run_process
+from extract.ffmpeg import HangingError, ffmpeg_exe, run_process
 from extract.filtergraph import Crop, Span
 from extract.sampling import IMAGE_SIZE, SAMPLE_RATE, TUBELET_S, Sampling
-
-__all__ = [
-    "DecodeError",
-    "DecodedClip",
-    "RowFile",
-    "StalledError",
-    "decode",
-    "decode_spans",
-    "ffmpeg_exe",
-    "ffmpeg_version",
-]
 
 CODEC_PADDING_S = 0.1
 """Sound that is longer than the picture by less than this is padding of the audio codec."""
@@ -189,12 +179,13 @@ def _one_pass(
         raise DecodeError("not a file" if path.exists() else "file not found")
     if path.stat().st_size == 0:
         raise DecodeError("file is empty (0 bytes)")
+    seekable = filtergraph.seeks_to_keyframes(path)
 
     def attempt(kinds: Sequence[str]) -> tuple[int, str, dict[filtergraph.Output, IO[bytes]]]:
         try:
             return run_process(
-                filtergraph.outputs(path, sampling, spans, kinds),
-                lambda sinks: filtergraph.command(path, sampling, spans, crop, sinks, ffmpeg_exe()),
+                filtergraph.outputs(sampling, spans, seekable, kinds),
+                partial(filtergraph.command, ffmpeg_exe(), path, sampling, spans, seekable, crop),
                 timeout,
             )
         except HangingError as error:
@@ -214,7 +205,7 @@ def _one_pass(
         raise DecodeError(_signal_reason(signal.Signals(-status)))
     if status:
         raise DecodeError(_ffmpeg_error(log, path) or f"ffmpeg ended with status {status}")
-    stated, seekable = _stated_duration(log), filtergraph.seeks_to_keyframes(path)
+    stated = _stated_duration(log)
     clips: list[DecodedClip | DecodeError] = []
     for k, (begin, end) in enumerate(spans):
         origin = filtergraph.sound_origin(begin, seekable)

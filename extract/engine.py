@@ -27,8 +27,8 @@ from cache.store.publish import is_published, republish
 from cache.store.recipe import digest_of_utterances, user_name
 from cache.store.temp_paths import retry_of
 from extract.cluster import connect, threads, worker_count
-from extract.decode import ffmpeg_version
 from extract.encoders import Encoder, EncoderIdentity
+from extract.ffmpeg import ffmpeg_version
 from extract.job import Job, Utterance
 from extract.plan import (
     ExtractionEstimate,
@@ -91,7 +91,7 @@ def extract(
         manifest: what to extract.
         data: the folder that the manifest's video paths are relative to.
         stores: folder of the stores, ``<stores>/<dataset>/<store>``.
-        settings: encoder, sampling, cluster, and the shares to look into first.
+        settings: encoder, sampling, cluster, and the shares to search first.
         on_block: called with the counts when a block finishes, and about once a second.
         on_message: called with messages for the user, such as the dashboard's address.
 

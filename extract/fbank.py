@@ -25,7 +25,7 @@ LOW_HZ, HIGH_HZ = 20.0, 8000.0
 PREEMPHASIS = 0.97
 LOG_FLOOR = torch.finfo(torch.float32).eps  # 1.19e-7
 
-TARGET_FRAMES = 204  # ImageBind's audio trunk takes 2.04 s, whatever the window's length
+TARGET_FRAMES = 204  # ImageBind's audio trunk takes 2.04 s, for windows of any length
 LONGEST_S = TARGET_FRAMES * FRAME_SHIFT / SAMPLE_RATE
 MEAN, STD = -4.268, 9.138  # of AudioSet's log-mel values, from ImageBind's training
 

@@ -1,7 +1,7 @@
 """Build the ffmpeg filter graph of one pass over a video: seek, sample, scale, crop, resample.
 
 All times are the file's own, with its first timestamp at zero: ``-copyts -start_at_zero`` keep them
-after a seek, so an utterance has the same bits whatever else is decoded in the same pass.
+after a seek, so an utterance's bits do not depend on what else is decoded in the same pass.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _LAST = {"x": f"iw-{IMAGE_SIZE}", "y": f"ih-{IMAGE_SIZE}"}
 
 
 def outputs(
-    path: Path, sampling: Sampling, spans: Sequence[Span], kinds: Sequence[str]
+    sampling: Sampling, spans: Sequence[Span], seekable: bool, kinds: Sequence[str]
 ) -> list[Output]:
     """The output streams of one pass, for the kinds (``vision``, ``audio``) that the file has."""
     wanted: list[Output] = []
@@ -62,24 +62,24 @@ def outputs(
         if sampling.vision == "tubelet":
             wanted += [("later", k) for k in range(len(spans))]
     if "audio" in kinds:
-        seekable = seeks_to_keyframes(path)
         wanted += [("audio", s) for s in sorted({sound_origin(b, seekable) for b, _ in spans})]
     return wanted
 
 
 def command(
+    executable: str,
     path: Path,
     sampling: Sampling,
     spans: Sequence[Span],
+    seekable: bool,
     crop: Crop | None,
     sinks: Mapping[Output, int],
-    executable: str,
 ) -> list[str]:
     """The command line that writes each output to its file descriptor.
 
     Images are rgb24 of 224 x 224 (three crops one after another), sound is float32, 16 kHz, mono.
+    ``seekable`` is :func:`seeks_to_keyframes` of the file.
     """
-    seekable = seeks_to_keyframes(path)
     made = []
     pictures = [output for output in sinks if output[0] != "audio"]
     if pictures:
@@ -96,8 +96,8 @@ def command(
             options = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
             made.append(ffmpeg.output(images, sink, **options))
     for origin in [s for kind, s in sinks if kind == "audio"]:
-        heard_by = [end for begin, end in spans if sound_origin(begin, seekable) == origin]
-        sound = _sound_filters(_input(path, origin)["a:0"], sampling, origin, heard_by)
+        ends = [end for begin, end in spans if sound_origin(begin, seekable) == origin]
+        sound = _sound_filters(_input(path, origin)["a:0"], sampling, origin, ends)
         made.append(ffmpeg.output(sound, f"pipe:{sinks['audio', origin]}", format="f32le"))
     merged = ffmpeg.merge_outputs(*made) if len(made) > 1 else made[0]
     quiet = ["-nostdin", "-hide_banner", "-nostats", "-xerror", "-loglevel", "level+info"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from dask.distributed import Client, Future, KilledWorker, get_worker, wait
+from dask.distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
 from cache import Record
 from extract.block import extract_block
@@ -41,6 +41,9 @@ NO_WORKER = (
     "`dask worker ADDRESS` starts one"
 )
 """Logged every ``NO_WORKER_WARN_S`` seconds without a worker."""
+
+LOCAL_WORKER_S = 180.0
+"""Seconds without a worker after which a run on this machine ends."""
 
 REMEDY = " (use fewer --workers or a larger --memory-limit)"
 
@@ -72,8 +75,8 @@ def run_blocks(
         on_stage: called from the client's thread with ``"decoded"`` or ``"encoded"`` and ids.
 
     Raises:
-        ValueError: all workers die, a worker's machine is faulty or has another encoder, or a
-            feature does not fit the stored type.
+        ValueError: all workers die, or those of this machine cannot be started, a worker's machine
+            is faulty or has another encoder, or a feature does not fit the stored type.
     """
     waiting = deque(_BlockRun(block) for block in blocks)
     suspects: deque[_BlockRun] = deque()
@@ -93,10 +96,7 @@ def run_blocks(
                 attempt = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
                 running[_submit(client, job, attempt)] = attempt
             finished = _first_done(list(running))
-            no_worker_since = None if client.nthreads() else no_worker_since or time.monotonic()
-            if no_worker_since and time.monotonic() - no_worker_since > NO_WORKER_WARN_S:
-                log.warning(NO_WORKER)
-                no_worker_since = time.monotonic()
+            no_worker_since = _check_workers(client, no_worker_since)
             if _ended_by_memory(client) > lost + IDLE_DEATHS:
                 raise ValueError(f"workers die before they can work: {_why(client)}")
             if not finished:
@@ -183,6 +183,33 @@ def _first_done(futures: list[Future]) -> list[Future]:
         return list(wait(futures, timeout=POLL_S, return_when="FIRST_COMPLETED").done)
     except TimeoutError:
         return []
+
+
+def _check_workers(client: Client, since: float | None) -> float | None:
+    """Wait for workers of other machines; raise a ValueError if this machine's cannot be started.
+
+    Args:
+        client: connected to the workers.
+        since: when the last worker was lost, or the wait was last logged; None with workers.
+
+    Returns:
+        ``since`` for the next call.
+    """
+    now = time.monotonic()
+    if client.nthreads():
+        return None
+    if since is None:
+        return now
+    if isinstance(client.cluster, LocalCluster):
+        if now - since > LOCAL_WORKER_S:
+            raise ValueError(
+                f"no worker could be started for {now - since:.0f} s: their processes end before "
+                f"they connect{REMEDY}; finished blocks are kept, run the command again"
+            )
+    elif now - since > NO_WORKER_WARN_S:
+        log.warning(NO_WORKER)
+        return now
+    return since
 
 
 def _ended_by_memory(client: Client) -> int:

@@ -89,7 +89,7 @@ class Settings:
         longest, window = encoder.longest_window_s, self.sampling.window_s
         if longest is not None and window > longest:
             raise ValueError(
-                f"the encoder {encoder.name} hears {longest:g} s of sound at once, a window of "
+                f"the encoder {encoder.name} takes {longest:g} s of sound at most, a window of "
                 f"{window:g} s would be cut: choose --window {longest:g} or less"
             )
         if self.sampling.vision == "tubelet" and not encoder.takes_pairs:

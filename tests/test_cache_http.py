@@ -23,7 +23,7 @@ from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS
 from extract import EncoderSpec, Settings, extract
 from extract.__main__ import main as extract_main
-from extract.decode import ffmpeg_exe
+from extract.ffmpeg import ffmpeg_exe
 from manifests import Card, Manifest
 from tests.stores import RECIPE, build_store, tree_of
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from extract.decode import decode, ffmpeg_exe
+from extract.decode import decode
+from extract.ffmpeg import ffmpeg_exe
 from extract.sampling import SAMPLE_RATE, Sampling
 
 TWO = Sampling(fps=2.0, window_s=2.0)

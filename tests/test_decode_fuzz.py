@@ -11,7 +11,7 @@ import pytest
 from cache import Parts
 from extract import EncoderSpec, Sampling, Settings
 from extract.block import extract_block
-from extract.decode import ffmpeg_exe
+from extract.ffmpeg import ffmpeg_exe
 from extract.job import Utterance
 from tests.test_decode import clicks, ffmpeg
 

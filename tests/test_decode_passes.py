@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from extract import filtergraph
-from extract.decode import DecodedClip, DecodeError, decode, decode_spans, ffmpeg_exe
-from extract.ffmpeg import run_process
+from extract.decode import DecodedClip, DecodeError, decode, decode_spans
+from extract.ffmpeg import ffmpeg_exe, run_process
 from extract.job import Utterance
 from extract.prefetch import PASS_IMAGES, PASS_UTTERANCES, plan_decode_passes
 from extract.sampling import Sampling
@@ -142,10 +142,10 @@ print(images, windows, (peak - base) // 1024 // scale)
 def test_a_late_utterance_of_a_long_video_costs_no_more(hour):
     """Of 7200 images and an hour of sound, what lies before it since a keyframe, and a minute."""
     span = [(3500.0, 3503.0)]
-    wanted = filtergraph.outputs(hour, TWO, span, ["vision", "audio"])
+    wanted = filtergraph.outputs(TWO, span, True, ["vision", "audio"])
     with Path(os.devnull).open("wb") as null:
         sinks = dict.fromkeys(wanted, null.fileno())
-        line = filtergraph.command(hour, TWO, span, None, sinks, ffmpeg_exe())
+        line = filtergraph.command(ffmpeg_exe(), hour, TWO, span, True, None, sinks)
         line[line.index("level+info")] = "verbose"
         said = subprocess.run(
             line, check=True, capture_output=True, text=True, pass_fds=[null.fileno()]

@@ -100,7 +100,7 @@ def test_whole_run_killed_and_started_again(data, undisturbed, tmp_path, capsys)
     assert tree_of(store) == tree_of(undisturbed)
 
 
-PLAGUE = f"""
+KILLER = f"""
 import os, signal
 import extract.scheduler
 from extract.block import extract_block
@@ -117,11 +117,11 @@ extract.scheduler.extract_block = deadly
 
 
 def test_those_that_end_their_workers_fail_alone(data, undisturbed, tmp_path):
-    plague = tmp_path / "plague.py"
-    plague.write_text(PLAGUE)
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
     cluster = ClusterSpec(workers=1, memory_limit="1500MB")
     settings = Settings(EncoderSpec("imagebind-tiny"), cluster=cluster)
-    with dask.config.set({"distributed.worker.preload": [str(plague)]}):
+    with dask.config.set({"distributed.worker.preload": [str(killer)]}):
         store = extract(Manifest.load(data), data, tmp_path / "stores", settings).store
     cache, good = FeatureStore.open(store), FeatureStore.open(undisturbed)
     assert {i for i, status in cache.status.items() if status != "ok"} == {KILLS, FILLS}
@@ -149,6 +149,38 @@ def test_a_limit_below_the_encoder_is_an_error_with_a_remedy(data, tmp_path, cap
     error = capsys.readouterr().err
     assert "out of memory" in error
     assert "larger --memory-limit" in error
+
+
+def test_workers_that_cannot_start_end_the_run_at_once(data, tmp_path, capsys):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('no such library')\n")
+    with dask.config.set({"distributed.worker.preload": [str(broken)]}):
+        assert main([str(data), "--stores", str(tmp_path / "stores"), "--workers", "2"]) == 1
+    assert "the workers could not be started: no such library" in capsys.readouterr().err
+
+
+def test_workers_that_cannot_be_started_again_end_the_run(data, tmp_path, capsys, monkeypatch):
+    """The first worker is killed by its block, all later ones end while they start."""
+    mark = tmp_path / "killed"
+    once = tmp_path / "once.py"
+    once.write_text(f"""
+import os
+from pathlib import Path
+import extract.scheduler
+mark = Path({str(mark)!r})
+if mark.exists():
+    os._exit(1)
+def deadly(*arguments):
+    mark.touch()
+    os._exit(1)
+extract.scheduler.extract_block = deadly
+""")
+    monkeypatch.setattr("extract.scheduler.LOCAL_WORKER_S", 2.0)
+    with dask.config.set({"distributed.worker.preload": [str(once)]}):
+        assert main([str(data), "--stores", str(tmp_path / "stores"), "--workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "no worker could be started for 2 s" in error
+    assert "finished blocks are kept" in error
 
 
 # --- files that are broken ------------------------------------------------------------------------

@@ -15,8 +15,9 @@ import torch
 from cache import FeatureStore, Parts
 from extract import ClusterSpec, EncoderSpec, Sampling, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
-from extract.decode import DecodeError, decode, ffmpeg_exe
+from extract.decode import DecodeError, decode
 from extract.encoders import load
+from extract.ffmpeg import ffmpeg_exe
 from extract.progress import Tally
 from manifests import Card, Manifest
 
@@ -307,7 +308,7 @@ def test_mel_filters_sum_to_equal_areas():
         ({"device": "gpu"}, "--device gpu: .* use cpu"),
         (
             {"name": "imagebind-tiny", "sampling": Sampling(window_s=2.05)},
-            "hears 2.04 s .* --window 2.04 or less",
+            "takes 2.04 s .* --window 2.04 or less",
         ),
     ],
 )

@@ -15,8 +15,7 @@ from cache import Parts
 from extract import ClusterSpec, EncoderSpec, Settings, extract, prefetch
 from extract.block import EncoderLock, extract_block
 from extract.cluster import IN_FLIGHT, connect, threads
-from extract.decode import ffmpeg_exe
-from extract.ffmpeg import FFMPEG_NICE, HangingError, run_process
+from extract.ffmpeg import FFMPEG_NICE, HangingError, ffmpeg_exe, run_process
 from extract.job import Job, Utterance
 from extract.progress import Tally
 from extract.scheduler import attempt_block

@@ -14,7 +14,7 @@ import torch
 from cache.store.disk import remove_tree
 from extract import EncoderSpec, Settings, extract
 from extract.block import encode_block
-from extract.decode import ffmpeg_exe
+from extract.ffmpeg import ffmpeg_exe
 from manifests import Card, Manifest
 from tests.language_models import save_language_model
 from train.__main__ import main

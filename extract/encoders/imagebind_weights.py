@@ -109,7 +109,7 @@ def check_layout(state: object, layout: Layout, file: Path) -> None:
     faults = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
     if any(faults.values()):
         lines = [f"  {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
-        raise ValueError("\n".join([f"{file} is not the expected ImageBind checkpoint:", *lines]))
+        raise ValueError("\n".join([f"{file} is not the ImageBind checkpoint expected:", *lines]))
 
 
 def is_ignored(name: object) -> bool:
