@@ -1,5 +1,5 @@
-"""Competitors side by side, in one run, on one machine: ``python -m benchmarks.<name>``.
+"""Compare competitors in one run on one machine: ``python -m benchmarks.<name>``.
 
 Every benchmark prints a table of medians and ratios and writes ``benchmarks/out/<name>.json``,
-``.md`` and ``.svg``. Ratios travel between machines, absolute numbers do not.
+``.md`` and ``.svg``. Ratios are comparable between machines, absolute numbers are not.
 """

@@ -1,6 +1,6 @@
-"""What takes part in the comparison: the interface, our reader, and the limit that memory sets."""
+"""Interface of a competitor in the reading benchmark; our reader, and the limit set by memory."""
 
-# ruff: noqa: D102  # Competitor says what its methods do
+# ruff: noqa: D102  # the methods are documented in Competitor
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ PaddedBatch = dict[str, tuple[Tensor, Tensor]]
 
 
 class Competitor(ABC):
-    """A store opened for reading. ``__init__`` is what the benchmark times as opening.
+    """A store opened for reading; the benchmark times ``__init__`` as opening.
 
     Args:
-        store: our published store, which all competitors were written from.
-        folder: where :meth:`write` wrote.
+        store: our published store, from which all competitors were written.
+        folder: the folder that :meth:`write` wrote to.
     """
 
     title: ClassVar[str]
     ours: ClassVar[bool] = False
     limit: ClassVar[bool] = False
     subset: ClassVar[int | None] = None
-    """Utterances written, where all of them would take too long; indices wrap around."""
+    """Number of utterances written if all would take too long; indices wrap around."""
 
     @abstractmethod
     def __init__(self, store: Path, folder: Path) -> None: ...
 
-    @classmethod  # noqa: B027  # empty: what needs our published store only writes nothing
+    @classmethod  # noqa: B027  # empty: readers of our published store write nothing
     def write(cls, features: Features, folder: Path) -> None:
         """Write all of ``features`` into ``folder``."""
 
     def plan(self, batches: list[Tensor]) -> list[Any]:
-        """What :meth:`packed` and :meth:`padded` take, made outside the time measured."""
+        """Prepare the arguments of :meth:`packed` and :meth:`padded`; not timed."""
         return batches
 
     @abstractmethod
     def packed(self, indices: Any) -> Batch:
-        """The utterances at ``indices``, one after the other."""
+        """Return the utterances at ``indices``, concatenated."""
 
     @abstractmethod
     def padded(self, indices: Any) -> PaddedBatch:
-        """The utterances at ``indices``, ``[B, T, d]`` and their mask."""
+        """Return the utterances at ``indices``, ``[B, T, d]``, and their mask ``[B, T]``."""
 
 
 class Resident(Competitor):
-    """Our reader, the rows in memory."""
+    """Our reader with the rows in memory."""
 
     title = "ours, resident"
     ours = True
@@ -71,14 +71,14 @@ class Resident(Competitor):
 
 
 class Mapped(Resident):
-    """Our reader, the store's files mapped."""
+    """Our reader with the store's files mapped."""
 
     title = "ours, mapped"
     resident = False
 
 
 class Gather(Competitor):
-    """What memory allows: one ``index_select`` with row numbers known beforehand."""
+    """The limit set by memory: one ``index_select`` with row numbers computed beforehand."""
 
     title = "in-RAM gather (the limit)"
     limit = True
@@ -86,8 +86,8 @@ class Gather(Competitor):
     def __init__(self, store: Path, folder: Path) -> None:
         cache = FeatureStore.open(store)
         self.features = cache.select(cache.ids, resident=True)
-        # A last row of zeros, which padding points to. NumPy asks for huge pages, as our reader
-        # does; torch.cat does not, and the limit would be lower.
+        # Padding points to the last row, which is zero. NumPy asks for huge pages, as our reader
+        # does; torch.cat does not, which would lower the limit.
         self.values = {
             m: torch.from_numpy(np.append(values.numpy(), np.zeros_like(values[:1]), axis=0))
             for m, values in self.features.values.items()

@@ -1,8 +1,8 @@
-"""How near extraction comes to what decoding or encoding alone would take.
+"""Compare the time of extraction with that of decoding alone and encoding alone.
 
-720p clips, and a long 720p video with many utterances, are generated and extracted: by ffmpeg
-alone, by the encoder alone, by us, and utterance by utterance as a first script would. Each runs
-in a fresh process, in turns. Ends with a table.
+The benchmark generates 720p clips, and a long 720p video with many utterances. They are processed
+by ffmpeg alone, by the encoder alone, by our extraction, and utterance by utterance as a simple
+script does. Each runs in a fresh process, in turns. The results are printed as a table.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ TITLES = {
     "naive": "utterance by utterance, batches of one",
 }
 WORK = ("benchmarks.passes", "extract.encoders.embedded", "extract.encoders.imagebind")
-# the modules of what runs in other processes
+# the modules that other processes import
 
 console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is generated: ``clips`` files of ``seconds``, and one that is ``segments`` times it."""
+    """Generated videos: ``clips`` files of ``seconds``, and one of ``segments`` times it."""
 
     picture: str
     clips: int
@@ -66,18 +66,25 @@ def main(arguments: list[str] | None = None) -> int:
         "--size",
         choices=SIZES,
         default="small",
-        help="tiny: only to see it run; small: two minutes of video; full: ten",
+        help="tiny: a smoke test; small: two minutes of video; full: ten minutes (default: small)",
     )
-    parser.add_argument("--picture", help="of the videos; 640x360 is quick to decode (1280x720)")
-    parser.add_argument("--encoder", choices=NAMES, default="embedded", help="(embedded)")
+    parser.add_argument("--picture", help="size of the videos, such as 640x360 (default: 1280x720)")
+    parser.add_argument("--encoder", choices=NAMES, default="embedded", help="default: embedded")
     parser.add_argument(
-        "--checkpoint", type=Path, help="of imagebind; without it, untrained weights of full size"
+        "--checkpoint", type=Path, help="weights of imagebind (default: untrained, of full size)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(fp32)")
-    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default 5)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
-    parser.add_argument("--scratch", type=Path, help="for videos and weights (default: /tmp)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default: 5)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/out"),
+        help="folder of the results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for videos and weights (default: /tmp)"
+    )
     options = parser.parse_args(arguments)
     isolated.prepare(WORK)
     with tempfile.TemporaryDirectory(prefix="bench-extract-", dir=options.scratch) as scratch:
@@ -96,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
-    """The two materials: what is to be extracted, and where it lies."""
+    """Generate the two materials and return the task of each."""
     size = SIZES[options.size]
     size = replace(size, picture=options.picture or size.picture)
     checkpoint = options.checkpoint
@@ -121,7 +128,7 @@ def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
 
 
 def generate(path: Path, picture: str, seconds: float, times: int = 1) -> Path:
-    """A moving, noisy picture and noise for sound, H.264 and AAC; repeated without coding anew."""
+    """Write a video (H.264, AAC) of a moving, noisy picture and noise, repeated ``times`` times."""
     once = path.with_suffix(".once.mp4")
     inputs = [
         *("-f", "lavfi", "-i", f"testsrc2=s={picture}:r=25:d={seconds},noise=alls=8:allf=t"),
@@ -137,7 +144,7 @@ def generate(path: Path, picture: str, seconds: float, times: int = 1) -> Path:
 
 
 def _measure(tasks: dict[str, Task], runs: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Medians per material and competitor, and of the ratios within each run."""
+    """Return the medians per material and competitor, and the medians of each run's ratios."""
     samples: dict[str, list[dict[str, Measured]]] = {m: [{} for _ in range(runs)] for m in tasks}
     turns = [(run, *turn) for run in range(runs) for turn in _shuffled(tasks, run)]
     for run, material, name in track(
@@ -161,7 +168,7 @@ def _measure(tasks: dict[str, Task], runs: int) -> tuple[list[dict[str, Any]], d
 
 
 def _ratios(samples: dict[str, list[dict[str, Measured]]]) -> dict[str, float]:
-    """Medians per material, and without a prefix those of the material that fares worse."""
+    """Return the medians per material; names without a prefix are those of the worse material."""
     by_material: dict[str, dict[str, float]] = {}
     for material, runs in samples.items():
         each = [_ratios_of(run) for run in runs]
@@ -190,7 +197,7 @@ def _ratios_of(run: dict[str, Measured]) -> dict[str, float]:
 
 
 def _shuffled(tasks: dict[str, Task], run: int) -> list[tuple[str, str]]:
-    """Another order in every run, so that nobody always follows the same neighbour."""
+    """Return a different order for every run, so that no two competitors always run in sequence."""
     turns = [(material, name) for material in tasks for name in TITLES]
     return random.Random(run).sample(turns, len(turns))
 

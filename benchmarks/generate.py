@@ -1,4 +1,4 @@
-"""A published store of any size, with features that no encoder ever saw."""
+"""Generate a published store of any size with random features."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BLOCK = 512
 def generate(root: Path, utterances: int, spread: float = 1.0) -> Path:
     """Publish a store below ``root``: audio and vision ``[T, 1024]`` float16 per utterance.
 
-    T is log-normal with median 9 and mean 15, as the frames of CMU-MOSEI's utterances at two a
-    second; with ``spread=0`` it is 9 everywhere. The values are random.
+    T is log-normal with median 9 and mean 15, like the utterances of CMU-MOSEI at two frames per
+    second; with ``spread=0`` it is always 9. The values are random.
     """
     recipe = Recipe(
         dataset=f"generated-{utterances}",

@@ -1,4 +1,4 @@
-"""What our mapped reader needs as the store grows: it should not be more."""
+"""Measure time and memory of our mapped reader as the store grows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Needs:
-    """What opening a store takes.
+    """Time and memory needed to open a store.
 
     Attributes:
-        open_s: reading the metadata.
-        ids_s: reading the ids.
-        select_s: mapping the files and finding all utterances.
-        first_batch_s: the first packed batch after that.
-        memory: private memory held after some batches, bytes.
+        open_s: seconds to read the metadata.
+        ids_s: seconds to read the ids.
+        select_s: seconds to map the files and find all utterances.
+        first_batch_s: seconds for the first packed batch after that.
+        memory: bytes of private memory after `_BATCHES` batches.
     """
 
     open_s: float
@@ -73,7 +73,7 @@ def run(scratch: Path, unit: int, runs: int, threads: int, out: Path) -> None:
 
 
 def measure(store: Path, threads: int) -> Needs:
-    """Open a store, map all of it and read some random batches, here and now."""
+    """Open a store, map all of it and read random batches, in this process."""
     torch.set_num_threads(threads)
     this = psutil.Process()
     before = private_bytes(this)

@@ -1,7 +1,7 @@
-"""A function in a process of its own, so that nobody's memory or caches reach the next one.
+"""Run a function in its own process, so that its memory and caches do not affect the next one.
 
-The processes are forked from a server that has imported the libraries: what is timed is the work,
-not Python's imports.
+The processes are forked from a server that has imported the libraries: Python's imports are not
+timed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> tuple[Any, in
     """Call an importable function in a fresh process.
 
     Returns:
-        Its result, and the most private memory (bytes) it held beyond what it started with.
-        Pages of mapped files are not private: the system takes them back when it needs them.
+        Its result, and the peak of its private memory (bytes) minus that at the start. Pages of
+        mapped files are not private: the system can reclaim them.
 
     Raises:
         RuntimeError: the function failed, or its process died.
@@ -54,7 +54,7 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> tuple[Any, in
 
 
 def private_bytes(process: psutil.Process) -> int:
-    """Resident memory that no file backs (``RssAnon`` on Linux)."""
+    """Return the resident memory not backed by a file (``RssAnon`` on Linux), in bytes."""
     memory = process.memory_info()
     return int(memory.rss - getattr(memory, "shared", 0))
 

@@ -1,4 +1,4 @@
-"""What the extraction benchmark times, each in the process it is called in."""
+"""The competitors of the extraction benchmark; each runs in the process that calls it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOOK_S = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """Utterances of ``seconds`` each, and the job they belong to."""
+    """Utterances of ``seconds`` each, and their job."""
 
     job: Job
     utterances: Sequence[Utterance]
@@ -46,10 +46,10 @@ class Measured:
     """One competitor in one process.
 
     Attributes:
-        seconds: it took, without starting processes and loading the encoder.
-        cpu_seconds: of the process that encodes and of its ffmpegs.
-        frames: it worked on.
-        memory: bytes held at the peak by the process that encodes and its ffmpegs, libraries
+        seconds: wall-clock time, without starting processes and loading the encoder.
+        cpu_seconds: CPU time of the encoding process and its ffmpeg processes.
+        frames: number of frames.
+        memory: peak memory of the encoding process and its ffmpeg processes, in bytes, libraries
             included.
     """
 
@@ -60,7 +60,7 @@ class Measured:
 
 
 def decode_alone(task: Task) -> Measured:
-    """The extraction's own ffmpeg commands, as many at once, what they give thrown away."""
+    """Run the ffmpeg commands of the extraction with its parallelism; discard their output."""
     videos = [list(group) for _, group in groupby(task.utterances, lambda u: u.video)]
 
     def decode_video(utterances: Sequence[Utterance]) -> None:
@@ -82,7 +82,7 @@ def decode_alone(task: Task) -> Measured:
 
 
 def encode_alone(task: Task) -> Measured:
-    """The encoder on tensors that lie ready where it runs, in batches of the extraction's size."""
+    """Encode tensors that are on the device already, in batches of the extraction's size."""
     encoder, device = _encoder(task.job), task.job.encoder.device
     size = encoder.batch_size
     samples = round(task.job.sampling.window_s * SAMPLE_RATE)
@@ -95,12 +95,12 @@ def encode_alone(task: Task) -> Measured:
             features = encoder.audio(windows)
         for _ in range(0, frames, size["vision"]):
             features = encoder.vision(images)
-        features.cpu()  # waits until all of it is done
+        features.cpu()  # waits until the device has finished
     return watch.measured(task)
 
 
 def ours(task: Task) -> Measured:
-    """The extraction's blocks on one worker, which is there and has its encoder."""
+    """Extract the blocks on one worker that is started and has loaded its encoder."""
     lengths = {u.id: task.seconds for u in task.utterances}
     planned = plan_blocks(task.utterances, lengths, 1)
     first = task.utterances[:1]
@@ -123,11 +123,11 @@ def _give_up(utterance: Utterance, reason: str) -> Record:
 
 
 def _unheard(stage: str, ids: list[str]) -> None:
-    """Nobody watches."""
+    """No-op progress callback."""
 
 
 def naive(task: Task) -> Measured:
-    """Decode an utterance, encode each frame by itself, save a file, take the next utterance."""
+    """Decode, encode frame by frame and save one utterance after the other."""
     encoder = _encoder(task.job)
     folder = task.job.store.with_suffix(".naive")
     folder.mkdir(exist_ok=True)
@@ -153,7 +153,7 @@ MEASURED: dict[str, Callable[[Task], Measured]] = {
 
 
 def _encoder(job: Job) -> Encoder:
-    """Loaded and warm: one call a modality."""
+    """Load the encoder and call it once per modality to warm it up."""
     if job.encoder.device == "cpu":
         torch.set_num_threads(1)  # as in a worker
     encoder = load(job.encoder)
@@ -169,7 +169,7 @@ def _frames(task: Task) -> int:
 
 
 class _Watch:
-    """Time, work and the most memory of a process and its children within a ``with``."""
+    """Measure time, CPU time and peak memory of a process and its children within a ``with``."""
 
     def __init__(self, process: psutil.Process | None = None) -> None:
         self._process = process or psutil.Process()
@@ -202,5 +202,5 @@ class _Watch:
             self.memory = max(self.memory, held)
 
     def measured(self, task: Task) -> Measured:
-        """What was seen of a task."""
+        """Return the measurements of a task."""
         return Measured(self.seconds, self.cpu_seconds, _frames(task), self.memory)

@@ -1,7 +1,8 @@
-"""How fast batches come out of a feature store, beside the stores others use.
+"""Compare the speed of reading batches from a feature store with other storage formats.
 
-A store of CMU-MOSEI's size is generated and written once per competitor; all of them then answer
-the same random batches of 64 utterances, each in a fresh process, in turns. Ends with a table.
+A store of CMU-MOSEI's size is generated and written once per competitor; all of them then read
+the same random batches of 64 utterances, each in a fresh process, in turns. The results are
+printed as a table.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ MOSEI = 22856
 SIZES = {"tiny": [128], "small": [MOSEI // 10], "full": [MOSEI // 10, MOSEI]}
 BATCH = 64
 REFERENCES = ("lmdb_pickle", "gather")
-# Not all stores of the full size lie on the disk at once. The references run in every stage, so
+# The stores of one stage at a time are on the disk. The references run in every stage, so that
 # each ratio compares two measurements of the same minute.
 STAGES = (
     ("resident", "mapped", "lmdb_raw", "zarr_slices", "zarr_arrays"),
     ("arrow", "safetensors", "hdf5"),
 )
-WORK = ("benchmarks.growth", "benchmarks.timing")  # the modules of what runs in other processes
+WORK = ("benchmarks.growth", "benchmarks.timing")  # the modules that other processes import
 
 console = Console(stderr=True)
 
@@ -53,13 +54,21 @@ def main(arguments: list[str] | None = None) -> int:
         "--size",
         choices=SIZES,
         default="small",
-        help="tiny: only to see it run; small: a tenth of MOSEI; full: a tenth and all of it",
+        help="tiny: a smoke test; small: a tenth of MOSEI; full: a tenth and all of it "
+        "(default: small)",
     )
-    parser.add_argument("--growth", action="store_true", help="our reader on 1, 4 and 16 tenths")
-    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default 5)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement (default 1)")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
+    parser.add_argument(
+        "--growth", action="store_true", help="our reader only, on 1, 4 and 16 tenths"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default: 5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default: 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/out"),
+        help="folder of the results (default: %(default)s)",
+    )
     parser.add_argument("--scratch", type=Path, help="temporary stores, up to 8 GB (default: /tmp)")
     options = parser.parse_args(arguments)
     isolated.prepare(WORK)
@@ -77,7 +86,7 @@ def _compare(scratch: Path, options: argparse.Namespace) -> None:
     ratios: dict[str, float] = {}
     texts: list[str] = []
     svg = ""
-    for utterances in SIZES[options.size]:  # the last and largest one gives ratios and plot
+    for utterances in SIZES[options.size]:  # ratios and plot are those of the last, the largest
         folder = scratch / str(utterances)
         store = generate(folder, utterances)
         samples, sizes = _run_stages(store, folder, options)
@@ -100,7 +109,7 @@ def _compare(scratch: Path, options: argparse.Namespace) -> None:
 def _run_stages(
     store: Path, folder: Path, options: argparse.Namespace
 ) -> tuple[list[dict[str, Timing]], dict[str, dict[str, int]]]:
-    """Per run and stage what each competitor took; per competitor its files and bytes."""
+    """Return the timings per run and stage, and the number of files and bytes per competitor."""
     cache = FeatureStore.open(store)
     features = cache.select(cache.ids, resident=False)
     batches = random_batches(len(features), epoch=0)
@@ -114,7 +123,7 @@ def _run_stages(
                 COMPETITORS[name].write(features, folder / name)
                 own = any((folder / name).iterdir())
                 sizes[name] = _size(folder / name if own else store, name, len(features))
-        os.sync()  # nobody is measured while somebody's pages are still being written
+        os.sync()  # no pages are written back during the measurements
         _warm([store, *(folder / name for name in names)])
         turns = [(run, name) for run in range(options.runs) for name in _shuffled(names, run)]
         stage_samples: list[dict[str, Timing]] = [{} for _ in range(options.runs)]
@@ -135,19 +144,19 @@ def _run_stages(
 
 
 def random_batches(utterances: int, epoch: int) -> list[Tensor]:
-    """One epoch of random batches; each utterance occurs once."""
+    """Return one epoch of random batches; each utterance occurs once."""
     generator = torch.Generator().manual_seed(epoch)
     return list(torch.randperm(utterances, generator=generator).split(BATCH))
 
 
 def padding(lengths: Tensor, batches: Iterable[Tensor]) -> float:
-    """Rows computed in padded batches over rows that are real."""
+    """Return the number of rows in padded batches, divided by the number without padding."""
     computed = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     return computed / int(lengths.sum())
 
 
 def _summary(name: str, samples: Sequence[dict[str, Timing]]) -> dict[str, Any]:
-    """Medians of one competitor, and of its ratios to the references in the same run."""
+    """Return the medians of one competitor and of its ratios to the references of the same run."""
     runs = [asdict(sample[name]) for sample in samples if name in sample]
     summary: dict[str, Any] = {"title": COMPETITORS[name].title}
     summary |= {key: statistics.median(run[key] for run in runs) for key in runs[0]}
@@ -158,7 +167,7 @@ def _summary(name: str, samples: Sequence[dict[str, Timing]]) -> dict[str, Any]:
                 for sample in samples
                 if name in sample
             )
-    if COMPETITORS[name].limit:  # it keeps its rows twice: a yardstick, not a store
+    if COMPETITORS[name].limit:  # it keeps its rows twice: a reference, not a store
         summary |= {"open_s": None, "first_batch_s": None, "memory": None}
     return summary
 
@@ -227,7 +236,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _shuffled(names: Sequence[str], run: int) -> list[str]:
-    """Another order in every run, so that nobody always follows the same neighbour."""
+    """Return a different order for every run, so that no two competitors always run in sequence."""
     return random.Random(run).sample(list(names), len(names))
 
 
@@ -235,13 +244,13 @@ def _size(folder: Path, name: str, utterances: int) -> dict[str, int]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     subset = COMPETITORS[name].subset
     scale = utterances / min(subset, utterances) if subset else 1.0
-    # What the file takes on the disk: LMDB's are sparse.
-    in_all = sum(path.stat().st_blocks * 512 for path in files)
-    return {"files": round(len(files) * scale), "bytes": round(in_all * scale)}
+    # Blocks on the disk, because the files of LMDB are sparse.
+    total = sum(path.stat().st_blocks * 512 for path in files)
+    return {"files": round(len(files) * scale), "bytes": round(total * scale)}
 
 
 def _warm(folders: Iterable[Path]) -> None:
-    """Bring every file into the page cache."""
+    """Read every file into the page cache."""
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file():

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: JSON for programs, Markdown for the docs, SVG for the eye."""
+"""Write the results of a benchmark as JSON, Markdown and SVG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """The class of this machine: enough to judge a table by, nothing that names the machine."""
+    """Describe the hardware and versions that the numbers depend on; nothing that identifies it."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cores": os.cpu_count(),
@@ -56,7 +56,7 @@ def write(
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, first column to the left, the others to the right, also legible as plain text."""
+    """Format an aligned table: first column to the left, the others to the right."""
     widths = [max(3, *(len(row[i]) for row in (headings, *rows))) for i in range(len(headings))]
 
     def line(cells: Sequence[str]) -> str:
@@ -69,12 +69,12 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratio_table(ratios: Mapping[str, float]) -> str:
-    """The ratios that a benchmark is about, in their order."""
+    """Format the ratios of a benchmark, in their order."""
     return markdown(["Ratio", "measured"], [[f"`{name}`", number(x)] for name, x in ratios.items()])
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Significant digits, thousands separated; a dash where nothing was measured."""
+    """Format a number with significant digits and thousands separators; None as a dash."""
     if value is None:
         return "–"
     if value == 0:
@@ -85,11 +85,11 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def bars_svg(title: str, unit: str, bars: Sequence[tuple[str, float, bool]]) -> str:
-    """Horizontal bars over a logarithmic axis, for light and dark pages.
+    """Draw horizontal bars over a logarithmic axis, for light and dark pages.
 
     Args:
         title: the headline.
-        unit: what the numbers count.
+        unit: unit of the values.
         bars: ``(label, value > 0, whether it is ours)``, from top to bottom.
     """
     left, plot, right, top, step = 220, 460, 90, 56, 26

@@ -1,8 +1,8 @@
-"""What finding neighbours for pseudo labels costs, and how it grows with the training set.
+"""Measure the neighbour search for pseudo labels, and its growth with the training set.
 
-Exact search and FAISS, each in a fresh process, on features as a sub-task hands them over once an
-epoch: rows of the default width near a curved sheet of 16 dimensions. Beside it an epoch of
-training itself, to say which share of it label generation takes at CMU-MOSEI's size.
+Exact search and FAISS run, each in a fresh process, on features like those of one sub-task in one
+epoch: rows of the default width near a curved sheet of 16 dimensions. An epoch of training is
+timed as well: the ratio is the share of label generation at CMU-MOSEI's size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from train.model.neighbours import FAISS_FROM, nearest
 
 MOSEI = 16326  # utterances of the training split
 WIDTH, SHEET, KNN = 128, 16, 10
-# Per size what is searched how, and the language models whose epoch it is put beside.
+# Per size: the searches (rows, index) and the language models whose epoch they are compared with.
 SIZES: dict[str, tuple[list[tuple[int, str]], list[str]]] = {
     "tiny": ([(300, "exact"), (600, "exact"), (600, "faiss")], ["tiny"]),
     "small": (
@@ -43,7 +43,7 @@ SIZES: dict[str, tuple[list[tuple[int, str]], list[str]]] = {
         ["bert_base", "minilm"],
     ),
 }
-JUDGED = 1000  # rows whose neighbours are compared with the exact ones
+SAMPLED = 1000  # rows whose neighbours are compared with the exact ones
 
 console = Console(stderr=True)
 
@@ -55,12 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
         "--size",
         choices=SIZES,
         default="small",
-        help="tiny: only to see it run; small: exact to 16 thousand, FAISS to 100; full: exact to "
-        "100 thousand, FAISS to a million, a quarter of an hour",
+        help="tiny: a smoke test; small: exact to 16 thousand rows, FAISS to 100 thousand; full: "
+        "exact to 100 thousand, FAISS to a million, a quarter of an hour (default: small)",
     )
-    parser.add_argument("--runs", type=int, default=3, help="repetitions (default 3)")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
+    parser.add_argument("--runs", type=int, default=3, help="repetitions (default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default: 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/out"),
+        help="folder of the results (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     isolated.prepare(("benchmarks.training", "train.model.neighbours"))
     searches, models = SIZES[options.size]
@@ -80,9 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def search(n: int, index: str, threads: int, runs: int) -> tuple[float, float]:
-    """Median seconds to find the neighbours of all ``n`` rows, and which part was right.
+    """Return the median seconds to find the neighbours of all ``n`` rows, and the recall.
 
-    Seconds are the processor's on one thread, which leave out other programs, else the clock's.
+    On one thread the seconds are CPU time, which other programs do not affect; else wall time.
     """
     torch.set_num_threads(threads)
     clock = process_time if threads == 1 else perf_counter
@@ -92,13 +97,13 @@ def search(n: int, index: str, threads: int, runs: int) -> tuple[float, float]:
         start = clock()
         _, found_NK = nearest(features_ND, KNN, index=index)
         seconds.append(clock() - start)
-    some = torch.randperm(n, generator=torch.Generator().manual_seed(1))[:JUDGED]
+    some = torch.randperm(n, generator=torch.Generator().manual_seed(1))[:SAMPLED]
     _, true_RK = nearest(features_ND, KNN, some, "exact")
     return statistics.median(seconds), recall(found_NK[some], true_RK)
 
 
 def sheet(n: int) -> Tensor:
-    """``[n, WIDTH]``: a curved sheet of `SHEET` dimensions with some noise, as learnt features."""
+    """Return features ``[n, WIDTH]`` near a curved sheet of `SHEET` dimensions, with noise."""
     generator = torch.Generator().manual_seed(0)
     place = torch.randn(n, SHEET, generator=generator)
     bend = torch.randn(SHEET, WIDTH, generator=generator) / SHEET**0.5
@@ -106,15 +111,15 @@ def sheet(n: int) -> Tensor:
 
 
 def recall(found_RK: Tensor, true_RK: Tensor) -> float:
-    """Which part of the true neighbours was found."""
+    """Return the fraction of the true neighbours that was found."""
     return float((found_RK[:, :, None] == true_RK[:, None]).any(1).float().mean())
 
 
 def ratios_of(rows: list[dict[str, Any]], epochs: dict[str, float]) -> dict[str, float]:
-    """Shares of an epoch, recall, growth; the first language model gives the share's name."""
+    """Return shares of an epoch, recall and growth; the first language model has no suffix."""
     exact = [row for row in rows if row["index"] == "exact"]
     by_faiss = {row["n"]: row for row in rows if row["index"] == "faiss"}
-    # What sclg.index=auto takes at each size.
+    # The index that sclg.index=auto chooses at each size.
     chosen = [row for row in exact if row["n"] < FAISS_FROM]
     chosen += [row for n, row in by_faiss.items() if n >= FAISS_FROM]
     at_mosei = max((row for row in exact if row["n"] <= MOSEI), key=lambda row: row["n"])
@@ -132,13 +137,13 @@ def ratios_of(rows: list[dict[str, Any]], epochs: dict[str, float]) -> dict[str,
 
 
 def exponent(rows: list[dict[str, Any]], what: str) -> float:
-    """The slope between smallest and largest in logarithms: 1 linear, 2 quadratic."""
+    """Return the slope between smallest and largest in logarithms: 1 linear, 2 quadratic."""
     first, last = min(rows, key=lambda row: row["n"]), max(rows, key=lambda row: row["n"])
     return math.log(last[what] / first[what]) / math.log(last["n"] / first["n"])
 
 
 def _epoch(model: str, options: argparse.Namespace) -> float:
-    """Seconds of the training steps of one epoch at CMU-MOSEI's size, and the default width."""
+    """Return the seconds of the training steps of one epoch at CMU-MOSEI's size."""
     with tempfile.TemporaryDirectory(prefix="bench-sclg-") as folder:
         given = (Path(folder), model, WIDTH, "fp32", "cpu")
         timed, _ = isolated.run_isolated(compare, *given, options.threads, options.runs)

@@ -1,9 +1,9 @@
-"""What a training step of SemanticMAC costs, beside the same language model alone.
+"""Compare a training step of SemanticMAC with one of the same language model alone.
 
 Both take the same batches through forward, loss, backward and optimiser, in turns; "alone" is the
 language model, the mean over its tokens and one linear head. The language models have random
-weights in the published sizes: nothing is downloaded. Ends with what each costs, and where the
-step's time goes.
+weights in the published sizes: nothing is downloaded. The results are tables of the times and of
+the shares of a step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.progress import track
 from benchmarks import isolated, report
 from benchmarks.training import BATCH, FRAMES, TOKENS, compare
 
-# Per size the language models and model widths; the first width gives the ratios.
+# Per size: the language models and model widths; the ratios are those of the first width.
 SIZES = {
     "tiny": (("tiny",), (16,)),
     "small": (("minilm", "bert_base"), (128,)),
@@ -39,19 +39,26 @@ def main(arguments: list[str] | None = None) -> int:
         "--size",
         choices=SIZES,
         default="small",
-        help="tiny: only to see it run; small: the default width, some minutes; full: widths 128, "
-        "256 and 768, a quarter of an hour",
+        help="tiny: a smoke test; small: the default width, some minutes; full: widths 128, "
+        "256 and 768, a quarter of an hour (default: small)",
     )
-    parser.add_argument("--runs", type=int, default=5, help="steps of each, in turns (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
+    parser.add_argument("--runs", type=int, default=5, help="steps of each, in turns (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default: 1)")
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="default: the GPU if there is one",
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: all there are")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out"), help="results")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="default: fp32, and bf16 if the device has it"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/out"),
+        help="folder of the results (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     isolated.prepare(("benchmarks.training",))
     models, widths = SIZES[options.size]
@@ -76,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def precisions(device: str) -> list[str]:
-    """float32, and bfloat16 where the device computes in it: elsewhere it is only emulated."""
+    """Return float32, and bfloat16 if the device has it and does not emulate it."""
     has_it = (
         torch.cuda.is_bf16_supported()
         if device == "cuda"
@@ -86,9 +93,9 @@ def precisions(device: str) -> list[str]:
 
 
 def ratios_of(rows: list[dict[str, Any]], width: int) -> dict[str, float]:
-    """The step over the language model alone, at the default width and in float32.
+    """Return the ratios of the step to the language model alone, and the longest wait for data.
 
-    Others carry width and precision in their names. The longest wait for data of all rows counts.
+    Names have width and precision as a suffix, except for the default width in float32.
     """
     ratios = {}
     for row in rows:

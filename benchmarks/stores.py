@@ -1,9 +1,9 @@
-"""The stores that others use, asked for one utterance at a time; and the list of all competitors.
+"""Other storage formats, read one utterance at a time; and the list of all competitors.
 
-Each is written from the same features and answers the same batches.
+Each is written from the same features and returns the same batches.
 """
 
-# ruff: noqa: D102  # Competitor says what its methods do
+# ruff: noqa: D102  # the methods are documented in Competitor
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from cache import MODALITIES, Features, Packed
 
 
 class PerSample(Competitor):
-    """A store that is asked for one utterance at a time; its rows are then put together."""
+    """A store that is read one utterance at a time; the rows are then concatenated."""
 
     @abstractmethod
     def sample(self, index: int) -> dict[str, np.ndarray]:
-        """The rows of one utterance, ``[T, d]`` per modality."""
+        """Return the rows of one utterance, ``[T, d]`` per modality."""
 
     def packed(self, indices: Tensor) -> Batch:
         samples = [self.sample(index) for index in indices.tolist()]
@@ -70,7 +70,7 @@ class LmdbPickle(PerSample):
         _write_lmdb(folder, len(features), lambda i: pickle.dumps(_rows_of(features, i)))
 
     def sample(self, index: int) -> dict[str, np.ndarray]:
-        # Only ever bytes that `write` wrote a moment ago.
+        # Only bytes that `write` wrote in this run are unpickled.
         sample: dict[str, np.ndarray] = pickle.loads(self.transaction.get(_key(index), b""))
         return sample
 
@@ -105,7 +105,7 @@ class LmdbRaw(PerSample):
 
 
 class Ragged(PerSample):
-    """All rows in one array and the offsets of the utterances: a slice per sample."""
+    """All rows in one array, and the offsets of the utterances: one slice per sample."""
 
     values: dict[str, Any]
     offsets: dict[str, list[int]]
@@ -136,7 +136,7 @@ class Hdf5Ragged(Ragged):
 
 
 class ZarrSlices(Ragged):
-    """Our own store read with zarr-python, as any other program would."""
+    """Our store read with zarr-python, as another program reads it."""
 
     title = "Zarr, a slice per sample"
 
@@ -232,7 +232,7 @@ COMPETITORS: dict[str, type[Competitor]] = {
 
 
 def _rows_of(features: Features, index: int) -> dict[str, np.ndarray]:
-    """Both modalities of one utterance, as views."""
+    """Return both modalities of one utterance, as views."""
     rows = {}
     for m in MODALITIES:
         start, length = int(features.starts[m][index]), int(features.lengths[m][index])
@@ -253,7 +253,7 @@ def _open_lmdb(folder: Path) -> lmdb.Environment:
 
 
 def _write_lmdb(folder: Path, count: int, value: Any) -> None:
-    # The size of the map is a bound of the file, which is sparse; 64 GB is more than any run needs.
+    # map_size limits the file, which is sparse; no run needs 64 GB.
     with lmdb.open(str(folder), map_size=64 << 30) as environment:
         for start in range(0, count, 1000):
             with environment.begin(write=True) as transaction:

@@ -1,4 +1,4 @@
-"""One competitor timed in the process it is called in."""
+"""Time one competitor of the reading benchmark in this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import pandas  # noqa: F401  # pyarrow imports it at the first conversion: not a matter of reading
+import pandas  # noqa: F401  # else pyarrow imports it during the first conversion
 import torch
 from torch import Tensor
 
@@ -25,12 +25,12 @@ class Timing:
     """One competitor in one process.
 
     Attributes:
-        open_s: from nothing to ready for batches.
-        first_batch_s: from nothing to the first packed batch.
-        first_pass: samples/s, packed, of the first pass over the utterances.
-        packed: samples/s, packed, afterwards.
+        open_s: seconds to open the store.
+        first_batch_s: seconds to open the store and read the first packed batch.
+        first_pass: samples/s, packed, in the first pass over the utterances.
+        packed: samples/s, packed, after the first pass.
         padded: samples/s, padded with mask.
-        memory: peak of private memory, bytes.
+        memory: peak of private memory, in bytes.
     """
 
     open_s: float
@@ -44,7 +44,7 @@ class Timing:
 def measure(
     name: str, store: Path, folder: Path, batches: list[Tensor], seconds: float, threads: int
 ) -> Timing:
-    """Open a competitor and read batches from it, here and now."""
+    """Open a competitor and read batches from it, in this process."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     start = perf_counter()
@@ -65,19 +65,19 @@ def measure(
 
 
 def keep_freed_memory() -> None:
-    """Have the C library reuse freed memory rather than give it back to the system.
+    """Make the C library reuse freed memory instead of returning it to the system.
 
-    By default it decides by what was allocated before: then one reader's batches land in memory it
-    had already, the next one's in fresh pages, which cost a fifth of the copy.
+    By default it decides by earlier allocations: the batches of one reader are then written to
+    memory that it holds already, those of the next to new pages, which cost a fifth of the copy.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it accepts
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the maximum
 
 
 def load_and_copy(store: Path) -> tuple[float, float]:
-    """Seconds to load a whole store, and to copy the same bytes within memory."""
+    """Return the seconds to load a whole store, and to copy the same bytes within memory."""
     start = perf_counter()
     cache = FeatureStore.open(store)
     features = cache.select(cache.ids, resident=True)
@@ -89,7 +89,7 @@ def load_and_copy(store: Path) -> tuple[float, float]:
 
 
 def _rate(read: Callable[[Any], Any], batches: Iterable[tuple[int, Any]], seconds: float) -> float:
-    """Samples per second; ends with the batches or after ``seconds``, whichever is first."""
+    """Return the samples per second; ends with the batches or after ``seconds``."""
     start = perf_counter()
     samples = 0
     for count, batch in batches:

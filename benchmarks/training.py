@@ -1,4 +1,4 @@
-"""A method taken through training steps, and timed, in the process it is called in."""
+"""Time the training steps of a method in this process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VOCABULARY = 30522
 
 
 class LanguageModelAlone(Method):
-    """The yardstick: mean over the language model's tokens, one linear head."""
+    """The reference: the mean over the language model's tokens and one linear head."""
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
@@ -45,7 +45,7 @@ class LanguageModelAlone(Method):
         self.head = nn.Linear(self.text.width, task.outputs)
 
     def forward(self, batch: Batch) -> Outputs:
-        """One prediction from the text."""
+        """Predict from the text alone."""
         x_BLD, mask_BL = self.text(batch.text)
         pooled_BD = masked_mean(x_BLD, mask_BL)
         return Outputs({"M": self.head(pooled_BD)}, {"M": pooled_BD})
@@ -54,11 +54,11 @@ class LanguageModelAlone(Method):
 def compare(
     folder: Path, model: str, width: int, precision: str, device: str, threads: int, runs: int
 ) -> dict[str, Any]:
-    """Medians of SemanticMAC and of its language model alone, step by step in turns.
+    """Time SemanticMAC and its language model alone, step by step in turns.
 
     Returns:
         ``step_s``, ``alone_s`` and ``data_wait_s``; ``vs_lm`` and ``data_wait_share``, medians of
-        the ratios of neighbouring steps; ``parts_s``: what of the step each part takes.
+        the ratios of neighbouring steps; ``parts_s``: the seconds of each part of the step.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -98,9 +98,9 @@ def compare(
 
 
 class Trained:
-    """A method with what trains it; seconds are the processor's on one thread, else the clock's.
+    """A method, its data and its optimizer; steps are timed.
 
-    The processor's seconds leave out what other programs take.
+    On one thread the seconds are CPU time, which other programs do not affect; else wall time.
     """
 
     def __init__(self, method: Method, split: Split, accelerator: Accelerator) -> None:
@@ -116,7 +116,7 @@ class Trained:
         self._clock = process_time if torch.get_num_threads() == 1 and not on_gpu else perf_counter
 
     def step(self, index_B: Tensor) -> tuple[float, float]:
-        """One training step; seconds waited for its batch, and in all."""
+        """Train one step; return the seconds waited for its batch, and the total."""
         start = self._now()
         batch = self.split.batch(index_B).to(self.accelerator.device)
         waited = self._now() - start
@@ -124,7 +124,7 @@ class Trained:
         return waited, self._now() - start
 
     def parts(self, batches: tuple[Tensor, ...], runs: int) -> dict[str, list[float]]:
-        """Seconds of each part of SemanticMAC, run alone on the inputs of a real step."""
+        """Time each part of SemanticMAC alone, on the inputs of a training step."""
         method, seconds = self.method, {}
         assert isinstance(method, SemanticMAC)
         modules: dict[str, list[nn.Module]] = {
@@ -148,7 +148,7 @@ class Trained:
         return seconds
 
     def _alone(self, module: nn.Module, inputs: tuple[Any, ...]) -> float:
-        """Forward and backward of one module."""
+        """Time forward and backward of one module."""
         fresh = [
             x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
             for x in inputs
@@ -175,7 +175,7 @@ class Trained:
 
 
 def save_language_model(folder: Path, name: str) -> None:
-    """A BERT of one of the `LANGUAGE_MODELS` sizes with random weights."""
+    """Save a BERT of one of the `LANGUAGE_MODELS` sizes with random weights."""
     width, layers, heads = LANGUAGE_MODELS[name]
     config = BertConfig(
         vocab_size=VOCABULARY,
@@ -189,7 +189,7 @@ def save_language_model(folder: Path, name: str) -> None:
 
 
 def make_split(folder: Path, utterances: int, task: Task) -> Split:
-    """Random texts of `TOKENS` tokens, frames and scores, from a store like any other."""
+    """Generate random texts of `TOKENS` tokens, features and scores; the store is published."""
     store = FeatureStore.open(generate(folder, utterances, spread=0.0))
     random = np.random.default_rng(1)
     rows = pd.DataFrame({"id": store.ids, "label": random.uniform(-3, 3, utterances)})
