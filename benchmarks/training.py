@@ -162,7 +162,7 @@ class Trained:
 
     def _update(self) -> float:
         start = self._now()
-        self.optimizer._update(1.0)
+        self.optimizer.update(1.0)
         seconds = self._now() - start
         for parameter in self.method.parameters():
             parameter.grad = torch.zeros_like(parameter)

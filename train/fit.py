@@ -155,7 +155,7 @@ def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
     if at != TrainState():
         print_plain(console, f"{folder} goes on in epoch {at.epoch} after {at.step} steps")
     steps = len(_order(setup, 1))
-    epochs = config.train.epochs if optimizer.optimiser else 1
+    epochs = config.train.epochs if optimizer.optimizer else 1
     done = (at.epoch - 1) * steps + at.step
     with (
         run_folder.tensorboard(setup.accelerator, folder) as log,
@@ -169,8 +169,8 @@ def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
                 pieces = distributed.shard(index_B, config.train.accumulate)
                 parts = [split.batch(index_P) for index_P in pieces]
                 terms = optimizer.step(parts, len(index_B), lr_multiplier(done, steps, config))
-                for part, said in zip(parts, terms, strict=True):
-                    meter.update(part.index, said)
+                for part, part_terms in zip(parts, terms, strict=True):
+                    meter.update(part.index, part_terms)
                 at.step, done = at.step + 1, done + 1
                 at.elapsed = time.perf_counter() - started
                 advance()

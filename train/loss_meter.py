@@ -34,7 +34,7 @@ class LossMeter:
             ValueError: a term of these or of some before is not finite.
         """
         self._names = list(terms)
-        self._waiting.append((index_B, torch.stack([term.detach() for term in terms.values()])))
+        self._waiting.append((index_B, torch.stack(list(terms.values()))))
         if len(self._waiting) >= self.every:
             self._look()
 

@@ -1,4 +1,4 @@
-"""Which weights decay, how fast each group learns at each step, and the step itself."""
+"""Parameter groups, learning-rate schedule, and one optimizer step."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ADDED = re.compile(r"bias|embed|emb$|token|^modality$")
 
 
 def parameter_groups(method: Method, optim: OptimConfig) -> list[dict[str, Any]]:
-    """The language model's weights and all others, each with and without weight decay.
+    """Group the language model's weights and all others, each with and without weight decay.
 
     Only matrices that multiply their input decay: biases, norms, embeddings and learnable tokens
-    do not, under whatever names PyTorch, a language model or a method keeps them.
+    do not, whatever PyTorch, a language model or a method names them.
     """
     tables = {
         f"{name}.weight"
@@ -52,7 +52,7 @@ def parameter_groups(method: Method, optim: OptimConfig) -> list[dict[str, Any]]
 
 
 def lr_multiplier(step: int, steps_per_epoch: int, config: Config) -> float:
-    """What the learning rates are multiplied with at optimisation step ``step``, from 0.
+    """Factor of the learning rates at optimizer step ``step``, counted from 0.
 
     A linear warm-up, over the first epoch by default, then 1 or half a cosine down to 0.
     """
@@ -65,88 +65,11 @@ def lr_multiplier(step: int, steps_per_epoch: int, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / rest)))
 
 
-class OptimizerStep:
-    """A method and its AdamW; `step` is one optimiser step on a global batch.
-
-    The batch may be sharded over ranks and accumulated over micro-batches. A method without a
-    trainable weight only computes its loss.
-
-    Args:
-        method: on the accelerator's device.
-        config: rates, clipping.
-        accelerator: precision, and the processes whose gradients are averaged.
-    """
-
-    def __init__(self, method: Method, config: Config, accelerator: Accelerator) -> None:
-        self.config, self.accelerator = config, accelerator
-        self.module: nn.Module = _Loss(method)
-        self.optimiser: Any = None
-        groups = parameter_groups(method, config.optim)
-        if groups:
-            self._rates = [group["lr"] for group in groups]
-            with warnings.catch_warnings():  # of a new name that earlier versions do not know
-                warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-                self.module, self.optimiser = accelerator.prepare(
-                    self.module, AdamW(groups, fused=True)
-                )
-
-    def step(self, parts: Sequence[Batch], size: int, factor: float) -> list[dict[str, Tensor]]:
-        """One step on the mean loss of a batch.
-
-        Args:
-            parts: this rank's micro-batches.
-            size: utterances of the global batch, over all micro-batches of all ranks.
-            factor: what the learning rates are multiplied with.
-
-        Returns:
-            The loss terms of each micro-batch, detached.
-        """
-        said = []
-        for number, part in enumerate(parts, 1):
-            last = number == len(parts)
-            with nullcontext() if last else self.accelerator.no_sync(self.module):
-                terms = self.module(part.to(self.accelerator.device))
-                if self.optimiser is not None:
-                    # Gradients are summed over micro-batches and averaged over ranks.
-                    share = len(part) * self.accelerator.num_processes / size
-                    self.accelerator.backward(terms["total"] * share)
-            said.append({name: term.detach() for name, term in terms.items()})
-        if self.optimiser is not None:
-            self._update(factor)
-        return said
-
-    def _update(self, factor: float) -> None:
-        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
-        if self.config.optim.clip:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.optim.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """AdamW's moments, on the CPU: ``<number of the weight>.<what>``."""
-        if self.optimiser is None:
-            return {}
-        state = self.optimiser.state_dict()["state"]
-        return {f"{i}.{key}": x.cpu() for i, kept in state.items() for key, x in kept.items()}
-
-    def load_state_dict(self, moments: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave; rates need no restoring, each step sets them."""
-        if self.optimiser is None:
-            return
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, x in moments.items():
-            i, _, key = name.partition(".")
-            state.setdefault(int(i), {})[key] = x
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-
-
-class _Loss(nn.Module):
-    """Forward pass and loss as one module.
+class LossModule(nn.Module):
+    """The forward pass and the loss as one module, for DistributedDataParallel.
 
     DistributedDataParallel waits for the gradient of every weight that its module's output depends
-    on: the output must be the loss alone, for a prediction may be left out of it.
+    on. Predictions may be left out of the loss, so the only output with a gradient is the loss.
     """
 
     def __init__(self, method: Method) -> None:
@@ -154,8 +77,85 @@ class _Loss(nn.Module):
         self.method = method
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the scalar terms of the loss in float32; only "total" has a gradient."""
         outputs = convert_to_fp32(self.method(batch))
         with torch.autocast(batch.index.device.type, enabled=False):
             terms = self.method.loss(outputs, batch)
-        total = terms["total"]
-        return {name: total if name == "total" else x.detach() for name, x in terms.items()}
+        return {name: x if name == "total" else x.detach() for name, x in terms.items()}
+
+
+class OptimizerStep:
+    """A method and its AdamW; `step` is one optimizer step on a global batch.
+
+    The batch may be sharded over ranks and accumulated over micro-batches. A method without a
+    trainable weight only computes its loss.
+
+    Args:
+        method: on the accelerator's device.
+        config: learning rates, clipping.
+        accelerator: precision, and the processes whose gradients are averaged.
+    """
+
+    def __init__(self, method: Method, config: Config, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.loss: nn.Module = LossModule(method)
+        self.optimizer: Any = None
+        groups = parameter_groups(method, config.optim)
+        if groups:
+            self._rates = [group["lr"] for group in groups]
+            with warnings.catch_warnings():  # of a new name that earlier versions do not know
+                warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+                self.loss, self.optimizer = accelerator.prepare(
+                    self.loss, AdamW(groups, fused=True)
+                )
+
+    def step(self, parts: Sequence[Batch], size: int, factor: float) -> list[dict[str, Tensor]]:
+        """Take one step on the mean loss of a batch.
+
+        Args:
+            parts: this rank's micro-batches.
+            size: utterances of the global batch, over all micro-batches of all ranks.
+            factor: multiplies the learning rates.
+
+        Returns:
+            The loss terms of each micro-batch, detached.
+        """
+        losses = []
+        for part in parts:
+            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.loss):
+                terms = self.loss(part.to(self.accelerator.device))
+                if self.optimizer is not None:
+                    # Gradients are summed over micro-batches and averaged over ranks.
+                    share = len(part) * self.accelerator.num_processes / size
+                    self.accelerator.backward(terms["total"] * share)
+            losses.append({name: term.detach() for name, term in terms.items()})
+        if self.optimizer is not None:
+            self.update(factor)
+        return losses
+
+    def update(self, factor: float) -> None:
+        """Clip the gradients, apply them, and reset them."""
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        if self.config.optim.clip:
+            self.accelerator.clip_grad_norm_(self.loss.parameters(), self.config.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copy AdamW's moments to the CPU: ``<number of the weight>.<name of the moment>``."""
+        if self.optimizer is None:
+            return {}
+        state = self.optimizer.state_dict()["state"]
+        return {f"{i}.{key}": x.cpu() for i, kept in state.items() for key, x in kept.items()}
+
+    def load_state_dict(self, moments: dict[str, Tensor]) -> None:
+        """Restore the moments of a `state_dict`. Each step sets the learning rates itself."""
+        if self.optimizer is None:
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, x in moments.items():
+            i, _, key = name.partition(".")
+            state.setdefault(int(i), {})[key] = x
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})

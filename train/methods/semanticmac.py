@@ -133,13 +133,17 @@ class SemanticMAC(Method):
         return dict(zip(PSEUDO, self.pseudo.labels, strict=True))
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """The terms of equations (19), (21) and (22)."""
-        terms = super().loss(outputs, batch)
+        """Compute the terms of equations (19), (21) and (22)."""
         weights, sccl = self.config.loss.weights, self.config.sccl
+        terms = {"task_M": self.task.loss(outputs.predictions["M"], batch.labels).mean()}
         total = weights.M * terms["task_M"]
         self.pseudo.collect(batch.index, torch.stack([outputs.features[k] for k in PSEUDO]))
         if self.config.loss.multi_task:
-            for k, term in zip(PSEUDO, self._pseudo_losses(outputs, batch), strict=True):
+            output_KBC = torch.stack([outputs.predictions[k] for k in PSEUDO])
+            target_KBC = self.pseudo.lookup(batch.index)
+            loss_KB = self.task.loss(output_KBC.flatten(0, 1), target_KBC.flatten(0, 1))
+            loss_K = loss_KB.view(len(PSEUDO), -1).mean(1)
+            for k, term in zip(PSEUDO, loss_K, strict=True):
                 terms[f"task_{k}"] = term
                 total = total + getattr(weights, k) * term
         if sccl.enabled and sccl.alpha:
@@ -151,14 +155,7 @@ class SemanticMAC(Method):
             features_BD, labels_BC, real_B = gather_batch(
                 outputs.features["M"], batch.labels, self.config.train.batch_size
             )
-            alike_BB = self.task.same_class(labels_BC)
-            terms["inter"] = inter_sample(features_BD, alike_BB, sccl.tau_inter, real_B)
+            same_class_BB = self.task.same_class(labels_BC)
+            terms["inter"] = inter_sample(features_BD, same_class_BB, sccl.tau_inter, real_B)
             total = total + sccl.beta * terms["inter"]
         return {**terms, "total": total}
-
-    def _pseudo_losses(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """The terms of equation (21) of those sub-tasks that learn pseudo labels, ``[4]``."""
-        output_KBC = torch.stack([outputs.predictions[k] for k in PSEUDO])
-        target_KBC = self.pseudo.lookup(batch.index)
-        loss_KB = self.task.loss(output_KBC.flatten(0, 1), target_KBC.flatten(0, 1))
-        return loss_KB.view(len(PSEUDO), -1).mean(1)
