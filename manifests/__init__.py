@@ -1,7 +1,7 @@
-"""Datasets: each release becomes one table of utterances and one card.
+"""Read datasets: each release becomes one table of utterances and one card.
 
-A `Manifest` is a Parquet table (one row an utterance) next to a `Card` (YAML: task, labels, splits,
-licence). The other stages read datasets through these two. On the command line:
+A `Manifest` is a Parquet table (one row per utterance) next to a `Card` (YAML: task, labels,
+splits, licence). The other stages read datasets through these two classes. On the command line:
 ``python -m manifests --help``.
 """
 
@@ -15,7 +15,7 @@ __all__ = ["Card", "Manifest"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for (PEP 562): pandas takes most of a second, `manifests.atomic` none.
+    # Imported on first use (PEP 562): pandas takes most of a second, `manifests.atomic` no time.
     if name == "Card":
         from manifests.card import Card
 

@@ -1,4 +1,4 @@
-"""Command line of the manifests: build, list, show, check."""
+"""``python -m manifests``: build, list, show and check datasets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from manifests.manifest import Manifest
 
-# pandas takes most of a second to import. So whatever needs it is imported when a command runs,
-# after the arguments and the paths in them were checked.
+# pandas takes most of a second to import. So modules that need it are imported when a command runs,
+# after its arguments and paths were checked.
 
 EPILOG = """\
 `%(prog)s COMMAND --help` lists the options of a command.
@@ -30,7 +30,7 @@ The documentation's page your-own-data.md describes the files of a dataset of yo
 
 examples:
   %(prog)s ravdess --source ~/RAVDESS
-  %(prog)s meld --source ~/MELD.Raw --no-media   its CSV files are enough
+  %(prog)s meld --source ~/MELD.Raw --no-media   the CSV files are enough
   %(prog)s mine --source ~/mine                  your own videos and table
 """
 LIST_EPILOG = """\
@@ -71,7 +71,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     build = add("build", "read a release and write its manifest", BUILD_EPILOG)
     build.add_argument(
-        "name", metavar="NAME", help="a dataset that `list` names, or data of your own"
+        "name", metavar="NAME", help="a dataset that `list` names, or a name for your own data"
     )
     build.add_argument(
         "--source",
@@ -85,17 +85,17 @@ def parser(prog: str) -> argparse.ArgumentParser:
     build.add_argument(
         "--no-media",
         action="store_true",
-        help="only the labels are available: count the missing videos, require none",
+        help="only the labels are available: missing videos are counted, not an error",
     )
     build.add_argument(
         "--variant",
         metavar="NAME",
-        help="another split of the release, such as fold1 of mustard (default folder: "
+        help="another split of the release, for instance fold1 of mustard (default folder: "
         "data/NAME-VARIANT); the documentation's page datasets.md lists them",
     )
     build.set_defaults(run=_build)
 
-    listing = add("list", "list the datasets, their licences, how to obtain them", LIST_EPILOG)
+    listing = add("list", "list the datasets, their licences and sources", LIST_EPILOG)
     listing.set_defaults(run=_list)
 
     dataset = f"a dataset below data/, or a folder with {MANIFEST}"
@@ -153,13 +153,13 @@ def _read_release(args: argparse.Namespace, source: Path) -> tuple[Manifest, lis
 
 
 def _is_bare(folder: Path) -> bool:
-    """Return whether a folder is missing or holds only what `build` writes."""
+    """Return whether a folder is missing or contains only files that `build` writes."""
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return found <= {CARD, MANIFEST}
 
 
 def _language_model(card: Card) -> str:
-    """Return the language model that `train` reads the texts with, and where it is loaded from."""
+    """Return the language model that `train` uses by default, and where it is loaded from."""
     name = card.language_model
     if name.startswith("builtin:"):
         return f"{name}, which comes with this project"

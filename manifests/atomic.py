@@ -1,7 +1,7 @@
 """Atomic, durable file writes: a reader sees the whole file or no file.
 
 A rename alone survives a killed process but not a power cut, since it may reach the disk before the
-file's content does. So the content is synced before the rename, and the folder after it. A killed
+file's content. So the content is synced before the rename, and the folder after it. A killed
 process leaves its temporary file behind.
 """
 
@@ -17,11 +17,12 @@ from pathlib import Path
 def atomic_path(path: Path, temporary: Path | None = None, mode: int = 0) -> Iterator[Path]:
     """Yield a temporary path; on success it is renamed to `path`, on failure it is deleted.
 
-    Two processes that write the same file never share a temporary one: the last to finish wins.
+    Processes that write the same file do not share a temporary path: the last to finish wins.
 
     Args:
-        path: the file, in a folder that exists; one that exists is replaced.
-        temporary: where to write, on the same file system; by default a unique name next to `path`.
+        path: the file, in an existing folder; an existing file is replaced.
+        temporary: path to write to, on the same file system; by default a unique name next to
+            `path`.
         mode: permission bits to add to those that the umask leaves.
     """
     temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -43,7 +44,7 @@ def atomic_write(path: Path, data: bytes, temporary: Path | None = None, mode: i
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's entries (new names, renames), durable."""
+    """Flush to disk a file's content, or a folder's entries (new names, renames)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -52,6 +53,6 @@ def sync(path: Path) -> None:
 
 
 def add_mode(path: Path, mode: int) -> None:
-    """Add permission bits to a file or folder, such as those that the umask removed."""
+    """Add permission bits to a file or folder, for instance those that the umask removed."""
     if mode:
         path.chmod(stat.S_IMODE(path.stat().st_mode) | mode)

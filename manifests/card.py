@@ -1,4 +1,4 @@
-"""The card of a dataset: what its labels mean, how it is split, who may use it."""
+"""The card of a dataset: its task, labels, splits and licence."""
 
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
@@ -11,31 +11,32 @@ from manifests.atomic import atomic_write
 
 TASKS = ("regression", "classification", "multilabel")
 SPLITS = ("train", "valid", "test")
+UNIMODAL_LABELS = ("label_t", "label_a", "label_v")
 CARDS = resources.files("manifests") / "cards"
 
 
 @dataclass(frozen=True)
 class Card:
-    """A dataset in words and numbers, read from YAML; an inconsistent card is a ValueError.
+    """The description of a dataset, read from YAML; an inconsistent card raises a ValueError.
 
     Attributes:
-        name: short name, also the folder below ``data/`` and the name of the adapter.
+        name: short name; also the folder below ``data/`` and the name of the adapter.
         title: the full name, with the year.
         task: "regression", "classification" (one class) or "multilabel" (any number of classes).
-        labels: the columns that hold the target: ``["label"]``, or for multilabel one 0/1 column
-            a class.
+        labels: the columns of the target: ``["label"]``, or for multilabel one 0/1 column per
+            class.
         classes: the class names; for multilabel the same as `labels`, for regression empty.
         range: lowest and highest label (regression), None otherwise.
         unimodal: whether the table also has ``label_t``, ``label_a`` and ``label_v``.
-        transcripts: whether every utterance has a text; without, the text may be empty.
+        transcripts: whether every utterance has a text; if not, the text may be empty.
         language: ISO 639-1 code of the transcripts.
         language_model: the text model trained by default, a hub name or ``builtin:...``.
         encoder: the frozen audio-visual encoder used by default.
         preset: the training preset used by default.
         metrics: the set of metrics reported.
-        splits: for train, valid and test the row counts of the release and of the paper, where
-            there are such counts.
-        split_rule: in words, who is in which split, where the release does not say.
+        splits: for train, valid and test the row counts of the release and of the paper; None where
+            they do not state it.
+        split_rule: the rule of the splits in words, if the release does not define them.
         disjoint: columns that may not share a value across splits, for instance ``["speaker"]``.
         licence: the licence of the data (not of this code).
         obtain: how to get the data.
@@ -77,7 +78,10 @@ class Card:
         elif len(set(self.classes)) != len(self.classes) or not self.classes:
             faults.append("classes must be a list of distinct names")
         if any(not isinstance(name, str) for name in self.classes or ()):
-            faults.append(f"classes is {self.classes}: YAML reads 1 and yes as no text, quote them")
+            faults.append(
+                f"classes is {self.classes}: YAML parses 1 and yes as a number and a boolean, "
+                "quote them"
+            )
         for split in self.splits:
             if split not in SPLITS:
                 faults.append(f"splits names {split!r}: use {', '.join(SPLITS)}")
@@ -86,17 +90,17 @@ class Card:
 
     @classmethod
     def load(cls, path: str | Path) -> "Card":
-        """Read a card from a YAML file; an unknown or a missing key is a ValueError."""
+        """Read a card from a YAML file; an unknown or a missing key raises a ValueError."""
         path = Path(path)
         return cls._parse(path.read_text(encoding="utf-8"), str(path))
 
     @classmethod
     def builtin(cls, name: str) -> "Card":
-        """The card that comes with this package; ValueError lists the names there are."""
+        """Return a card of this package; a ValueError for an unknown name lists the known ones."""
         if name not in builtin_names():
             raise ValueError(
-                f"no card is called {name!r}; there are: {', '.join(builtin_names())} "
-                "(`python -m manifests list` tells more)"
+                f"unknown card {name!r}; the cards are: {', '.join(builtin_names())} "
+                "(`python -m manifests list` describes them)"
             )
         return cls._parse((CARDS / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
 
@@ -127,25 +131,25 @@ class Card:
 
     @property
     def target(self) -> str:
-        """What is predicted, in words."""
+        """The target of the prediction, in words."""
         if self.range is not None:
             return f"a score from {self.range[0]:g} to {self.range[1]:g}"
         any_number = "any number" if self.task == "multilabel" else "one"
         return f"{any_number} of {', '.join(self.classes)}"
 
     def save(self, path: str | Path) -> None:
-        """Write the card as YAML, atomically; missing folders are made."""
+        """Write the card as YAML, atomically; missing folders are created."""
         text = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, width=100)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(Path(path), text.encode())
 
     def as_dict(self) -> dict[str, Any]:
-        """The card's keys and values, as they stand in the YAML file."""
+        """Return the card's keys and values, as in the YAML file."""
         return asdict(self)
 
 
 def builtin_names() -> list[str]:
-    """Names of the cards that come with this package, sorted."""
+    """Return the names of the cards of this package, sorted."""
     return sorted(
         card.name.removesuffix(".yaml") for card in CARDS.iterdir() if card.name.endswith(".yaml")
     )

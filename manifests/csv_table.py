@@ -1,4 +1,4 @@
-"""A CSV file as its authors saved it: its encoding, its rows and, on a fault, the row's number."""
+"""Read CSV files of any encoding as text; errors name the row as a spreadsheet numbers it."""
 
 import csv
 import io
@@ -14,15 +14,16 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_cells(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, str]:
-    """All cells as text without outer blanks, and the encoding that the file turned out to have.
+    """Read all cells as text without outer blanks; also return the encoding of the file.
 
-    Nothing is taken for a null or a number: an utterance may be the word "NA". Rows are numbered as
-    a spreadsheet does (the header is row 1); empty ones are passed over. Column names are made
-    lower case.
+    Nothing is parsed as a null or a number: an utterance may be the word "NA". Rows are numbered as
+    in a spreadsheet (the header is row 1); empty rows are skipped. Column names are made lower
+    case.
 
     Args:
         path: a file of comma separated values with a header.
-        fallback: encoding of a file that is not UTF-8 (with or without a mark); None refuses it.
+        fallback: encoding of a file that is not UTF-8 (with or without a byte order mark); None:
+            such a file is an error.
 
     Raises:
         ValueError: not in that encoding, no header, a column twice, or rows of another length.
@@ -40,7 +41,7 @@ def read_cells(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, s
         )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise ValueError(f"{path}: column {', '.join(twice)} is there twice: rename one")
+        raise ValueError(f"{path}: column {', '.join(twice)} occurs twice: rename one")
     rows = {
         number: cells
         for number, cells in enumerate(records[1:], start=2)
@@ -60,25 +61,29 @@ def read_cells(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, s
 
 
 def require(table: pd.DataFrame, columns: list[str], path: Path) -> None:
-    """ValueError that names the columns which `table`, read from `path`, lacks; or it is empty."""
+    """Raise a ValueError unless `table`, read from `path`, has the columns and a row."""
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(
             f"{path}: no column {', '.join(missing)}: add it; it has {', '.join(table.columns)}"
         )
     if table.empty:
-        raise ValueError(f"{path}: it has no rows below its header: write one for each utterance")
+        raise ValueError(f"{path}: no rows below the header: write one for each utterance")
 
 
 def numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
-    """One column as float64; an empty cell is NaN, anything else that is no number a ValueError."""
+    """Convert a column to float64; an empty cell becomes NaN.
+
+    Raises:
+        ValueError: a cell is not a finite number; lists the rows.
+    """
     cells = table[column]
     values = pd.to_numeric(cells.where(cells != ""), errors="coerce").astype(np.float64)
-    # pandas reads the words "nan" and "inf" as numbers, which nobody means here.
+    # pandas parses the words "nan" and "inf" as numbers; here they are faults.
     bad = (cells != "") & ~np.isfinite(values)
     raise_faults(
         [
-            f"row {row}: {column} {cell!r} is no number: write it like 0.4, with a point"
+            f"row {row}: {column} {cell!r} is not a number: write it like 0.4, with a point"
             for row, cell in cells[bad].items()
         ],
         path,
@@ -94,10 +99,10 @@ def _decode(path: Path, fallback: str | None) -> tuple[str, str]:
         return content.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
-        says = f"{path}: row {row}: byte 0x{content[error.start]:02x} is not UTF-8"
+        fault = f"{path}: row {row}: byte 0x{content[error.start]:02x} is not UTF-8"
     if fallback is None:
-        raise ValueError(f"{says}: save the file as CSV UTF-8")
+        raise ValueError(f"{fault}: save the file as CSV UTF-8")
     try:
         return content.decode(fallback), fallback
     except UnicodeDecodeError as error:
-        raise ValueError(f"{says}, nor is the file {fallback}: save it as CSV UTF-8") from error
+        raise ValueError(f"{fault}, nor is the file {fallback}: save it as CSV UTF-8") from error

@@ -8,7 +8,7 @@ from manifests.card import builtin_names
 DATA = Path("data")
 MANIFEST, CARD = "manifest.parquet", "card.yaml"
 OWN_TABLE = "labels.csv"
-"""The table of a dataset of the user's own, which has no card in this package."""
+"""The table of the user's own dataset, for which this package has no card."""
 
 
 def folder_of(dataset: str | Path) -> Path:
@@ -25,14 +25,14 @@ def find_manifest(dataset: str | Path) -> Path:
     """
     path = folder_of(dataset) / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; `python -m manifests build NAME` makes it")
+        raise ValueError(f"{path}: no such file; `python -m manifests build NAME` creates it")
     return path
 
 
 def check_known(name: str, source: Path) -> None:
-    """Raise a ValueError unless `name` has a card in this package or `source` has an own table."""
+    """Raise a ValueError unless this package has a card for `name` or `source` has a table."""
     if name not in builtin_names() and not (source / OWN_TABLE).is_file():
         raise ValueError(
-            f"no card is called {name!r}; there are: {', '.join(builtin_names())}. For data of "
-            f"your own write {source / OWN_TABLE} (documentation: your-own-data.md)"
+            f"unknown dataset {name!r}; the datasets are: {', '.join(builtin_names())}. For your "
+            f"own data write {source / OWN_TABLE} (documentation: your-own-data.md)"
         )

@@ -9,14 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from manifests.atomic import atomic_path
-from manifests.card import SPLITS, Card
+from manifests.card import SPLITS, UNIMODAL_LABELS, Card
 from manifests.locate import CARD, MANIFEST, find_manifest
 from manifests.validation import find_faults, raise_faults
 
 STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
 FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")
 INTEGERS = ("turn",)
-UNIMODAL_LABELS = ("label_t", "label_a", "label_v")
 CONTEXT = "context"
 
 Cut = tuple[str, str, float | None, float | None, tuple[float, float, float, float] | None]
@@ -27,25 +26,25 @@ Cut = tuple[str, str, float | None, float | None, tuple[float, float, float, flo
 class Manifest:
     """A dataset: its card and one row for each utterance.
 
-    The columns, in the order in which they are kept:
+    The columns, in this order:
 
     ========================= ======= ==========================================================
     id                        string  unique
     video                     string  path below the data root, with forward slashes
     start, end                float64 seconds in the file; both null: the whole file
-    crop_x/_y/_w/_h           float64 part of the picture, as fractions; all null: all of it
+    crop_x/_y/_w/_h           float64 part of the picture, as fractions; all null: the whole
     split                     string  train, valid or test
-    text, language            string  transcript and its language (the card's where not given)
+    text, language            string  transcript and its language (default: the card's)
     speaker, dialogue         string  may be null
-    turn                      Int64   place in the dialogue, may be null
-    context                   string  what was said before, one utterance a line, oldest first;
-                                      null: nothing. Only where the release tells it so
+    turn                      Int64   position in the dialogue, may be null
+    context                   string  the preceding utterances, one per line, oldest first; null:
+                                      none. Only if the release has a context of its own
     label, or one per class   float64 (regression), string (classification), Int64 (multilabel)
-    label_t, label_a, label_v float64 only where the card says `unimodal`
+    label_t, label_a, label_v float64 only if the card says `unimodal`
     ========================= ======= ==========================================================
 
-    Columns beyond these are kept as they are. A missing optional column is filled with nulls; the
-    types are forced, so a value that cannot be read as its column's type is a ValueError.
+    Other columns are kept as they are. A missing optional column is filled with nulls. Columns are
+    converted to these types: a value that cannot be converted raises a ValueError.
     """
 
     card: Card
@@ -61,7 +60,7 @@ class Manifest:
         if "language" not in table:
             table["language"] = self.card.language
         types = self.column_types()
-        if CONTEXT in table:  # unlike the others never added: the digests without it stay
+        if CONTEXT in table:  # never added, unlike other columns: digests without it stay the same
             types[CONTEXT] = "string"
         for column, dtype in types.items():
             if column not in table:
@@ -79,7 +78,7 @@ class Manifest:
         return types | dict.fromkeys(UNIMODAL_LABELS if self.card.unimodal else (), "float64")
 
     def column_types(self) -> dict[str, str]:
-        """The schema: column name to pandas dtype, in the order of the columns."""
+        """Return the schema: column name to pandas dtype, in the order of the columns."""
         types = dict.fromkeys(["id", "video"], "string")
         types |= dict.fromkeys(FLOATS, "float64")
         types |= dict.fromkeys(STRINGS, "string")
@@ -91,13 +90,13 @@ class Manifest:
         """Read the manifest in a folder; a bare name such as ``"demo"`` means ``data/demo``.
 
         Raises:
-            ValueError: no such file, or a card or a table that is not valid.
+            ValueError: no such file, or an invalid card or table.
         """
         path = find_manifest(dataset)
         return cls(Card.load(path.with_name(CARD)), pd.read_parquet(path), path)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``card.yaml`` and ``manifest.parquet`` into `folder`, atomically; returns it."""
+        """Write ``card.yaml`` and ``manifest.parquet`` atomically into `folder`; return it."""
         folder = Path(folder)
         self.card.save(folder / CARD)
         self.path = folder / MANIFEST
@@ -106,15 +105,15 @@ class Manifest:
         return folder
 
     def split(self, name: str) -> pd.DataFrame:
-        """The rows of one split, sorted by id, with a fresh index."""
+        """Return the rows of one split, sorted by id, with a new index."""
         if name not in SPLITS:
-            raise ValueError(f"no split is called {name!r}: use {', '.join(SPLITS)}")
+            raise ValueError(f"unknown split {name!r}: use {', '.join(SPLITS)}")
         rows = self.table[self.table["split"] == name]
         return rows.sort_values("id", ignore_index=True)
 
     @property
     def cuts(self) -> list[Cut]:
-        """What is cut out of which video, sorted by id: all of the manifest that features need."""
+        """The part of a video that each utterance is, sorted by id: all that features depend on."""
         columns = ["id", "video", *FLOATS]
         cells = self.table[columns].astype("object").itertuples(index=False)
         cuts: list[Cut] = []
@@ -131,13 +130,13 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 (hex) of the table's content: rows sorted by id, columns by name.
 
-        The order of rows and columns, the file's bytes and its place do not enter; any change of a
-        value does. The card does not enter either: a reworded licence is the same data.
+        It does not depend on the order of rows and columns, the file's bytes or path, or the card
+        (a reworded licence is the same data), but on every value.
         """
         columns = sorted(str(c) for c in self.table)
         content = self.table[columns].astype("object")
         rows = [[_plain(value) for value in row] for row in content.itertuples(index=False)]
-        # Sorted with the id in front; the whole line breaks the tie of a (faulty) duplicate id.
+        # Sorted by id first; the whole line breaks the tie of a (faulty) duplicate id.
         at = columns.index("id")
         lines = sorted((row[at] or "", json.dumps(row, allow_nan=False)) for row in rows)
         sha = hashlib.sha256(json.dumps(columns).encode())
@@ -146,7 +145,7 @@ class Manifest:
         return sha.hexdigest()
 
     def check(self) -> None:
-        """Raise one ValueError that lists what is wrong: file, row and remedy for each fault."""
+        """Raise one ValueError that lists all faults: file, row and remedy of each."""
         raise_faults(find_faults(self.card, self.table), self._where())
 
     def _where(self) -> str:
@@ -161,7 +160,7 @@ def _cast(values: pd.Series, dtype: str) -> pd.Series:
 
 
 def _plain(value: object) -> str | int | float | bool | None:
-    """One cell as JSON can hold it; every kind of null is one null."""
+    """Convert a cell to a JSON value; every kind of null becomes None."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if hasattr(value, "item"):
@@ -170,4 +169,4 @@ def _plain(value: object) -> str | int | float | bool | None:
         return None if math.isnan(value) else value
     if isinstance(value, (str, int)):
         return value
-    raise ValueError(f"a cell holds {value!r}: a manifest keeps text, numbers and nulls")
+    raise ValueError(f"a cell contains {value!r}: a manifest keeps text, numbers and nulls")

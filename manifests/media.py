@@ -1,4 +1,4 @@
-"""Which videos of a manifest lie on this disk, and how long they are, without a decoder."""
+"""Count the videos of a manifest on this disk and their length, without a decoder."""
 
 import struct
 from collections.abc import Iterator
@@ -13,13 +13,14 @@ from manifests.manifest import Manifest
 
 @dataclass(frozen=True)
 class Media:
-    """What lies below a data root of what a manifest names.
+    """The videos of a manifest that exist below a data root.
 
     Attributes:
-        missing: videos that are not there, sorted, each once.
-        videos: how many different videos the manifest names.
-        seconds: length of all utterances together, as far as known.
-        unknown: utterances of unknown length: no times, and no video that tells.
+        missing: the missing videos, sorted, each once.
+        videos: number of different videos in the manifest.
+        seconds: total length of all utterances of known length.
+        unknown: number of utterances of unknown length: without times, and without a video whose
+            header states its length.
     """
 
     missing: list[str]
@@ -31,7 +32,7 @@ class Media:
 def survey(manifest: Manifest, root: Path) -> Media:
     """Look below `root` for the videos of `manifest`.
 
-    A length comes from the utterance's times, or for a whole file from the file's header.
+    A length is taken from the utterance's times, or for a whole file from the file's header.
     """
     videos = sorted(set(manifest.table["video"].dropna()))
     missing = [video for video in videos if not (root / video).is_file()]
@@ -47,16 +48,16 @@ def survey(manifest: Manifest, root: Path) -> Media:
 
 
 def mp4_seconds(path: Path) -> float | None:
-    """Length of an MP4 (or MOV) file in seconds as its movie header states it; None if it has none.
+    """Return the length of an MP4 (or MOV) file in seconds from its movie header; None: no header.
 
-    A few hundred bytes are read, so that tens of thousands of clips take seconds.
+    Only a few hundred bytes are read, so tens of thousands of clips take seconds.
     """
     with path.open("rb") as file:
         for moov, moov_end in _boxes(file, b"moov", path.stat().st_size):
             file.seek(moov)
             for header, _ in _boxes(file, b"mvhd", moov_end):
                 file.seek(header)
-                # Version 1 has 64-bit times. Before the scale: version and flags, two dates.
+                # Version 1 has 64-bit times. The scale follows version, flags and two dates.
                 layout = ">20xIQ" if file.read(1) == b"\1" else ">12xII"
                 file.seek(header)
                 body = file.read(struct.calcsize(layout))
@@ -68,7 +69,7 @@ def mp4_seconds(path: Path) -> float | None:
 
 
 def _boxes(file: BinaryIO, kind: bytes, end: int) -> Iterator[tuple[int, int]]:
-    """Where the content of each box of one `kind` begins and ends, from here to `end`."""
+    """Yield where the content of each box of one `kind` begins and ends, from here to `end`."""
     at = file.tell()
     while at + 8 <= end:
         file.seek(at)

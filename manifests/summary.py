@@ -1,4 +1,4 @@
-"""What a manifest holds, as tables on the terminal."""
+"""Print a manifest as tables on the terminal."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,16 +17,16 @@ SHOWN_MISSING = 5
 
 
 def print_summary(manifest: Manifest, console: Console) -> None:
-    """Rows a split beside the release's and the paper's counts, labels' distribution, languages."""
+    """Print the rows per split next to the published counts, the labels and the languages."""
     console.print(_counts(manifest))
     console.print(_labels(manifest))
     languages = manifest.table["language"].value_counts().sort_index()
-    told = ", ".join(f"{language} {count}" for language, count in languages.items())
-    console.print(f"languages: {told}", highlight=False, markup=False)
+    counts = ", ".join(f"{language} {count}" for language, count in languages.items())
+    console.print(f"languages: {counts}", highlight=False, markup=False)
 
 
 def print_media(media: Media, console: Console) -> None:
-    """Hours of the utterances, and which videos are missing on this disk."""
+    """Print the hours of the utterances, and the videos that are missing on this disk."""
     hours = f"hours: {media.seconds / 3600:.2f}"
     if media.unknown:
         hours += f", and {media.unknown} utterances of unknown length"
@@ -40,7 +40,7 @@ def print_media(media: Media, console: Console) -> None:
 
 
 def print_cards(cards: Sequence[Card], console: Console) -> None:
-    """Every dataset: what is predicted, its rows in the splits, licence, how to obtain it."""
+    """Print for every dataset its target, its rows in the splits, its licence and its source."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0), show_header=False, show_edge=False)
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(ratio=1, overflow="fold")
@@ -54,22 +54,22 @@ def print_cards(cards: Sequence[Card], console: Console) -> None:
         table.add_row(card.name, about)
     console.print(table)
     console.print(
-        "Anything else is data of your own: write labels.csv beside the videos, then "
+        "For your own data, write labels.csv next to the videos, then "
         "`python -m manifests build NAME --source FOLDER` (documentation: your-own-data.md).",
         highlight=False,
     )
 
 
 def _target(card: Card) -> str:
-    """What is predicted, in which language, from how many rows in train, valid and test."""
-    told = [card.splits.get(split, {}) for split in SPLITS]
-    sizes = [counts.get("release") or counts.get("paper") for counts in told]
+    """Return the target, the language, and the rows in train, valid and test, in words."""
+    published = [card.splits.get(split, {}) for split in SPLITS]
+    sizes = [counts.get("release") or counts.get("paper") for counts in published]
     rows = "/".join(map(str, sizes)) + " rows" if all(sizes) else "no published splits"
     return f"{card.target}\n{card.language}, {rows}"
 
 
 def print_rows(manifest: Manifest, count: int, console: Console) -> None:
-    """The first `count` rows, one below the other, without what is null in all of them."""
+    """Print the first `count` rows, one below the other, without columns that are all null."""
     shown = manifest.table.head(count).dropna(axis="columns", how="all")
     table = Table("column", title=f"{manifest.card.name}: {len(shown)} of {len(manifest.table)}")
     table.add_column("value", overflow="fold")
@@ -87,13 +87,13 @@ def _counts(manifest: Manifest) -> Table:
         table.add_column(column, justify="right")
     totals: dict[str, list[int | None]] = {"here": [], "release": [], "paper": []}
     for split in SPLITS:
-        told = manifest.card.splits.get(split, {})
+        published = manifest.card.splits.get(split, {})
         here = len(manifest.split(split))
-        row = {"here": here, "release": told.get("release"), "paper": told.get("paper")}
+        row = {"here": here, "release": published.get("release"), "paper": published.get("paper")}
         for key, count in row.items():
             totals[key].append(count)
-        told_otherwise = row["release"] not in (None, here)
-        style = "red" if here == 0 else "yellow" if told_otherwise else None
+        differs = row["release"] not in (None, here)
+        style = "red" if here == 0 else "yellow" if differs else None
         table.add_row(split, *map(_or_dash, row.values()), style=style)
     table.add_section()
     table.add_row(
@@ -123,14 +123,14 @@ def _labels(manifest: Manifest) -> Table:
 
 
 def _groups(card: Card, table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
-    """The rows of the table of labels: a name, and which utterances it counts."""
+    """Return the rows of the table of labels: a name, and a mask of the utterances it counts."""
     if card.task == "classification":
         return [(name, table["label"] == name) for name in card.classes]
     if card.task == "multilabel":
         return [(name, table[name] == 1) for name in card.classes]
     assert card.range is not None
     low, high = card.range
-    # Seven equal bins, as sentiment in [-3, 3] is usually counted; the last holds its upper edge.
+    # Seven equal bins, the usual ones for sentiment in [-3, 3]; the last includes its upper edge.
     edges = [low + (high - low) * i / 7 for i in range(7)] + [high]
     above = [table["label"] >= edge for edge in edges[:-1]]
     below = [*(~mask for mask in above[1:]), table["label"] <= high]

@@ -1,8 +1,8 @@
 """Restricted unpickler: load numpy arrays and plain containers from an untrusted pickle.
 
-A pickle is a program that may call anything importable. Here it may reference a handful of globals,
-by full name, and each of them is replaced by a function or class of this module: none of these
-opens a file, runs code or allocates more than the bytes that the file holds.
+A pickle is a program that may call anything importable. Here it may reference a few globals by
+their full names, and each of them is replaced by a function or class of this module: none of these
+opens a file, runs code or allocates more memory than the file has bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 _TYPE = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|[SU]\d+|O[48]?)")
 
-_DEEPEST = 16  # tuples and frozensets in each other
+_DEEPEST = 16  # levels of tuples and frozensets inside each other
 
 
 class RefusedError(ValueError):
@@ -29,8 +29,8 @@ class RefusedError(ValueError):
 def load_pickle(path: Path) -> Any:
     """Load a pickle file: containers, strings, numbers, numpy arrays and scalars.
 
-    Pickles of numpy 1 and 2 and of Python 2 (its strings decoded as latin1) load alike. Arrays may
-    hold booleans, integers, floats, strings or objects of these kinds.
+    Pickles of numpy 1 and 2 and of Python 2 (its strings decoded as latin1) load the same. Arrays
+    may contain booleans, integers, floats, strings or objects of these kinds.
 
     Raises:
         ValueError: the pickle references any other global (the message names it), or is damaged.
@@ -46,30 +46,30 @@ def load_pickle(path: Path) -> Any:
             ) from error
 
 
-# Messages use reprlib: a list that holds the same list twice, 26 levels deep, takes a few bytes in
-# the file and gigabytes when printed in full.
+# Messages use reprlib: a list that contains the same list twice, 26 levels deep, takes a few bytes
+# in the file and gigabytes when printed in full.
 #
-# The base class is the one written in Python: the one in C allocates its memo by numbers in the
-# file. A file of arrays has a few thousand operations, which take no time in either.
+# The base class is pickle's Python implementation: the one in C sizes its memo by numbers in the
+# file, and cannot be interrupted. A file of arrays has only a few thousand operations.
 class _DataUnpickler(pickle._Unpickler):
     stack: list[Any]
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, encoding="latin1")
-        self._depths: dict[int, tuple[Any, int]] = {}  # by id; the object keeps its id taken
+        self._depths: dict[int, tuple[Any, int]] = {}  # by id; the reference keeps the id in use
 
     def check_depth(self, made: Any) -> None:
         """Refuse deep tuples and frozensets.
 
-        Hashing or comparing a tuple that holds the same tuple twice, which holds the same tuple
-        twice and so on, takes time exponential in its depth.
+        Hashing or comparing a tuple that contains the same tuple twice, which contains the same
+        tuple twice and so on, takes time exponential in its depth.
         """
         if not isinstance(made, tuple | frozenset):
             return
         inner = (self._depths[id(v)][1] for v in made if id(v) in self._depths)
         depth = 1 + max(inner, default=0)
         if depth > _DEEPEST:
-            raise RefusedError(f"the pickle holds tuples nested more than {_DEEPEST} deep")
+            raise RefusedError(f"the pickle contains tuples nested more than {_DEEPEST} deep")
         self._depths[id(made)] = made, depth
 
     def find_class(self, module: str, name: str) -> Any:
@@ -118,17 +118,17 @@ class _Type:
 
     def __init__(self, name: Any, align: Any = False, copy: Any = False) -> None:
         if not isinstance(name, str) or not _TYPE.fullmatch(name):
-            raise RefusedError(f"the pickle holds an array of type {reprlib.repr(name)}")
+            raise RefusedError(f"the pickle contains an array of type {reprlib.repr(name)}")
         self.dtype = np.dtype("O" if name.lstrip("|").startswith("O") else name)
 
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, sub-array, names, fields, size, alignment, flags, ...). Forged
-        # fields or flags could make numpy take plain bytes for pointers, so they never reach it.
+        # fields or flags could make numpy treat plain bytes as pointers, so they never reach it.
         order, parts = state[1], state[2:5]
         if any(part is not None for part in parts):
-            raise RefusedError("the pickle holds an array of records")
+            raise RefusedError("the pickle contains an array of records")
         if order not in ("<", ">", "=", "|"):
-            raise RefusedError(f"the pickle holds the byte order {reprlib.repr(order)}")
+            raise RefusedError(f"the pickle contains the byte order {reprlib.repr(order)}")
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -138,7 +138,7 @@ class _Array(np.ndarray):
     def __setstate__(self, state: Any, /) -> None:
         shape, kind, fortran, content = state[-4:]
         if not isinstance(kind, _Type):
-            raise RefusedError("the pickle holds an array without a type")
+            raise RefusedError("the pickle contains an array without a type")
         if isinstance(content, str):  # Python 2
             content = content.encode("latin1")
         wanted = _size(shape)
@@ -151,7 +151,7 @@ class _Array(np.ndarray):
             )
         if not fits:
             raise RefusedError(
-                f"the pickle holds an array of shape {reprlib.repr(shape)} with other content"
+                f"the pickle contains an array of shape {reprlib.repr(shape)} with other content"
             )
         checked: Any = (1, shape, kind.dtype, bool(fortran), content)
         super().__setstate__(checked)
@@ -159,7 +159,7 @@ class _Array(np.ndarray):
 
 def _size(shape: Any) -> int:
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise RefusedError(f"the pickle holds an array of shape {reprlib.repr(shape)}")
+        raise RefusedError(f"the pickle contains an array of shape {reprlib.repr(shape)}")
     return math.prod(shape)
 
 
@@ -184,7 +184,7 @@ def _not_callable(*_: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    # How Python 3 writes bytes that Python 2 can read; other codecs could decompress without bound.
+    # Python 3 writes bytes for Python 2 in this way; other codecs could decompress without bound.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise RefusedError(f"the pickle references the codec {reprlib.repr(encoding)}")
     return text.encode("latin1")

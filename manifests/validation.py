@@ -1,4 +1,4 @@
-"""What can be wrong with a table of utterances, each fault with its row and its remedy."""
+"""Check a table of utterances; every fault is reported with its row and its remedy."""
 
 import re
 from collections.abc import Hashable, Iterator, Sequence
@@ -6,32 +6,31 @@ from pathlib import Path
 
 import pandas as pd
 
-from manifests.card import SPLITS, Card
+from manifests.card import SPLITS, UNIMODAL_LABELS, Card
 
 CROP = ["crop_x", "crop_y", "crop_w", "crop_h"]
 SHOWN = 20
 
 LONGEST_S = 600
-"""Nobody speaks one utterance for ten minutes; a time that long is in milliseconds or in frames."""
+"""Seconds. A longer utterance means times in milliseconds or frames, or an uncut recording."""
 
-# What no text holds that was read in its own encoding: the mark of a byte that could not be read,
-# control characters (other than white space), and the commonest pairs that UTF-8 read as Latin-1
-# or Windows-1252 gives.
+# Signs of a text that was read in a wrong encoding: the replacement character, control characters
+# (other than white space), and the most frequent pairs of UTF-8 read as Latin-1 or Windows-1252.
 GARBLED = re.compile("\ufffd|[\0-\x08\x0e-\x1f\x7f-\x9f]|â€|[ÂÃ][¡-º¼-¿]")
 
 
 def find_faults(card: Card, table: pd.DataFrame) -> list[str]:
-    """All faults of `table` (in the manifest's types) under `card`, empty if there are none.
+    """Return all faults of `table` (in the manifest's types) under `card`.
 
-    Each reads ``row 12 (id 'a'): what is wrong: what to do``; the number is the table's index. An
-    index of text is the place itself: ``a.csv: row 12``.
+    Each has the form ``row 12 (id 'a'): fault: remedy``; the number is the table's index. An index
+    of text is the place itself: ``a.csv: row 12``.
     """
     checks = (_ids, _videos, _intervals, _crops, _splits, _texts, _encoding, _labels, _leaks)
     return [fault for check in checks for fault in check(card, table)]
 
 
 def raise_faults(faults: Sequence[str], where: Path | str) -> None:
-    """One ValueError with a line for each fault, the first few of many; none is no error."""
+    """Raise one ValueError with a line per fault, at most `SHOWN`; return if `faults` is empty."""
     if faults:
         lines = [f"{where}: {fault}" for fault in faults[:SHOWN]]
         if len(faults) > SHOWN:
@@ -39,14 +38,14 @@ def raise_faults(faults: Sequence[str], where: Path | str) -> None:
         raise ValueError("\n".join(lines))
 
 
-def _at(table: pd.DataFrame, bad: pd.Series, says: str) -> Iterator[str]:
-    """One fault for each row where `bad` holds; `says` may name columns in braces."""
+def _at(table: pd.DataFrame, bad: pd.Series, fault: str) -> Iterator[str]:
+    """Yield one fault for each row where `bad` is true; `fault` may name columns in braces."""
     for row, cells in table[bad.fillna(False).astype(bool)].iterrows():
         values = {
             str(column): repr(value) if isinstance(value, str) else str(value)
             for column, value in cells.items()
         }
-        yield f"{_place(row)} (id {values['id']}): " + says.format_map(values)
+        yield f"{_place(row)} (id {values['id']}): " + fault.format_map(values)
 
 
 def _place(row: Hashable) -> str:
@@ -58,7 +57,7 @@ def _blank(column: pd.Series) -> pd.Series:
 
 
 def _ids(card: Card, table: pd.DataFrame) -> Iterator[str]:
-    yield from _at(table, _blank(table["id"]), "empty id: give every utterance one")
+    yield from _at(table, _blank(table["id"]), "empty id: give every utterance an id")
     again = table["id"].duplicated() & ~_blank(table["id"])
     yield from _at(table, again, "duplicate id: ids must be unique, rename or drop the row")
 
@@ -95,7 +94,7 @@ def _crops(card: Card, table: pd.DataFrame) -> Iterator[str]:
     x, y, w, h = (table[column] for column in CROP)
     rounding = 1 + 1e-9
     bad = (x < 0) | (y < 0) | (w <= 0) | (h <= 0) | (x + w > rounding) | (y + h > rounding)
-    yield from _at(table, bad, f"{shown}: the crop must lie in the picture, as fractions of it")
+    yield from _at(table, bad, f"{shown}: the crop must be inside the picture, in fractions of it")
 
 
 def _splits(card: Card, table: pd.DataFrame) -> Iterator[str]:
@@ -132,8 +131,7 @@ def _labels(card: Card, table: pd.DataFrame) -> Iterator[str]:
         return
     assert card.range is not None
     low, high = card.range
-    unimodal = [c for c in ("label_t", "label_a", "label_v") if card.unimodal]
-    for column in [*card.labels, *unimodal]:
+    for column in [*card.labels, *(UNIMODAL_LABELS if card.unimodal else ())]:
         blank = table[column].isna()
         yield from _at(table, blank, f"no {column}: fill it in, or drop the row")
         outside = ~blank & ~table[column].between(low, high)
@@ -143,7 +141,7 @@ def _labels(card: Card, table: pd.DataFrame) -> Iterator[str]:
 
 
 def _quoted(column: str) -> str:
-    # A class may be called anything; in a format string only plain names can be looked up.
+    # A class may have any name; a format string can refer to plain names only.
     return f"{column} {{{column}}}" if re.fullmatch(r"\w+", column) else column
 
 

@@ -95,7 +95,7 @@ def test_a_second_name_in_the_same_file_is_no_link_elsewhere(tmp_path):
         (npy((10**13,), "<f4"), "ids claims 40000000000000 bytes and has 0"),
         (npy((10**13,), "<U0"), "ids claims 10000000000000 bytes and has 0"),
         (npy((2,), "<U1", b"a\0\0\0"), "ids claims 8 bytes and has 4"),
-        (npy((1,), "|O", b"12345678"), "ids holds Python objects"),
+        (npy((1,), "|O", b"12345678"), "ids contains Python objects"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "ids has a header"),
         (b"no array", "magic string"),
     ],
@@ -168,12 +168,12 @@ def test_long_utterances_are_imported_a_few_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": [twice(40), "b"]}, "train.id holds"),
-        ({"raw_text": ["a", twice(40)]}, "train.raw_text holds"),
-        ({"annotations": ["a", {"b": twice(40)}]}, "train.annotations holds"),
+        ({"id": [twice(40), "b"]}, "train.id contains"),
+        ({"raw_text": ["a", twice(40)]}, "train.raw_text contains"),
+        ({"annotations": ["a", {"b": twice(40)}]}, "train.annotations contains"),
         ({"regression_labels": [1.0, twice(40)]}, "regression_labels must hold one number"),
         ({"audio_lengths": [1, [twice(40)]]}, "audio_lengths must hold one number"),
-        ({"audio": [twice(40), twice(40)]}, "train.audio holds lists nested deeper"),
+        ({"audio": [twice(40), twice(40)]}, "train.audio contains lists nested deeper"),
     ],
 )
 def test_nested_values_are_not_written_out(tmp_path, change, message):
@@ -188,7 +188,7 @@ def test_an_array_of_a_nested_type_is_not_written_out(tmp_path):
     nested = pickle.dumps(twice(40), 4)[2:-1]
     data = b"\x80\x04" + b"cnumpy\ndtype\n" + nested[9:] + b"\x85R."
     (tmp_path / "f.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match="holds an array of type") as error:
+    with pytest.raises(ValueError, match="contains an array of type") as error:
         read(tmp_path / "f.pkl", "mmsa")
     assert len(str(error.value)) < 2000
 

@@ -123,15 +123,15 @@ def test_a_manifest_on_request_is_checked_before_the_work(tmp_path, capsys):
     ("command", "message"),
     [
         ("import missing.pkl --from mmsa --dataset d", "no such file"),
-        ("import features.pkl --from mmsa", "does not name its dataset: say --dataset"),
+        ("import features.pkl --from mmsa", "does not name its dataset: pass --dataset"),
         ("import features.pkl --from mmsa --dataset a/b", "cannot be part of a file name"),
         ("import features.pkl --from h5 --dataset d", "cannot be read as HDF5"),
         ("import features.pkl --from npz --dataset d", "cannot be read as npz"),
-        ("export STORE --to mmsa out.pkl", "say --manifest"),
+        ("export STORE --to mmsa out.pkl", "pass --manifest"),
         ("export STORE --to mmsa out.pkl --manifest nowhere", "nowhere/manifest.parquet"),
         ("export STORE --to h5 out.h5 --manifest nowhere", "--manifest is for mmsa"),
         ("export STORE --to h5 features.pkl", "exists"),
-        ("export features.pkl --to h5 out.h5", "not a published feature store"),
+        ("export features.pkl --to h5 out.h5", "features.pkl is not a published feature store"),
     ],
 )
 def test_mistakes_end_with_one_clear_line(tmp_path, monkeypatch, capsys, command, message):
@@ -154,7 +154,7 @@ def test_a_dataset_that_is_no_name_of_a_folder_is_refused(tmp_path, capsys, data
     assert main(command) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: dataset ")
-    assert error.endswith("cannot be part of a file name; say --dataset or --name\n")
+    assert error.endswith("cannot be part of a file name; pass --dataset or --name\n")
     assert not root.parent.exists()
 
 
@@ -163,7 +163,7 @@ def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, capsys):
     folder = tmp_path / os.fsdecode(b"\xff")
     folder.mkdir()
     path = write_npz(folder / os.fsdecode(b"\xfe.npz"), RAGGED_FILE)
-    with pytest.raises(ValueError, match=r"encoder '\\udcfe' .*; say --dataset or --name"):
+    with pytest.raises(ValueError, match=r"encoder '\\udcfe' .*; pass --dataset or --name"):
         back(path, "npz", folder)
     into = ["import", str(path), "--from", "npz", "--dataset", "d", "--stores", str(folder)]
     assert main([*into, "--name", "f"]) == 0

@@ -24,7 +24,7 @@ from tests.foreign import (
     ("change", "message"),
     [
         ({"ids": None}, "no 'ids'"),
-        ({"ids": ["a", "a"]}, "id 'a' stands 2 times"),
+        ({"ids": ["a", "a"]}, "id 'a' occurs 2 times"),
         ({"ids": np.arange(2)}, "ids is int64"),
         ({"audio/values": ramp(3)}, "audio/values is float32"),
         ({"audio/values": None}, "features of neither"),
@@ -52,7 +52,7 @@ def test_faults_of_the_layout_are_named(tmp_path, form, write, change, message):
         ({"duration": np.ones((2, 1))}, "duration is float64 .*must be seconds"),
         ({"duration": [1.0, np.nan]}, "duration is .*none of them infinite"),
         ({"ids": "a"}, r"ids is .* \(\); it must be strings"),
-        ({"ids": [b"a", b"\xff"]}, "ids holds text that is not UTF-8"),
+        ({"ids": [b"a", b"\xff"]}, "ids contains text that is not UTF-8"),
     ],
 )
 def test_values_of_another_kind_are_named(tmp_path, form, write, change, message):
@@ -63,20 +63,20 @@ def test_values_of_another_kind_are_named(tmp_path, form, write, change, message
 
 def test_surrogates_in_an_npz_are_named(tmp_path):
     path = write_npz(tmp_path / "f.npz", RAGGED_FILE | {"error": ["", "\udc80"]})
-    with pytest.raises(ValueError, match=r"f\.npz: error holds text that is not UTF-8"):
+    with pytest.raises(ValueError, match=r"f\.npz: error contains text that is not UTF-8"):
         read(path, "npz")
 
 
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ("[1]", "'about' is no JSON object"),
-        ("{bad", "'about' is no JSON: Expecting"),
-        ("[" * 10**5, "'about' is no JSON: maximum recursion"),
+        ("[1]", "'about' is not a JSON object"),
+        ("{bad", "'about' is not JSON: Expecting"),
+        ("[" * 10**5, "'about' is not JSON: maximum recursion"),
         ('{"version": "x"}', "version 'x'; this release reads"),
         ('{"version": 2}', "version 2; this release reads"),
         ('{"layout": ["x"]}', r"\['x'\] version 1; this release reads"),
-        ('{"dataset": [1]}', r"dataset's name is \[1\], which is no text"),
+        ('{"dataset": [1]}', r"dataset's name is \[1\], not a text"),
     ],
 )
 def test_faults_of_what_a_npz_says_about_itself_are_named(tmp_path, about, message):
@@ -116,7 +116,7 @@ def test_h5_that_borrows_its_content_from_other_files_is_refused(tmp_path):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["ids"] = ["a"]
         file.create_dataset("audio/values", (1, 2), "u1", external=[("secret", 0, 2)])
-    with pytest.raises(ValueError, match="audio/values: its content lies in other files"):
+    with pytest.raises(ValueError, match="audio/values: its content is in other files"):
         read(tmp_path / "f.h5", "h5")
 
 
@@ -151,10 +151,10 @@ def test_csv_of_utterances(tmp_path):
         ("", "cannot be read as csv"),
         ("a,b\n1,2\n", "need 'id' and features"),
         ("id,f0\n", "no utterance"),
-        ("id,f0\na,1\nb,x\n", "line 3: f0 'x' is no number"),
-        ("id,frame,f0\na,0,1\na,0,2\n", "line 3: frame 0 of audio of 'a' stands twice"),
+        ("id,f0\na,1\nb,x\n", "line 3: f0 'x' is not a number"),
+        ("id,frame,f0\na,0,1\na,0,2\n", "line 3: frame 0 of audio of 'a' occurs twice"),
         ("id,modality,f0\na,smell,1\n", "line 2: modality 'smell'"),
-        ("id,f0\n,1\n", "'' is no id"),
+        ("id,f0\n,1\n", "'' is not an id"),
     ],
 )
 def test_faults_of_a_csv_are_named(tmp_path, text, message):

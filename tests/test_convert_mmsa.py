@@ -110,7 +110,7 @@ def test_no_text_leaves_text_features_out_whatever_they_are(tmp_path, capsys):
     command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--stores", str(tmp_path)]
     assert main(command) == 1
     assert "train.text must hold numbers" in (error := capsys.readouterr().err)
-    assert error.endswith("--no-text leaves it out\n")
+    assert error.endswith("--no-text ignores it\n")
     assert main([*command, "--no-text"]) == 0
     assert "2 utterances, audio 2, vision 2\n" in capsys.readouterr().out
 
@@ -147,7 +147,7 @@ def test_overflow_says_what_to_do(tmp_path):
         back(path, "mmsa", tmp_path)
     assert rows_of(back(path, "mmsa", tmp_path, dtype="float32"))["a"][0] == audio[0].tolist()
     path = mmsa_file(tmp_path, split_of(["a"], audio * 1e300, ramp(1, 3, 2)))
-    with pytest.raises(ValueError, match="no store can hold it"):
+    with pytest.raises(ValueError, match="a store cannot hold it"):
         back(path, "mmsa", tmp_path, dtype="float32")
 
 
@@ -157,9 +157,9 @@ def test_overflow_says_what_to_do(tmp_path):
         ([1, 2], "not MMSA's structure"),
         ({"a": 1}, "not MMSA's structure"),
         ({"train": {"audio": 1}}, "train.id is missing"),
-        ({"train": GOOD | {"id": [1.5, 2.5]}}, "train.id holds 1.5"),
-        ({"train": GOOD | {"id": ["a", "a"]}}, "id 'a' stands 2 times"),
-        ({"train": GOOD, "test": GOOD}, "id 'a' stands 2 times"),
+        ({"train": GOOD | {"id": [1.5, 2.5]}}, "train.id contains 1.5"),
+        ({"train": GOOD | {"id": ["a", "a"]}}, "id 'a' occurs 2 times"),
+        ({"train": GOOD, "test": GOOD}, "id 'a' occurs 2 times"),
         ({"train": GOOD | {"id": []}}, "no utterance"),
         ({"train": GOOD | {"id": ["a"]}}, "train.audio has 2 entries for 1 ids"),
         ({"train": GOOD | {"audio": "x"}}, "train.audio is str"),

@@ -149,7 +149,7 @@ def test_missing_columns_are_filled():
     assert manifest.table["dialogue"].isna().all()
     assert set(manifest.table["language"]) == {"en"}
     assert list(manifest.split("valid")["id"]) == ["u1"]
-    with pytest.raises(ValueError, match="no split is called 'dev'"):
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
         manifest.split("dev")
     manifest.check()
 
@@ -202,7 +202,7 @@ CROP = {"crop_x": [0.0] * 3, "crop_y": [0.0] * 3, "crop_w": [1.0] * 3, "crop_h":
         (REGRESSION, {"speaker": ["a", "ZoÃ«", "b"]}, "row 1 .*bad encoding in speaker 'ZoÃ«'"),
         (REGRESSION, {"context": ["a", "â€œwell", None]}, "row 1 .*bad encoding in context"),
         (REGRESSION, CROP | {"crop_w": [1, np.nan, 1]}, "row 1 .*all four fractions"),
-        (REGRESSION, CROP | {"crop_x": [0, 0.5, 0]}, "row 1 .*lie in the picture"),
+        (REGRESSION, CROP | {"crop_x": [0, 0.5, 0]}, "row 1 .*be inside the picture"),
         (REGRESSION, {"video": ["a", "/b.mp4", "c"]}, "row 1 .*absolute path '/b.mp4'"),
         (REGRESSION, {"video": ["a", "C:/b.mp4", "c"]}, "row 1 .*absolute path"),
         (REGRESSION, {"video": ["a", "x/../b.mp4", "c"]}, r"row 1 .*has '\.\.'"),
@@ -256,7 +256,7 @@ def test_commands(tmp_path, capsys, monkeypatch):
     ("argv", "says"),
     [
         (["check", "nonesuch"], "no such file"),
-        (["build", "nonesuch"], "no card is called 'nonesuch'"),
+        (["build", "nonesuch"], "unknown dataset 'nonesuch'"),
         (["build", "meld"], "data/meld contains no release: pass --source FOLDER"),
         (["build", "mine"], "data/mine contains no release: pass --source FOLDER"),
         (["build", "ravdess", "--source", "nowhere"], "no such folder"),

@@ -51,7 +51,7 @@ def test_utterances(release):
     manifest, notes = adapters.build("iemocap", release, media=False)
     rows = manifest.table.set_index("id")
     assert len(rows) == 9
-    assert notes == ["left out 6 of 15 utterances, of no or another class"]
+    assert notes == ["excluded 6 of 15 utterances, of no or another class"]
     first = rows.loc["Ses01F_impro01_F000"]
     assert first["video"] == "Session1/dialog/avi/DivX/Ses01F_impro01.avi"
     assert (first["start"], first["end"], first["text"]) == (6.29, 8.24, "Excuse me.")
@@ -111,9 +111,12 @@ def test_from_the_folder_above_and_without_a_transcript(release, tmp_path, capsy
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("2.5000,", "two,"), r"Ses01F_impro01.txt: row 3: .* is no evaluation of Ses01F_impro01"),
-        (("Ses01F_impro01_M000", "Ses01F_impro02_M000"), "row 3: .* is no evaluation of"),
-        (("_M000", "_X000"), "row 3: .* is no evaluation of"),
+        (
+            ("2.5000,", "two,"),
+            r"Ses01F_impro01.txt: row 3: .* is not an evaluation of Ses01F_impro01",
+        ),
+        (("Ses01F_impro01_M000", "Ses01F_impro02_M000"), "row 3: .* is not an evaluation of"),
+        (("_M000", "_X000"), "row 3: .* is not an evaluation of"),
         (("8.2400]", "5.2400]"), r"utterance \(id 'Ses01F_\w+'\): bad interval 6.29 to 5.24"),
     ],
 )

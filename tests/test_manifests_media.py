@@ -136,7 +136,7 @@ def test_csv_round_trip(tmp_path_factory, rows, encoding):
     [
         (b"", "its first line is ''"),
         (b"a;b\n1;2", "'a;b': it must name the columns, separated by commas"),
-        (b"a,b,A\n1,2,3", "column a is there twice"),
+        (b"a,b,A\n1,2,3", "column a occurs twice"),
         (b"a,b\n1,2\n3,\xb2\xbb", "row 3: byte 0xb2 is not UTF-8: save the file as CSV UTF-8"),
         (b"a,b\n1,2,3\n\n4", r"(?s)row 2: 3 cells, the header has 2.*row 4: 1 cells"),
     ],

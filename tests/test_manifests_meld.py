@@ -100,7 +100,7 @@ def test_clips_wherever_the_archives_were_unpacked(release, tmp_path, capsys):
     assert main(["build", "meld", "--source", str(release), "--out", str(out)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "missing videos: 3 of 7" in said
-    assert "2 clips are called final_videos_test...; 1 of them are taken" in said
+    assert "2 clips are called final_videos_test...; 1 of them are used" in said
     videos = Manifest.load(out).table.set_index("id")["video"]
     assert videos["train_dia7_utt0"] == "train/train_splits/dia7_utt0.mp4"
     assert videos["test_dia0_utt0"] == "output_repeated_splits_test/dia0_utt0.mp4"
@@ -122,7 +122,7 @@ def test_it_prints_the_counts_of_release_and_paper(release, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("00:16:16,059", "16:16"), r"train_sent_emo.csv: row 2: '16:16' is no time"),
+        (("00:16:16,059", "16:16"), r"train_sent_emo.csv: row 2: '16:16' is not a time"),
         ((",joy,", ",glee,"), r"train_sent_emo.csv: row 2 \(id 'train_dia0_utt0'\): unknown class"),
         (
             (",neutral,neutral,", ",,neutral,"),

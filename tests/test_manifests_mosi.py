@@ -59,7 +59,7 @@ def test_single_clips(name, mark, tmp_path):
 def test_the_same_row_twice_is_taken_once(tmp_path):
     manifest, notes = adapters.build("mosi", clips(tmp_path, [*CLIPS, CLIPS[1], CLIPS[0]]))
     assert len(manifest.table) == len(CLIPS)
-    assert notes == ["label.csv: 2 rows are there twice, taken once: row 7, 8"]
+    assert notes == ["label.csv: 2 duplicate rows, used once: row 7, 8"]
 
 
 def test_windows_1252_is_read_and_told(tmp_path):
@@ -76,9 +76,9 @@ def test_windows_1252_is_read_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (["a,1,x,good,,,,,train"], r"label.csv: row 2: label 'good' is no number"),
-        (['a,1,x,"0,5",,,,,train'], r"row 2: label '0,5' is no number: .* a point"),
-        (["a,1,x,1,,,,,train", "", "a,2,x,nan,,,,,train"], "row 4: label 'nan' is no number"),
+        (["a,1,x,good,,,,,train"], r"label.csv: row 2: label 'good' is not a number"),
+        (['a,1,x,"0,5",,,,,train'], r"row 2: label '0,5' is not a number: .* a point"),
+        (["a,1,x,1,,,,,train", "", "a,2,x,nan,,,,,train"], "row 4: label 'nan' is not a number"),
         (["a,1,x,,,,,,train"], r"row 2 \(id 'a\$_\$1'\): no label: fill it in"),
         (["a,1,x,3.5,,,,,train"], r"row 2 .*label 3.5 is not in"),
         (["a,1,x,1,,,,,train", "a,1,y,1,,,,,train"], r"row 3 .*duplicate id"),
@@ -110,8 +110,8 @@ def test_texts_with_a_history_are_mended_or_empty_and_told(tmp_path):
     manifest, notes = adapters.build("mosi", tmp_path, media=False)
     assert list(manifest.table["text"]) == ["don’t say é", "don’t", "lost mark", "café “one”", ""]
     assert notes == [
-        "label.csv: 3 texts were read in a wrong encoding, and mended: row 2, 3, 4",
-        "label.csv: 1 texts are empty: the language model reads nothing there: row 6",
+        "label.csv: 3 texts had a wrong encoding and were repaired: row 2, 3, 4",
+        "label.csv: 1 texts are empty: the language model gets empty texts: row 6",
     ]
     manifest.save(tmp_path / "out")
     assert main(["check", str(tmp_path / "out")]) == 0
@@ -212,9 +212,9 @@ def test_sdk_files(name, width, folder, tmp_path):
     assert table.loc["127470[0]", "start"] == 0
     assert table.loc["vid b[0]", "video"] == f"{folder}/vid b.mp4"
     assert notes == [
-        "left out 1 segments of no length",
-        "left out 1 segments of videos in no standard fold",
-        "left out 1 segments without a word",
+        "excluded 1 segments of videos in no standard fold",
+        "excluded 1 segments with an empty interval",
+        "excluded 1 segments without a word",
     ]
     # Its segments are others than the single clips, whose counts are no longer promised.
     assert manifest.card.splits["train"]["release"] is None
@@ -268,7 +268,7 @@ def test_a_missing_file_says_where_to_get_it(gone, says, tmp_path):
 def test_broken_sequences_are_told(tmp_path):
     labels = sdk(tmp_path) / "csd/CMU_MOSEI_Labels.csd"
     sdk(tmp_path, width=6)
-    with pytest.raises(ValueError, match=r"Labels.csd: video '127470': 6 labels a segment, expec"):
+    with pytest.raises(ValueError, match=r"Labels.csd: video '127470': 6 labels per segment"):
         adapters.build("mosei", tmp_path)
     labels.write_bytes(b"<html>404</html>")
     with pytest.raises(ValueError, match=r"not a computational sequence.*download it again"):

@@ -88,7 +88,7 @@ def test_five_folds_test_everything_once(release):
     for fold in range(1, 6):
         manifest, notes = adapters.build("mustard", release, False, f"fold{fold}")
         assert counts(manifest) == {"train": 496, "valid": 56, "test": 138}
-        assert "no split_indices.p" in notes[0]
+        assert "split_indices.p is missing" in notes[0]
         assert set(manifest.split("test")["label"].value_counts()) == {69}
         assert manifest.card.splits["train"] == {"release": None, "paper": None}
         tested += list(manifest.split("test")["id"])
@@ -108,7 +108,7 @@ def test_the_folds_of_the_release(tmp_path, protocol):
     assert "fold 2 of the release's split_indices.p" in notes[0]
     for broken in (folds[:4], [(rows, rows)] * 4 + [(rows[:9], rows[:3])], {"a": 1}, 3):
         path.write_bytes(pickle.dumps(broken, protocol))
-        with pytest.raises(ValueError, match="does not hold 5 folds of the 50 entries"):
+        with pytest.raises(ValueError, match="does not have 5 folds of the 50 entries"):
             adapters.build("mustard", tmp_path, False, "fold5")
 
 
@@ -122,7 +122,7 @@ def test_speaker_independent(release, tmp_path):
     for each in older.values():
         del each["show"]
     root = write_release(tmp_path, older)
-    with pytest.raises(ValueError, match="does not tell the shows"):
+    with pytest.raises(ValueError, match="does not name the shows"):
         adapters.build("mustard", root, False, "speaker-independent")
     adapters.build("mustard", root, False, "paper")
 
@@ -134,9 +134,9 @@ def test_variants_on_the_command_line(release, tmp_path, capsys, monkeypatch):
         assert main([*arguments, "--variant", variant]) == 0
         assert len(Manifest.load(f"mustard-{variant}").table) == 690
     assert main([*arguments, "--variant", "fold6"]) == 1
-    assert "no variant 'fold6'; there are: paper, fold1" in capsys.readouterr().err
+    assert "no variant 'fold6'; the variants are: paper, fold1" in capsys.readouterr().err
     assert main(["build", "ravdess", "--source", ".", "--no-media", "--variant", "fold1"]) == 1
-    assert "ravdess has no variant 'fold1'; there are: none" in capsys.readouterr().err
+    assert "ravdess has no variant 'fold1'; the variants are: none" in capsys.readouterr().err
 
 
 def test_clips_are_found_where_they_were_unpacked(release, tmp_path, capsys):

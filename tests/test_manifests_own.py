@@ -196,10 +196,10 @@ def test_labels_that_look_like_a_slip_are_told(tmp_path):
     labels = ["1", "2", "n/a", "2", "3"]
     rows = [f"u{i},v{i}.mp4,{label},text" for i, label in enumerate(labels)]
     _, notes = adapters.build("mine", write(tmp_path, PLAIN, *rows))
-    assert "the labels are taken for classes though most are numbers: not 'n/a' (row 4)" in notes
+    assert "the labels are taken for classes although most are numbers: not 'n/a' (row 4)" in notes
     labels = ["happy", "Happy", "happy ", "sad", "Happy"]
     rows = [f"u{i},v{i}.mp4,{label},text" for i, label in enumerate(labels)]
-    says = "classes that differ in capitals alone: 'happy' (row 2), 'Happy' (row 3)"
+    says = "classes that differ only in capitals: 'happy' (row 2), 'Happy' (row 3)"
     for name in ("mine", "sdme"):
         _, notes = adapters.build(name, write(tmp_path, PLAIN, *rows))
         assert says in notes
@@ -213,7 +213,7 @@ def test_labels_that_look_like_a_slip_are_told(tmp_path):
         (["", "", ""], "the column label is empty"),
         (["x", "y", ""], r"row 4 \(id 'u2'\): no label: fill it in, or drop the row"),
         (["1", "2", ""], r"row 4 \(id 'u2'\): no label: fill it in, or drop the row"),
-        ([], "it has no rows below its header"),
+        ([], "no rows below the header"),
     ],
 )
 def test_labels_that_nothing_can_be_learnt_from(labels, says, tmp_path):
@@ -289,13 +289,16 @@ CARD = "name: mine\ntitle: M\ntask: regression\nrange: [-1, 1]"
             [PLAIN, "a,a.mp4,1,x", "b,b.mp4,2,x", "c,c.mp4,0,x"],
             r"row 3 \(id 'b'\): label 2.0 is not",
         ),
-        ([PLAIN, "a,a.mp4,eins,x"], "row 2: label 'eins' is no number"),
+        ([PLAIN, "a,a.mp4,eins,x"], "row 2: label 'eins' is not a number"),
         ([PLAIN, "a,a.mp4,1,x", "", ",b.mp4,1,x", "c,c.mp4,1,x"], "row 4 .*empty id"),
         ([PLAIN, "a,/data/a.mp4,1,x", "b,b.mp4,1,x", "c,c.mp4,1,x"], "row 2 .*absolute path"),
         ([PLAIN, "a,v\\a.mp4,1,x", "b,b.mp4,1,x", "c,c.mp4,1,x"], "row 2 .*backslash"),
         ([PLAIN + ",split", "a,a.mp4,1,x,dev"], "row 2 .*unknown split 'dev'"),
         ([PLAIN + ",start,end,split", "a,a.mp4,1,x,1,,train"], "row 2 .*give both"),
-        ([PLAIN + ",start,end,split", "a,a.mp4,1,x,0:30,1,train"], "row 2: start '0:30' is no num"),
+        (
+            [PLAIN + ",start,end,split", "a,a.mp4,1,x,0:30,1,train"],
+            "row 2: start '0:30' is not a num",
+        ),
         ([PLAIN + ",start,end,split", "a,a.mp4,1,x,2,1,train"], "row 2 .*bad interval 2.0 to 1.0"),
         ([PLAIN + ",start,end,split", "a,a.mp4,1,x,0,900,train"], "row 2 .*is over 600 s"),
         ([PLAIN, "a,a.mp4,1,well, well"], "row 2: 5 cells, the header has 4: put quotes"),
@@ -321,7 +324,7 @@ def test_faults_name_file_row_and_remedy(lines, says, tmp_path):
     [
         (
             CARD.replace("mine", "other"),
-            "the name is 'other': `build other`, or write `name: mine`",
+            "the name is 'other': run `build other`, or write `name: mine`",
         ),
         (CARD.replace("range: [-1, 1]", ""), "card.yaml: card 'mine': range is None"),
         ("name: mine\ntitle: M\ntask: classification\nclasses: [no, yes]", "quote them"),
@@ -335,7 +338,7 @@ def test_a_wrong_card_is_told(card, says, tmp_path):
 def test_neither_a_dataset_nor_a_table(tmp_path, capsys):
     assert main(["build", "mine", "--source", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "no card is called 'mine'" in said
+    assert "unknown dataset 'mine'" in said
     assert f"write {tmp_path / 'labels.csv'}" in said
     with pytest.raises(ValueError, match=r"'a/b' cannot name a dataset"):
         adapters.build("a/b", write(tmp_path, PLAIN, *ROWS))

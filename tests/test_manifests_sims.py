@@ -60,7 +60,7 @@ def test_the_unsupervised_part_is_left_out_of_v2_alone(tmp_path):
     release(tmp_path, [*ROWS, "aqgy1_0001,00000,没有标签,,,,,,train"], "meta.csv")
     manifest, notes = adapters.build("simsv2", tmp_path)
     assert len(manifest.table) == 3
-    assert notes == ["left out 1 rows without a label: the unsupervised part"]
+    assert notes == ["excluded 1 rows without a label: the unsupervised part"]
     with pytest.raises(ValueError, match=r"meta.csv: row 5 .*no label: fill it in"):
         adapters.build("sims", tmp_path)
 
@@ -76,7 +76,7 @@ def test_the_unsupervised_part_is_left_out_of_v2_alone(tmp_path):
             "video_0002,0001,好,1.2,0.2,0,0.2,Positive,test",
             r"row 2 .*label 1.2 is not in \[-1, 1\]",
         ),
-        ("video_0002,0001,好,弱,0.2,0,0.2,Positive,test", "row 2: label '弱' is no number"),
+        ("video_0002,0001,好,弱,0.2,0,0.2,Positive,test", "row 2: label '弱' is not a number"),
     ],
 )
 def test_faults_name_the_row(row, says, tmp_path):

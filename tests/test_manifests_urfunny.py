@@ -79,7 +79,7 @@ def test_an_empty_punchline_is_left_out_and_told(tmp_path):
     sentences = SENTENCES | {11: entry(" ", ["then"])}
     root = write_release(tmp_path, language_sdk=sentences)
     manifest, notes = adapters.build("urfunny", root, media=False)
-    assert notes == ["left out, its punchline is empty: 11"]
+    assert notes == ["excluded, its punchline is empty: 11"]
     assert "11" not in set(manifest.table["id"])
 
 
@@ -89,7 +89,7 @@ def test_an_empty_punchline_is_left_out_and_told(tmp_path):
         ({"humor_label_sdk": LABELS | {64: 2}}, "id 64: 2 in humor_label_sdk.pkl"),
         ({"language_sdk": {64: entry("a", [])}}, "id 8592: no punchline_sentence in language_sdk"),
         ({"data_folds": {"train": [64], "test": [5]}}, "data_folds.pkl has no list called 'dev'"),
-        ({"data_folds": [64]}, "data_folds.pkl holds a list, not a table"),
+        ({"data_folds": [64]}, "data_folds.pkl contains a list, not a table"),
         ({"data_folds": FOLDS | {"test": [64]}}, "duplicate id"),
         ({"data_folds": FOLDS | {"test": [[5]]}}, r"\[5\] in data_folds.pkl is not an id"),
         ({"humor_label_sdk": LABELS | {64: np.arange(2)}}, r"id 64: \[0, 1\] in humor_label_sdk"),
@@ -126,7 +126,7 @@ def test_nested_content_that_would_take_forever_is_refused(tmp_path, nested):
     path = root / "features" / "language_sdk.pkl"
     if nested == "key":
         path.write_bytes(b"\x80\x04})" + b"2\x86" * 40 + b"K\x01s.")
-        says = r"language_sdk.pkl: the pickle holds tuples nested .*Download it again"
+        says = r"language_sdk.pkl: the pickle contains tuples nested .*Download it again"
     else:
         words: list = ["a"]
         for _ in range(40):

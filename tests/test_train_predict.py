@@ -279,7 +279,7 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
         "text\nhello": "no column video: add it; it has text",
         "video,start,end\na.mp4,2,1": "row 2: from 2.0 to 1.0 s: write seconds",
         "video,start,end\na.mp4,-2,1": "row 2: from -2.0 to 1.0 s: write seconds",
-        "video,start\na.mp4,1\nb.mp4,one": "row 3: start 'one' is no number",
+        "video,start\na.mp4,1\nb.mp4,one": "row 3: start 'one' is not a number",
         "video,id\na.mp4,x\n\nb.mp4,x": "row 4: another row also has the id 'x'",
         "video,text\n,hello": "row 2: no video",
         "": "its first line is ''",
@@ -287,8 +287,8 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
         "video,text": "it has no rows",
         "text,video\nOh, great,a.mp4": "row 2: 3 cells, the header has 2: put quotes",
         "video,text\na.mp4,caf\xe9": "row 2: byte 0xe9 is not UTF-8: save the file as CSV UTF-8",
-        "video,end\na.mp4,inf": "row 2: end 'inf' is no number",
-        "video,crop_x\na.mp4,left": "row 2: crop_x 'left' is no number",
+        "video,end\na.mp4,inf": "row 2: end 'inf' is not a number",
+        "video,crop_x\na.mp4,left": "row 2: crop_x 'left' is not a number",
     }.items():
         path.write_bytes(content.encode("latin-1"))
         error = refused(capsys, run, path)

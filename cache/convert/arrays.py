@@ -1,7 +1,7 @@
-"""The arrays of a foreign h5 or npz file, none of them believed before it is checked.
+"""Load the arrays of an untrusted h5 or npz file, each checked before it is loaded.
 
 A file of a few kilobytes may claim terabytes, in a header or by compression, and an h5 file may
-show what lies in another one. Only the arrays asked for are looked at, and each one's size is
+refer to the content of another file. Only the requested arrays are read, and the size of each is
 compared with the free memory before it is loaded.
 """
 
@@ -18,19 +18,19 @@ import numpy as np
 
 from cache.store.memory import free_memory
 
-_PER_STRING = 200  # bytes that a string takes beside its letters: the object, places in lists
+_PER_STRING = 200  # bytes that a string takes in addition to its letters: the object, list entries
 
 
 def check_fits(what: str, needed: float, remedy: str = "") -> None:
-    """Refuse what the memory cannot hold.
+    """Check that the free memory suffices.
 
     Args:
-        what: what needs it, the beginning of the message.
+        what: what needs the memory: the beginning of the message.
         needed: bytes.
         remedy: the end of the message.
 
     Raises:
-        ValueError: less memory is free.
+        ValueError: less than `needed` is free.
     """
     free = free_memory()
     if needed > free:
@@ -40,10 +40,10 @@ def check_fits(what: str, needed: float, remedy: str = "") -> None:
 
 
 def npz_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an npz file holds; it is never unpickled.
+    """Load those of the named arrays that an npz file contains; nothing is unpickled.
 
     Raises:
-        ValueError: the file is no npz, or an array is damaged or does not fit into memory.
+        ValueError: the file is not an npz, or an array is damaged or does not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -67,37 +67,37 @@ def _load_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
-    # Version 1 is what numpy writes; a header of the later ones may itself be gigabytes.
+    # numpy writes version 1; a header of a later version may itself be gigabytes.
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError(f"{name} has a header that arrays of numbers or strings do not need")
     shape, _, kind = np.lib.format.read_array_header_1_0(file)
     if kind.hasobject:
         raise ValueError(
-            f"{name} holds Python objects; save strings as strings, {name}.astype(str)"
+            f"{name} contains Python objects; save strings as strings, {name}.astype(str)"
         )
     return shape, kind
 
 
 def h5_arrays(
-    path: Path, names: Collection[str], left: Collection[str], attributes: Collection[str]
+    path: Path, names: Collection[str], lazy: Collection[str], attributes: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the named arrays and attributes that an HDF5 file holds.
+    """Load those of the named arrays and attributes that an HDF5 file contains.
 
     Args:
         path: the file; it stays open.
-        names: the arrays that are wanted.
-        left: those of them that are left in the file, to be read row by row.
-        attributes: the attributes that are wanted.
+        names: the requested arrays.
+        lazy: those of them that stay in the file, to be read row by row.
+        attributes: the requested attributes.
 
     Raises:
-        ValueError: the file is no HDF5 or damaged, an array does not fit into memory, or its
-            content lies in another file.
+        ValueError: the file is not HDF5 or is damaged, an array does not fit into memory, or its
+            content is in another file.
     """
     try:
         file = h5py.File(path, "r")
         nodes = {name: _node(file, name) for name in names}
         found = {
-            name: node if name in left else _load_h5(name, node)
+            name: node if name in lazy else _load_h5(name, node)
             for name, node in nodes.items()
             if node is not None
         }
@@ -107,23 +107,23 @@ def h5_arrays(
 
 
 def _node(file: h5py.File, name: str) -> h5py.Dataset | None:
-    """The dataset of this name, None if there is none; it lies in this very file."""
+    """Return the dataset called `name`, which must be in this very file; None: no such dataset."""
     node: Any = file
     for part in name.split("/"):
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
         if link is None:
             return None
-        # Any other link may lead to another file, whose content this one would be taken for.
+        # Any other link may lead to another file, whose content would be taken for this file's.
         if not isinstance(link, h5py.HardLink):
             raise ValueError(f"{name} is a link, perhaps to another file; copy its content in")
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         return None
     if node.is_virtual or node.external:
-        raise ValueError(f"{name}: its content lies in other files; copy it in")
+        raise ValueError(f"{name}: its content is in other files; copy it in")
     if node.shape is None:
-        raise ValueError(f"{name} holds nothing, not even zero rows")
-    # A chunk is unpacked as a whole, whatever little of it is asked for.
+        raise ValueError(f"{name} has no shape, not even zero rows")
+    # A chunk is decompressed as a whole, however little of it is read.
     check_fits(f"a chunk of {name}", math.prod(node.chunks or ()) * node.dtype.itemsize)
     return node
 

@@ -14,6 +14,7 @@ from cache.command_line import (
     progress_bar,
 )
 from cache.convert import EXPORT_FORMATS, IMPORT_FORMATS, NON_FINITE
+from cache.convert.arguments import check_export, check_import
 from cache.printing import escape_controls
 from cache.store.recipe import DTYPES, MODALITIES
 
@@ -95,6 +96,7 @@ def add_commands(commands: SubParsers) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     check_exists(options.store)
+    check_export(options.to, options.out, options.manifest)
     from cache.convert.export import export
 
     with progress_bar("export") as on_block:
@@ -106,19 +108,18 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    if not options.file.is_file():
-        raise ValueError(f"{options.file}: no such file")
-    from cache.convert import import_features
+    check_import(options.file, options.form)
     from cache.convert.dataset import dataset_of
+    from cache.convert.import_features import import_source, read
     from cache.reader import FeatureStore
 
     dataset = None
     with progress_bar("import") as on_block:
-        source = import_features.read(options.file, options.form, options.modality, options.text)
+        source = read(options.file, options.form, options.modality, options.text)
         if options.manifest_out is not None:
-            name = options.dataset or source.dataset or ""  # the import refuses an empty one
+            name = options.dataset or source.dataset or ""  # the import refuses an empty name
             dataset = dataset_of(source, name, options.manifest_out, options.licence)
-        store = import_features.import_source(
+        store = import_source(
             source,
             options.form,
             options.stores,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cache.convert.arguments import check_new
 from cache.convert.layouts import ExternalFeatures
 from manifests import Card, Manifest
 from manifests.adapters.custom import draft_card
@@ -21,7 +22,7 @@ class ImportedDataset:
 
     Attributes:
         manifest: its card and table; the videos' paths are empty.
-        table: where the table goes; the card goes into the same folder.
+        table: the path of the table; the card is written into the same folder.
         drafted: whether the card is a draft; False: the folder has a card, which is kept.
         notes: sentences on what was decided, and what to fill in.
     """
@@ -32,7 +33,7 @@ class ImportedDataset:
     notes: list[str] = field(default_factory=list)
 
     def write(self) -> None:
-        """Write the table, and the card where it is a draft."""
+        """Write the table, and the card if it is a draft."""
         if self.drafted:
             self.manifest.card.save(self.table.with_name(CARD))
         self.table.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +44,13 @@ class ImportedDataset:
 
 
 def dataset_of(source: ExternalFeatures, name: str, out: Path, licence: str) -> ImportedDataset:
-    """Make a dataset of what a file says; nothing is written yet.
+    """Make a dataset of the labels, texts and splits in a file; nothing is written yet.
 
     Args:
         source: the content of the file.
         name: of the dataset.
         out: the dataset's folder, or a path ending in ``.parquet`` for the table.
-        licence: of the data, empty if it is not known.
+        licence: of the data; empty if it is unknown.
 
     Raises:
         ValueError: the file has no splits or labels, the table exists, or the folder's card does
@@ -60,8 +61,7 @@ def dataset_of(source: ExternalFeatures, name: str, out: Path, licence: str) -> 
         raise ValueError(f"{source.path} has no splits or labels: --manifest-out is for mmsa")
     if "label" not in source.table:
         raise ValueError(f"{source.path}: neither regression_labels nor classification_labels")
-    if path.exists():
-        raise ValueError(f"{path} exists; remove it or name another file")
+    check_new(path)
     card_path = path.with_name(CARD)
     if drafted := not card_path.exists():
         card, table, notes = _draft(source, source.table, name, licence, card_path)
@@ -79,7 +79,7 @@ def dataset_of(source: ExternalFeatures, name: str, out: Path, licence: str) -> 
 def _draft(
     source: ExternalFeatures, table: pd.DataFrame, name: str, licence: str, path: Path
 ) -> tuple[Card, pd.DataFrame, list[str]]:
-    """Return a card from what the file says, the table that fits it, and notes."""
+    """Return a card drafted from the file's content, the table that fits it, and notes."""
     if source.class_labels:
         table = table.assign(label=_class_names(table))
         classes = sorted(set(table["label"]) - {""})

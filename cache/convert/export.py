@@ -1,4 +1,4 @@
-"""From a published store to the files that other programs read: h5, npz, MMSA's pickle."""
+"""Export a published store to the files that other programs read: h5, npz, MMSA's pickle."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cache.convert import EXPORT_FORMATS
+from cache.convert.arguments import check_export, check_new, manifest_path
 from cache.convert.arrays import check_fits
 from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
 from cache.convert.mmsa import write_mmsa
 from cache.open import open_store
 from cache.reader import FeatureStore
 from manifests.atomic import atomic_path
-from manifests.locate import MANIFEST, folder_of
 
 BLOCK = 512  # utterances gathered at a time
 
@@ -38,10 +37,10 @@ def export(
         store: a published store.
         to: ``h5``, ``npz`` or ``mmsa``.
         out: the file; it must not exist.
-        manifest: for ``mmsa``: where transcripts, labels and splits come from, a dataset below
+        manifest: for ``mmsa``: the source of transcripts, labels and splits; a dataset below
             ``data/``, a folder with ``manifest.parquet``, or a Parquet file.
-        on_block: called with (utterances written, utterances in all); ``h5`` only, the others are
-            assembled in memory.
+        on_block: called with (utterances written, utterances in total); for ``h5`` only, since the
+            other formats are assembled in memory.
 
     Returns:
         Sentences on what the file lacks.
@@ -50,16 +49,8 @@ def export(
         ValueError: the file exists, the manifest is missing or does not fit the store or the
             format, an id cannot be written in this format, or the memory cannot hold the file.
     """
+    check_export(to, out, manifest)
     cache = open_store(store)
-    if to not in EXPORT_FORMATS:
-        raise ValueError(f"no format is called {to!r}; use {', '.join(EXPORT_FORMATS)}")
-    if (to == "mmsa") != (manifest is not None):
-        raise ValueError(
-            "an mmsa file needs splits, transcripts and labels, which a store does not hold: "
-            "say --manifest DATASET"
-            if manifest is None
-            else f"--manifest is for mmsa; an {to} file holds what the store holds"
-        )
     with _new_file(out) as file:
         if to == "h5":
             _check_text(cache, "HDF5")
@@ -71,36 +62,33 @@ def export(
             assert manifest is not None
             table = read_manifest(manifest)
             notes = write_mmsa(cache, table, file)
-            left_out = len(set(cache.ids) - set(table["id"]))
-            if left_out:
-                notes.append(f"{left_out} utterances of the store are not in the manifest")
+            excluded = len(set(cache.ids) - set(table["id"]))
+            if excluded:
+                notes.append(f"{excluded} utterances of the store are not in the manifest")
             return notes
     return []
 
 
 def read_manifest(name: str | Path) -> pd.DataFrame:
-    """The table of a dataset below ``data/``, of a manifest's folder, or in a Parquet file.
+    """Read the table of a dataset below ``data/``, of a manifest's folder, or in a Parquet file.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no such file, or a table without ids.
     """
-    path = Path(name)
-    if path.suffix != ".parquet":
-        path = folder_of(name) / MANIFEST
+    path = manifest_path(name)
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a manifest: {error}") from error
     if "id" not in table:
-        raise ValueError(f"{path}: no column id")
+        raise ValueError(f"{path}: no column 'id'")
     return table
 
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for atomic writing; it never replaces another."""
-    if path.exists():
-        raise ValueError(f"{path} exists; remove it or name another file")
+    """Open a file for atomic writing; an existing file is never replaced."""
+    check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("xb+") as file:
         yield file
@@ -109,7 +97,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 def _check_text(cache: FeatureStore, form: str) -> None:
     for i in cache.ids:
         if "\0" in i:
-            raise ValueError(f"{cache.path}: the id {i!r} holds a NUL, which {form} cannot keep")
+            raise ValueError(f"{cache.path}: the id {i!r} contains a NUL, which {form} cannot keep")
 
 
 def _about(cache: FeatureStore) -> dict[str, Any]:
@@ -123,7 +111,7 @@ def _about(cache: FeatureStore) -> dict[str, Any]:
 
 def _columns(cache: FeatureStore) -> dict[str, np.ndarray]:
     columns = {name: cache.column(name) for name in ("status", "error", "duration")}
-    # A NUL would end the text in either format; in an error message nothing is lost without it.
+    # A NUL would end the text in either format; an error message loses nothing without it.
     columns["error"] = np.array([str(e).replace("\0", " ") for e in columns["error"]], dtype=object)
     return {"ids": np.array(cache.ids, dtype=object), **columns}
 
@@ -163,7 +151,7 @@ def _write_npz(cache: FeatureStore, file: BinaryIO) -> None:
         name: column if column.dtype.kind == "f" else np.array([str(v) for v in column], dtype=str)
         for name, column in columns.items()
     }
-    features = cache.select(cache.ids, resident=True)  # all in the store's order: nothing to gather
+    features = cache.select(cache.ids, resident=True)  # in the store's order: nothing to gather
     for modality, values in features.values.items():
         arrays[f"{modality}/values"] = values.numpy()
         arrays[f"{modality}/offsets"] = cache.offsets(modality)

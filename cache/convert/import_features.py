@@ -1,4 +1,4 @@
-"""From a foreign file to a published store that takes part in training like any other."""
+"""Publish the features of another program's file as a store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.convert import IMPORT_FORMATS
+from cache.convert.arguments import check_import
 from cache.convert.arrays import check_fits
 from cache.convert.layouts import ExternalFeatures, read_csv, read_h5, read_npz
 from cache.convert.mmsa import read_mmsa
@@ -21,30 +21,27 @@ from cache.store.parts import Parts, Record
 from cache.store.publish import is_published, publish
 from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_utterances, user_name
 
-RULES = 1  # raised whenever the same file would give other values
+RULES = 1  # incremented when the same file would give other values
 BLOCK = 256  # utterances in a part
-BLOCK_BYTES = 1 << 30  # memory that the work on a part takes
+BLOCK_BYTES = 1 << 30  # memory for the work on a part
 
 
 def read(path: Path, form: str, modality: str | None = None, text: bool = True) -> ExternalFeatures:
-    """What a file holds.
+    """Read a file of another program.
 
     Args:
         path: the file.
         form: ``mmsa``, ``h5``, ``npz`` or ``csv``.
         modality: for ``csv`` without a column ``modality``: ``audio`` or ``vision``.
-        text: whether text features are read, where the file has some.
+        text: whether text features are read, if the file has some.
 
     Raises:
-        ValueError: there is no such file, or it is not of this format.
+        ValueError: no such file, or a file of another format.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    check_import(path, form)
     if form == "csv":
         return read_csv(path, modality)
     readers = {"mmsa": read_mmsa, "h5": read_h5, "npz": read_npz}
-    if form not in readers:
-        raise ValueError(f"no format is called {form!r}; use {', '.join(IMPORT_FORMATS)}")
     return readers[form](path, STORABLE if text else MODALITIES)
 
 
@@ -60,29 +57,29 @@ def import_source(
     modality: str | None = None,
     on_block: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Publish what a file holds as a store below ``<root>/<dataset>/``.
+    """Publish the content of a file as a store below ``<root>/<dataset>/``.
 
-    The recipe is the file's: its SHA-256 stands where an encoder's weights would, so the same file
+    The recipe contains the file's SHA-256 in the place of an encoder's weights, so the same file
     gives the same store on every machine.
 
     Args:
         source: from :func:`read`.
-        form: the format it was read as.
+        form: the format of the file.
         root: the folder of the stores.
-        dataset: name of the dataset; by default what the file says.
-        name: stands for the encoder in the store's name; by default the file's name.
+        dataset: name of the dataset; by default the one in the file.
+        name: the encoder's part of the store's name; by default the file's name.
         dtype: stored type, ``float16`` or ``float32``.
-        non_finite: ``refuse`` NaN and infinity, or put ``zero`` in their place.
-        licence: what one may do with the features, kept in the store.
-        modality: what :func:`read` was told.
-        on_block: called with (utterances done, utterances in all).
+        non_finite: ``refuse`` NaN and infinity, or replace them by ``zero``.
+        licence: licence of the features, kept in the store.
+        modality: the argument that :func:`read` was called with.
+        on_block: called with (utterances done, utterances in total).
 
     Returns:
-        The store. One that is published already is used as it is.
+        The path of the store. A store that is already published is left as it is.
 
     Raises:
-        ValueError: a value is not finite or does not fit `dtype`, the dataset has no name or one
-            that no folder can have, or memory or disk are too small.
+        ValueError: a value is not finite or does not fit `dtype`, the dataset has no name or a name
+            that cannot be a folder's, or memory or disk are too small.
     """
     settings: dict[str, Any] = {"format": form, "non_finite": non_finite}
     if modality is not None:
@@ -118,26 +115,26 @@ def _recipe(
     settings: dict[str, Any],
 ) -> Recipe:
     if not dataset:
-        raise ValueError(f"{source.path} does not name its dataset: say --dataset NAME")
+        raise ValueError(f"{source.path} does not name its dataset: pass --dataset NAME")
     try:
         return Recipe(
             dataset=dataset,
             encoder=name or source.path.stem,
             weights=sha256_of(source.path),
             settings=settings,
-            sampling={"fps": 0},  # whatever it was, the file does not tell
+            sampling={"fps": 0},  # the file does not contain its sampling rate
             preprocess=RULES,
             utterances=digest_of_utterances((i, "", None, None, None) for i in source.ids),
             dtype=dtype,
         )
     except ValueError as error:
-        raise ValueError(f"{source.path}: {error}; say --dataset or --name") from error
+        raise ValueError(f"{source.path}: {error}; pass --dataset or --name") from error
 
 
 def _write(
     parts: Parts, source: ExternalFeatures, block: range, dtype: str, non_finite: str
 ) -> None:
-    # A store always has audio and vision; one that the file lacks has no rows of width 1.
+    # A store always has audio and vision; a modality that the file lacks has no rows and width 1.
     joined = {m: np.empty((0, 1), np.float32) for m in MODALITIES if m not in source.widths}
     frames: dict[str, list[int]] = {}
     for m, sequences in source.sequences.items():
@@ -164,13 +161,13 @@ def _check_disk(source: ExternalFeatures, root: Path, dtype: str) -> None:
 
 
 def import_blocks(source: ExternalFeatures) -> Iterator[range]:
-    """Up to `BLOCK` utterances at a time; fewer where they are long, to bound the memory."""
+    """Split the utterances into blocks of at most `BLOCK`; fewer if they are long (memory)."""
     sizes = np.zeros(len(source.ids))
     for modality, width in source.widths.items():
         sizes += source.frames(modality) * (16.0 * width)  # float64, float32, and these joined
     longest = int(np.argmax(sizes))
     check_fits(f"{source.path}: utterance {source.ids[longest]!r}", sizes[longest])
-    # Each utterance takes its share of a block: by its size, but not less than 1 / BLOCK.
+    # Each utterance takes a share of a block: by its size, but not less than 1 / BLOCK.
     shares = np.maximum(sizes, BLOCK_BYTES // BLOCK)
     places = (np.cumsum(shares) - shares) // BLOCK_BYTES
     edges = np.flatnonzero(np.diff(places, prepend=-1, append=np.inf)).tolist()
@@ -180,19 +177,19 @@ def import_blocks(source: ExternalFeatures) -> Iterator[range]:
 def _checked(
     source: ExternalFeatures, modality: str, i: str, values: np.ndarray, dtype: str, non_finite: str
 ) -> np.ndarray:
-    """The rows as float32 ``[T, d]``, every value one that the store can hold."""
+    """Return the rows as float32 ``[T, d]`` after checking that `dtype` can hold every value."""
     finite = np.isfinite(values)
     if not finite.all():
         if non_finite == "refuse":
             row, column = np.argwhere(~finite)[0]
             raise ValueError(
                 f"{source.path}: utterance {i!r}: {modality} row {row}, column {column} is "
-                f"{values[row, column]}; --non-finite zero puts 0 in such places"
+                f"{values[row, column]}; --non-finite zero replaces such values by 0"
             )
         values = np.where(finite, values, 0)
     largest = np.abs(values.astype(np.float64)).max(initial=0.0)
     if largest > np.finfo(dtype).max:
-        remedy = "import with --dtype float32" if dtype == "float16" else "no store can hold it"
+        remedy = "import with --dtype float32" if dtype == "float16" else "a store cannot hold it"
         raise ValueError(
             f"{source.path}: utterance {i!r}: {modality} feature of size {largest:g} does not fit "
             f"{dtype}; {remedy}"
@@ -205,12 +202,12 @@ def _record(source: ExternalFeatures, index: int, frames: dict[str, int]) -> Rec
     status = "ok" if audio and vision else "no_audio" if vision else "no_video"
     status = status if audio or vision else "failed"
     error = "" if status == "ok" else "no rows in the imported file"
-    told = {name: column[index] for name, column in source.columns.items()}
+    stated = {name: column[index] for name, column in source.columns.items()}
     return Record(
         source.ids[index],
-        told.get("status", status),
-        told.get("error", error),
-        told.get("duration", 0.0),
+        stated.get("status", status),
+        stated.get("error", error),
+        stated.get("duration", 0.0),
         audio,
         vision,
         frames.get("text", 0),

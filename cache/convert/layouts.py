@@ -1,6 +1,6 @@
-"""Features that were not extracted here: what h5, npz and csv files hold, ready to be imported.
+"""Read features that other programs extracted from h5, npz and csv files.
 
-Nothing is joined by position across modalities: each file says which rows belong to which id.
+Modalities are not joined by position: each file states which rows belong to which id.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ NOT_A_NUMBER = ["", "nan", "NaN", "NAN"]
 
 @dataclass
 class ExternalFeatures:
-    """The content of a foreign file.
+    """The content of another program's file.
 
     Attributes:
         path: the file.
         ids: utterance ids, distinct, in any order.
-        sequences: per modality the found one array ``[T, d]`` an utterance, in the order of `ids`.
-        widths: per modality its ``d``.
-        columns: what else the file says about each utterance: ``status``, ``error``, ``duration``.
-        table: transcripts, labels and splits, where the file has them (columns of a manifest).
+        sequences: for each modality in the file one array ``[T, d]`` per utterance, in the order of
+            `ids`.
+        widths: for each modality its ``d``.
+        columns: other values of each utterance: ``status``, ``error``, ``duration``.
+        table: transcripts, labels and splits, if the file has them (columns of a manifest).
         class_labels: whether the labels in `table` are numbers of classes, not scores.
-        dataset: the dataset's name, where the file tells it.
+        dataset: the dataset's name, if the file states it.
         notes: sentences on what was cut, dropped or missing.
     """
 
@@ -53,22 +54,22 @@ class ExternalFeatures:
 
     def __post_init__(self) -> None:
         if not self.ids:
-            raise ValueError(f"{self.path}: it holds no utterance")
+            raise ValueError(f"{self.path}: it contains no utterance")
         if not self.sequences.keys() & set(MODALITIES):
             raise ValueError(
-                f"{self.path}: it holds features of neither {' nor '.join(MODALITIES)}"
+                f"{self.path}: it contains features of neither {' nor '.join(MODALITIES)}"
             )
         for modality, width in self.widths.items():
             if not width:
                 raise ValueError(f"{self.path}: {modality} has no columns")
         for i, count in Counter(self.ids).items():
             if count > 1:
-                raise ValueError(f"{self.path}: id {i!r} stands {count} times; ids must be unique")
+                raise ValueError(f"{self.path}: id {i!r} occurs {count} times; ids must be unique")
             if not i or (not i.isprintable() and not _encodable(i)):
-                raise ValueError(f"{self.path}: {i!r} is no id; give every utterance one")
+                raise ValueError(f"{self.path}: {i!r} is not an id; give every utterance an id")
 
     def frames(self, modality: str) -> np.ndarray:
-        """``[N]`` int64: the rows of each utterance; none of them is read."""
+        """Return the number of rows of each utterance, ``[N]`` int64, without reading the rows."""
         sequences = self.sequences[modality]
         if isinstance(sequences, RaggedArray):
             return np.diff(sequences.offsets)
@@ -85,7 +86,7 @@ def _encodable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class RaggedArray(Sequence[np.ndarray]):
-    """Sequences of different lengths in one array; item ``i`` is read when it is asked for.
+    """Sequences of different lengths in one array; item ``i`` is read when it is accessed.
 
     Attributes:
         values: ``[sum T, d]``, in memory or an open HDF5 dataset.
@@ -109,11 +110,11 @@ class RaggedArray(Sequence[np.ndarray]):
 
 
 def read_h5(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatures:
-    """Read the HDF5 form of the layout (``docs/convert.md``); features stay in it until imported.
+    """Read the HDF5 form of the layout (``docs/convert.md``); features stay in the file.
 
     Raises:
-        ValueError: the file is no HDF5, a dataset is missing or has the wrong shape, or the content
-            of one lies in another file.
+        ValueError: the file is not HDF5, a dataset is missing or has the wrong shape, or its
+            content is in another file.
     """
     values = [f"{modality}/values" for modality in modalities]
     found, about = h5_arrays(path, _names(modalities), values, ("layout", "version", "dataset"))
@@ -121,24 +122,24 @@ def read_h5(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeature
 
 
 def read_npz(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatures:
-    """Read the NumPy form of the layout (``docs/convert.md``); it is never unpickled.
+    """Read the NumPy form of the layout (``docs/convert.md``); nothing is unpickled.
 
     Raises:
-        ValueError: the file is no npz, or an array is missing, has the wrong shape or does not fit
-            into memory.
+        ValueError: the file is not an npz, or an array is missing, has the wrong shape or does not
+            fit into memory.
     """
     found = npz_arrays(path, [*_names(modalities), "about"])
     try:
         about = json.loads(str(found.pop("about", "{}")))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: 'about' is no JSON: {error}; leave it out") from error
+        raise ValueError(f"{path}: 'about' is not JSON: {error}; leave it out") from error
     if not isinstance(about, dict):
-        raise ValueError(f"{path}: 'about' is no JSON object, no {{...}}; leave it out")
+        raise ValueError(f"{path}: 'about' is not a JSON object {{...}}; leave it out")
     return _of_layout(path, found, about, modalities)
 
 
 def _names(modalities: Sequence[str]) -> list[str]:
-    """All that the layout knows of; whatever else a file holds is not looked at."""
+    """Return the names of the layout's arrays; a file's other arrays are not read."""
     of_modalities = [f"{m}/{name}" for m in modalities for name in ("values", "offsets")]
     return ["ids", "status", "error", "duration", *of_modalities]
 
@@ -172,7 +173,7 @@ def _of_layout(
 
 
 def _dataset_of(path: Path, about: Mapping[str, Any]) -> str | None:
-    """The dataset that a file of this layout and version names, if it names one."""
+    """Return the dataset's name in a file of this layout and version; None: not stated."""
     layout, version = about.get("layout", LAYOUT), about.get("version", LAYOUT_VERSION)
     known = isinstance(layout, str) and layout == LAYOUT
     if not (known and isinstance(version, int | np.integer) and version <= LAYOUT_VERSION):
@@ -182,7 +183,7 @@ def _dataset_of(path: Path, about: Mapping[str, Any]) -> str | None:
         )
     dataset = about.get("dataset")
     if not isinstance(dataset, str | None):
-        raise ValueError(f"{path}: the dataset's name is {reprlib.repr(dataset)}, which is no text")
+        raise ValueError(f"{path}: the dataset's name is {reprlib.repr(dataset)}, not a text")
     return dataset
 
 
@@ -198,7 +199,7 @@ def _ragged(path: Path, modality: str, found: Mapping[str, Any], count: int) -> 
             raise ValueError(
                 f"{path}: no {modality}/offsets, and {len(values)} rows for {count} ids"
             )
-        return RaggedArray(values, np.arange(count + 1))  # one vector an utterance
+        return RaggedArray(values, np.arange(count + 1))  # one vector per utterance
     offsets = np.asarray(found[f"{modality}/offsets"])
     good = offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
     if good:
@@ -232,19 +233,19 @@ def _strings(path: Path, name: str, values: Any) -> list[str]:
         strings = [v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist()]
         "".join(strings).encode()
     except UnicodeError as error:
-        raise ValueError(f"{path}: {name} holds text that is not UTF-8: {error}") from error
+        raise ValueError(f"{path}: {name} contains text that is not UTF-8: {error}") from error
     return strings
 
 
 def read_csv(path: Path, modality: str | None = None) -> ExternalFeatures:
-    """Read a table with one row an utterance or a frame (``docs/convert.md``).
+    """Read a table with one row per utterance or frame (``docs/convert.md``).
 
     Args:
-        path: the file: ``id``, perhaps ``modality`` and ``frame``, every other column a feature.
-        modality: whose features they are, where the file has no column ``modality``.
+        path: the file: ``id``, optionally ``modality`` and ``frame``; other columns are features.
+        modality: the modality of all rows if the file has no column ``modality``.
 
     Raises:
-        ValueError: a column is missing or holds no numbers, or a frame stands twice.
+        ValueError: a column is missing or not numeric, or a frame occurs twice.
     """
     try:
         header = pd.read_csv(path, nrows=0).columns.tolist()
@@ -252,7 +253,7 @@ def read_csv(path: Path, modality: str | None = None) -> ExternalFeatures:
         table = pd.read_csv(
             path,
             dtype={"id": str, "modality": str},
-            keep_default_na=False,  # an utterance may be called NA
+            keep_default_na=False,  # the id of an utterance may be NA
             na_values=dict.fromkeys(names, NOT_A_NUMBER),
         )
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
@@ -263,12 +264,12 @@ def read_csv(path: Path, modality: str | None = None) -> ExternalFeatures:
         if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
             row = int(np.flatnonzero(pd.to_numeric(table[name], errors="coerce").isna())[0])
             raise ValueError(
-                f"{path}: line {row + 2}: {name} {table[name].iloc[row]!r} is no number"
+                f"{path}: line {row + 2}: {name} {table[name].iloc[row]!r} is not a number"
             )
     if "modality" not in table:
         if modality is None:
             raise ValueError(
-                f"{path}: no column 'modality': add it, or say --modality audio|vision"
+                f"{path}: no column 'modality': add it, or pass --modality audio|vision"
             )
         table["modality"] = modality
     unknown = table.loc[~table["modality"].isin(MODALITIES), "modality"]
@@ -292,12 +293,12 @@ def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> ExternalFeat
                 row = rows[twice].iloc[0]
                 raise ValueError(
                     f"{path}: line {rows.index[twice][0] + 2}: frame {row['frame']} of "
-                    f"{modality} of {row['id']!r} stands twice"
+                    f"{modality} of {row['id']!r} occurs twice"
                 )
             rows = rows.sort_values("frame", kind="stable")
         rows = rows.sort_values("place", kind="stable")
         values = rows[names].to_numpy(np.float64)
-        # Modalities share the columns; what is empty at the end of all rows is not this one's.
+        # Modalities share the columns: columns at the end that are empty in all rows are another's.
         used = np.flatnonzero(~np.isnan(values).all(axis=0))
         width = int(used[-1]) + 1 if len(used) else 0
         counts = np.bincount(rows["place"], minlength=len(ids))

@@ -1,12 +1,12 @@
-"""MMSA's pickle, the field's common feature file: ``train/valid/test`` and padded arrays in each.
+"""Read and write MMSA's pickle, the field's common feature file of padded arrays for each split.
 
-What a file leaves open is decided by rules, and whatever a rule cut or dropped is told:
+Where a file is ambiguous, rules decide; whatever a rule cuts or drops is reported:
 
-- A stated length is trusted; one beyond the array is cut to it, 0 means the modality is absent.
-- Without lengths a sequence reaches from its first to its last row that is not all zero.
-- Padding lies at the end or, in some files, at the front; which of the two is decided once for a
-  modality, by where the zeros lie.
-- Arrays ``[N, d]`` hold one vector an utterance: a sequence of length one, with or without lengths.
+- A stated length is trusted; a length beyond the array is cut to it, 0: the modality is absent.
+- Without lengths a sequence goes from its first to its last row that is not all zero.
+- Padding is at the end or, in some files, at the front. This is decided once for each modality, by
+  the side on which the zeros are.
+- Arrays ``[N, d]`` have one vector per utterance, a sequence of length one, whatever the lengths.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from cache.convert.arrays import check_fits
 from cache.convert.layouts import ExternalFeatures
 from cache.reader import FeatureStore
 from cache.store.recipe import STORABLE
-from manifests.card import SPLITS
-from manifests.manifest import UNIMODAL_LABELS
+from manifests.card import SPLITS, UNIMODAL_LABELS
 from manifests.unpickle import load_pickle
 
 ANNOTATIONS = ("Negative", "Neutral", "Positive")  # in the order of the classification labels
@@ -35,12 +34,12 @@ UNIMODAL_KEYS = {name: f"regression_labels_{name[-1].upper()}" for name in UNIMO
 
 
 def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatures:
-    """Read an MMSA file; ids join its arrays, splits and labels.
+    """Read an MMSA file; its arrays, splits and labels are joined by id.
 
-    Of the modalities only the given ones are looked at.
+    Modalities other than the given ones are ignored.
 
     Raises:
-        ValueError: the pickle holds more than data, or a key is missing or has the wrong shape.
+        ValueError: the pickle contains more than data, or a key is missing or has the wrong shape.
     """
     content = load_pickle(path)
     splits = [s for s in SPLITS if isinstance(content, dict) and isinstance(content.get(s), dict)]
@@ -52,12 +51,12 @@ def read_mmsa(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatu
     widths = {}
     every = [i for split in splits for i in ids[split]]
     if not every:
-        raise ValueError(f"{path}: it holds no utterance")
+        raise ValueError(f"{path}: it contains no utterance")
     for modality in modalities:
         try:
             found = _sequences(path, modality, content, ids, notes)
         except ValueError as error:
-            hint = "; --no-text leaves it out" if modality == "text" else ""
+            hint = "; --no-text ignores it" if modality == "text" else ""
             raise ValueError(f"{error}{hint}") from error
         if found is not None:
             sequences[modality], widths[modality] = found
@@ -75,7 +74,7 @@ def _sequences(
     ids: Mapping[str, list[str]],
     notes: list[str],
 ) -> tuple[list[np.ndarray], int] | None:
-    """The real rows of every utterance, split by split, and their width; None if there are none."""
+    """Return the real rows of every utterance, split by split, and their width; None: absent."""
     found = [split for split in ids if content[split].get(modality) is not None]
     if not found:
         return None
@@ -95,7 +94,7 @@ def _sequences(
 
 
 def _column(path: Path, split: str, name: str, content: Mapping[str, Any], count: int) -> Any:
-    """The value of a key with one entry an utterance; None where the key is absent or empty."""
+    """Return the value of a key with one entry per utterance; None: the key is absent or empty."""
     values = content.get(name)
     if values is None or (isinstance(values, str | list) and len(values) == 0 and count):
         return None
@@ -109,20 +108,18 @@ def _column(path: Path, split: str, name: str, content: Mapping[str, Any], count
 def _ids(path: Path, split: str, content: Mapping[str, Any]) -> list[str]:
     values = content.get("id")
     if not isinstance(values, list | tuple | np.ndarray):
-        raise ValueError(f"{path}: {split}.id is missing or no list: nothing can be joined")
+        raise ValueError(f"{path}: {split}.id is missing or not a list: nothing can be joined")
     for value in values:
         if not isinstance(value, str | bytes | int | np.integer):
-            raise ValueError(f"{path}: {split}.id holds {reprlib.repr(value)}, which is no string")
+            raise ValueError(f"{path}: {split}.id contains {reprlib.repr(value)}, not a string")
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
 
 
 def _texts(path: Path, split: str, name: str, values: Any) -> list[str]:
-    """Texts that any file can hold: what is no Unicode in them becomes a question mark."""
+    """Return texts that can be encoded: a character that is not Unicode becomes a question mark."""
     for value in values:
         if isinstance(value, list | tuple | dict | set | frozenset):
-            raise ValueError(
-                f"{path}: {split}.{name} holds {reprlib.repr(value)}, which is no text"
-            )
+            raise ValueError(f"{path}: {split}.{name} contains {reprlib.repr(value)}, not a text")
     encoded = [v if isinstance(v, bytes) else str(v).encode("utf-8", "replace") for v in values]
     return [text.decode("utf-8", "replace") for text in encoded]
 
@@ -130,14 +127,14 @@ def _texts(path: Path, split: str, name: str, values: Any) -> list[str]:
 def _padded(
     path: Path, split: str, modality: str, content: Mapping[str, Any], count: int
 ) -> list[np.ndarray]:
-    """One array ``[T, d]`` an utterance, still padded."""
+    """Return one array ``[T, d]`` per utterance, still padded."""
     values = _column(path, split, modality, content, count)
     if values is None:
         raise ValueError(f"{path}: {split}.{modality} is empty for {count} ids")
     items = []
     for value in values:
         if _too_deep(value):
-            raise ValueError(f"{path}: {split}.{modality} holds lists nested deeper than [T, d]")
+            raise ValueError(f"{path}: {split}.{modality} contains lists nested deeper than [T, d]")
         item = np.asarray(value)
         if item.ndim not in (1, 2) or item.dtype.kind not in "biuf":
             raise ValueError(
@@ -149,7 +146,7 @@ def _padded(
 
 
 def _too_deep(value: Any) -> bool:
-    """Whether lists are nested beyond ``[T, d]``: numpy would unfold them, to any size."""
+    """Return whether lists are nested deeper than ``[T, d]``, which numpy would expand."""
     depth = 0
     while isinstance(value, list | tuple) and value and depth < 3:
         value, depth = value[0], depth + 1
@@ -167,7 +164,7 @@ def _lengths(
     lengths = _numbers(path, split, name, values)
     for i, length in zip(ids, lengths, strict=True):
         if not (length >= 0 and length == int(length)):
-            raise ValueError(f"{path}: {split}.{name} of {i!r} is {length}, which is no length")
+            raise ValueError(f"{path}: {split}.{name} of {i!r} is {length}, not a length")
     return [int(length) for length in lengths]
 
 
@@ -175,10 +172,10 @@ def _numbers(path: Path, split: str, name: str, values: Any) -> list[float]:
     try:
         for value in values:
             if isinstance(value, list | tuple) and (len(value) != 1 or _too_deep(value)):
-                raise ValueError(f"it holds {reprlib.repr(value)}")
+                raise ValueError(f"it contains {reprlib.repr(value)}")
         return [float(np.asarray(value, np.float64).reshape(())) for value in values]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {split}.{name} must hold one number an id: {error}") from error
+        raise ValueError(f"{path}: {split}.{name} must hold one number per id: {error}") from error
 
 
 def _without_padding(
@@ -188,8 +185,8 @@ def _without_padding(
     lengths: Sequence[int | None],
     notes: list[str],
 ) -> list[np.ndarray]:
-    """The real rows of each utterance; appends to `notes` what was decided."""
-    filled = [(rows != 0).any(axis=1) for rows in padded]  # NaN counts: it is no padding
+    """Return the real rows of each utterance; what was decided is appended to `notes`."""
+    filled = [(rows != 0).any(axis=1) for rows in padded]  # NaN counts: it is not padding
     stated = [n is not None for n in lengths]
     wanted = [len(f) if n is None else min(n, len(f)) for f, n in zip(filled, lengths, strict=True)]
     at_end = at_front = 0
@@ -209,22 +206,28 @@ def _without_padding(
                 dropped.append(i)
         sequences.append(rows[start:stop])
     if front:
-        notes.append(f"{modality}: the padding lies in front of the sequences")
+        notes.append(f"{modality}: the padding is in front of the sequences")
     if not all(stated):
-        told = f"{modality}: {len(stated) - sum(stated)} lengths are not stated"
-        notes.append(f"{told}; taken from the first to the last row that is not zero")
+        notes.append(
+            f"{modality}: {len(stated) - sum(stated)} lengths are not stated; taken from the first "
+            "to the last row that is not zero"
+        )
     beyond = [i for i, n, f in zip(ids, lengths, filled, strict=True) if n and n > len(f)]
     if beyond:
-        told = f"{modality}: {len(beyond)} lengths exceed the rows there are"
-        notes.append(f"{told} and were cut, the first is {beyond[0]!r}")
+        notes.append(
+            f"{modality}: {len(beyond)} lengths exceed the number of rows and were cut, the first "
+            f"is {beyond[0]!r}"
+        )
     if dropped:
-        told = f"{modality}: {len(dropped)} utterances have rows beyond their stated length"
-        notes.append(f"{told}; these were dropped, the first is {dropped[0]!r}")
+        notes.append(
+            f"{modality}: {len(dropped)} utterances have rows beyond their stated length; these "
+            f"were dropped, the first is {dropped[0]!r}"
+        )
     return sequences
 
 
 def _table(path: Path, split: str, content: Mapping[str, Any], ids: list[str]) -> pd.DataFrame:
-    """The manifest's columns that the file can fill."""
+    """Return the manifest's columns that the file can fill."""
     table = pd.DataFrame({"id": ids, "video": "", "split": split})
     texts = _column(path, split, "raw_text", content, len(ids))
     texts = [""] * len(ids) if texts is None else texts
@@ -243,19 +246,19 @@ def _table(path: Path, split: str, content: Mapping[str, Any], ids: list[str]) -
 
 
 def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list[str]:
-    """Write the utterances of a manifest's table, padded at the end with zeros, as MMSA reads them.
+    """Write the utterances of a manifest's table in MMSA's form, padded at the end with zeros.
 
     Args:
         cache: the store.
-        table: columns ``id``, ``split``, ``text``, ``label`` and perhaps ``label_t/_a/_v``.
-        file: where to write.
+        table: columns ``id``, ``split``, ``text``, ``label`` and optionally ``label_t/_a/_v``.
+        file: the open file to write.
 
     Returns:
         Sentences on what the file lacks.
 
     Raises:
-        ValueError: a split or a label is not one that MMSA knows, the store lacks an utterance, or
-            the padded arrays do not fit into memory.
+        ValueError: MMSA does not know a split or a label, the store lacks an utterance, or the
+            padded arrays do not fit into memory.
     """
     missing = [c for c in ("id", "split", "text", "label") if c not in table]
     if missing:
@@ -277,7 +280,7 @@ def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list
         part: dict[str, Any] = {
             "raw_text": table.loc[chosen, "text"].fillna("").astype(str).tolist(),
             "id": ids,
-            # MMSA wants the keys: features from the store where it has some, and tokens.
+            # MMSA needs these keys: the store's text features, if it has some, and tokens.
             "text": np.zeros((len(ids), 0, 0), np.float32),
             "text_bert": np.zeros((len(ids), 3, 0), np.float32),
         }

@@ -1,14 +1,14 @@
-"""One module for each release: it reads the release's own files and gives the table of utterances.
+"""Read releases: one module per dataset turns the release's files into a table of utterances.
 
-To add a dataset ``abc``: write ``manifests/adapters/abc.py`` with a function
-``build(source: Path, media: bool)`` and ``manifests/cards/abc.yaml``. Nothing else needs to know.
-`build` gets the data root (the folder the ``video`` column is relative to) and returns the table as
-a DataFrame, or as an `AdapterResult` when it has something to add (`csd` and `raw_clips` read
-layouts that several releases share). Labels and texts alone must be enough: `media` says whether
-the videos can be expected below the root, and most adapters need not ask. A row of the release is
-kept whether or not its video is there; which are missing is not the adapter's to say but the
-command line's (`manifests.media`). Where a release can be split in several ways, the adapter has a
-table ``VARIANTS`` (name to what it is) and `build` a third parameter.
+To add a dataset ``abc``, write ``manifests/adapters/abc.py`` with a function
+``build(source: Path, media: bool)``, and ``manifests/cards/abc.yaml``; nothing else changes.
+`build` gets the data root (the folder that the ``video`` column is relative to) and returns the
+table as a DataFrame, or an `AdapterResult` if it has notes or other values (`csd` and `raw_clips`
+read layouts that several releases share). Labels and texts must be enough: `media` says whether the
+videos are expected below the root, and most adapters ignore it. A row of the release is kept
+whether or not its video exists; missing videos are reported by the command line
+(`manifests.media`). If a release can be split in several ways, the adapter has a dict ``VARIANTS``
+(name to description) and `build` a third parameter.
 """
 
 import importlib
@@ -29,13 +29,16 @@ from manifests.validation import find_faults, raise_faults
 
 @dataclass
 class AdapterResult:
-    """What an adapter made: the table, notes for the user, and card fields this copy overrides.
+    """The result of an adapter.
 
-    The overrides are for copies that cannot keep the card's promise: one actor's clips cannot be
-    split by actor, so the adapter returns ``{"disjoint": [], "split_rule": "..."}``. With `file`,
-    the table's index holds the rows' numbers in that file, so that faults name the place to mend;
-    rows of several files have the place in words there, below the data root. `whole` are faults of
-    no single row, told where no row has one.
+    Attributes:
+        table: the table of utterances.
+        notes: sentences for the user.
+        card: fields of the card that this copy of the release overrides. For instance the clips of
+            one actor cannot be split by actor: ``{"disjoint": [], "split_rule": "..."}``.
+        file: the file that the index of `table` numbers the rows of, so that faults name the place
+            to fix. None: the index has no meaning, or (text) is the place below the data root.
+        whole: faults of the whole table, reported if no row has a fault.
     """
 
     table: pd.DataFrame
@@ -46,24 +49,24 @@ class AdapterResult:
 
 
 def has_adapter(name: str) -> bool:
-    """Whether this package can read the release called `name`."""
+    """Return whether this package can read the release called `name`."""
     return bool(re.fullmatch(r"[a-z]\w*", name)) and find_spec(f"{__name__}.{name}") is not None
 
 
 def build(
     name: str, source: Path, media: bool = True, variant: str | None = None
 ) -> tuple[Manifest, list[str]]:
-    """Read the release `name` below `source`; returns the checked manifest and the notes.
+    """Read the release `name` below `source`; return the checked manifest and the notes.
 
     Args:
-        name: of a dataset with a card in this package; any other is data of the user's own, which
-            `manifests.adapters.custom` reads.
+        name: of a dataset with a card in this package; any other name is the user's own data, read
+            by `manifests.adapters.custom`.
         source: folder of the release.
-        media: whether its videos are there; False: only its labels and texts.
-        variant: one of several ways to split it; None: the adapter's own choice.
+        media: whether the folder has the videos; False: only labels and texts.
+        variant: one of several ways to split the release; None: the adapter's default.
 
     Raises:
-        ValueError: no such dataset or variant, nothing of it in the folder, or faults in it.
+        ValueError: no such dataset or variant, no utterance in the folder, or faults in the table.
     """
     from manifests.adapters import custom  # it needs `AdapterResult`
 
@@ -72,13 +75,13 @@ def build(
     else:
         check_known(name, source)
         if variant is not None:
-            raise ValueError(f"{name} has no variant {variant!r}: its column `split` says the way")
+            raise ValueError(f"{name} has no variant {variant!r}: use the column `split` instead")
         card, built = custom.read(name, source)
     if built.table.empty:
-        raise ValueError(f"{source}: nothing of {card.title} in it; to obtain it: {card.obtain}")
+        raise ValueError(f"{source}: no utterance of {card.title}; to obtain it: {card.obtain}")
     manifest = Manifest(replace(card, **built.card), built.table)
     rows, where = manifest.table.set_axis(built.table.index), built.file or source
-    if built.file is None and is_integer_dtype(rows.index):  # numbers of a table nobody can see
+    if built.file is None and is_integer_dtype(rows.index):  # the user has no file with these rows
         rows.index = pd.Index(["utterance"] * len(rows))
     raise_faults(find_faults(manifest.card, rows) or built.whole, where)
     return manifest, built.notes
@@ -94,6 +97,6 @@ def _release(name: str, source: Path, media: bool, variant: str | None) -> Adapt
         variants: dict[str, str] = getattr(adapter, "VARIANTS", {})
         if variant not in variants:
             ways = ", ".join(variants) or "none"
-            raise ValueError(f"{name} has no variant {variant!r}; there are: {ways}")
+            raise ValueError(f"{name} has no variant {variant!r}; the variants are: {ways}")
         built = adapter.build(source, media, variant)
     return AdapterResult(built) if isinstance(built, pd.DataFrame) else built

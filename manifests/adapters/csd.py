@@ -1,9 +1,9 @@
-"""The layout of the CMU Multimodal SDK: computational sequences (``.csd``) and standard folds.
+"""Read the layout of the CMU Multimodal SDK: computational sequences (``.csd``) and folds.
 
-A ``.csd`` is an HDF5 file with one group, named after what it holds, in it ``data/<video_id>`` with
-``intervals [N, 2]`` in seconds and ``features [N, ...]``, and ``metadata``. Labels are one row a
-segment, words one row a word, each of a whole video. Segment `i` of a video is called, as the SDK
-calls it, ``<video_id>[i]``. Which video is in which split stands in a Python file of the SDK.
+A ``.csd`` is an HDF5 file with one group, named after its content, that contains ``metadata`` and
+``data/<video_id>`` with ``intervals [N, 2]`` in seconds and ``features [N, ...]``. Labels have one
+row per segment, words one row per word, both of a whole video. Segment `i` of a video is called
+``<video_id>[i]``, as in the SDK. A Python file of the SDK assigns videos to splits.
 """
 
 import ast
@@ -24,19 +24,19 @@ from manifests.validation import raise_faults
 SDK = "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
 STANDARD = "mmsdk/mmdatasdk/dataset/standard_datasets"
 PAUSE = "sp"
-"""What the forced aligner writes where nobody speaks."""
+"""The forced aligner's mark for a pause."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """The names of a dataset's files.
+    """The file names of a dataset.
 
     Attributes:
         labels: the sequence of labels.
         words: the sequence of words.
         folds: the file of the standard folds.
         videos: folder of the whole videos, ``<video_id>.mp4``.
-        columns: names of the labels' columns, in their order.
+        columns: names of the labels' columns, in order.
     """
 
     labels: str
@@ -66,18 +66,19 @@ RELEASES = {"mosi": MOSI, "mosei": MOSEI, "mosei_emotion": MOSEI}
 
 
 def read(name: str, source: Path, labels: Sequence[str]) -> AdapterResult:
-    """One row a labelled segment, sorted by video and segment, with its times and its words.
+    """Read one row per labelled segment, sorted by video and segment, with its times and words.
 
-    Segments of a video that is in no fold, without a word or of no length are left out, which the
-    notes say. The release's counts on the card are those of the single clips, so they go too.
+    Segments of a video that is in no fold, without a word or with an empty interval are excluded
+    and counted in the notes. The release's counts on the card are those of the single clips, so
+    they are removed.
 
     Args:
         name: of the dataset.
         source: folder of the files, at any depth.
-        labels: those of the labels that are kept, as they are.
+        labels: the labels to keep, unchanged.
 
     Raises:
-        ValueError: a file is missing (says where to get it) or is not what it should be.
+        ValueError: a file is missing (the message says where to get it) or has another content.
     """
     release = RELEASES[name]
     rated = find_file(source, release.labels, f"`mmsdk` downloads it, see {SDK}")
@@ -87,13 +88,13 @@ def read(name: str, source: Path, labels: Sequence[str]) -> AdapterResult:
     )
     words = _read_csd(spoken)
     rows: list[dict[str, object]] = []
-    left_out: Counter[str] = Counter()
+    excluded: Counter[str] = Counter()
     faults = []
     for video, (intervals, features) in sorted(_read_csd(rated).items()):
         ratings = features.reshape(len(intervals), -1)
         if ratings.shape[1] != len(release.columns):
             faults.append(
-                f"video {video!r}: {ratings.shape[1]} labels a segment, expected "
+                f"video {video!r}: {ratings.shape[1]} labels per segment, expected "
                 f"{len(release.columns)} ({', '.join(release.columns)}): take the SDK's own file"
             )
             continue
@@ -101,13 +102,13 @@ def read(name: str, source: Path, labels: Sequence[str]) -> AdapterResult:
             start, end = max(float(interval[0]), 0.0), float(interval[1])
             text = _words_within(words.get(video), start, end)
             if video not in folds:
-                left_out["of videos in no standard fold"] += 1
+                excluded["of videos in no standard fold"] += 1
             elif not start < end:
-                left_out["of no length"] += 1
+                excluded["with an empty interval"] += 1
             elif not text:
-                left_out["without a word"] += 1
+                excluded["without a word"] += 1
             else:
-                rated_as = dict(zip(release.columns, map(float, values), strict=True))
+                label_of = dict(zip(release.columns, map(float, values), strict=True))
                 rows.append(
                     {
                         "id": f"{video}[{turn}]",
@@ -119,17 +120,17 @@ def read(name: str, source: Path, labels: Sequence[str]) -> AdapterResult:
                         "dialogue": video,
                         "turn": turn,
                     }
-                    | {label: rated_as[label] for label in labels}
+                    | {label: label_of[label] for label in labels}
                 )
     raise_faults(faults, rated)
-    notes = [f"left out {count} segments {why}" for why, count in sorted(left_out.items())]
-    told = Card.builtin(name).splits
-    splits = {split: {**counts, "release": None} for split, counts in told.items()}
+    notes = [f"excluded {count} segments {why}" for why, count in sorted(excluded.items())]
+    published = Card.builtin(name).splits
+    splits = {split: {**counts, "release": None} for split, counts in published.items()}
     return AdapterResult(pd.DataFrame(rows), notes, {"splits": splits})
 
 
 def read_folds(path: Path) -> dict[str, str]:
-    """Video id to split, from the lists in a file of the SDK; the file is parsed, never run."""
+    """Return the split of each video id from a Python file of the SDK, which is parsed, not run."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
@@ -155,10 +156,10 @@ def read_folds(path: Path) -> dict[str, str]:
 
 
 def _read_csd(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Intervals ``[N, 2]`` and features of each video."""
+    """Return the intervals ``[N, 2]`` and features of each video."""
     try:
         with h5py.File(path) as file:
-            # Releases differ in how the outer group is called, never in there being just one.
+            # The outer group has different names in different releases, but is always the only one.
             (root,) = file.keys()
             return {
                 video: (entry["intervals"][:].reshape(-1, 2), entry["features"][:])
@@ -171,7 +172,7 @@ def _read_csd(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _words_within(video: tuple[np.ndarray, np.ndarray] | None, start: float, end: float) -> str:
-    """The words whose middle lies in the segment, so that none is in two adjoining ones."""
+    """Return the words whose middle is in the segment, so that segments do not share a word."""
     if video is None:
         return ""
     intervals, words = video

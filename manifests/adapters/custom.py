@@ -1,7 +1,7 @@
-"""Data of your own: ``labels.csv``, perhaps ``card.yaml``, and the videos, in one folder.
+"""Read the user's own data: a folder with ``labels.csv``, the videos and optionally ``card.yaml``.
 
-docs/your-own-data.md tells how to write them. What the files leave open is decided the same way on
-every machine, and said: a card is drafted from the labels, and splits are drawn by speaker.
+docs/your-own-data.md describes these files. A missing card is drafted from the labels and missing
+splits are drawn by speaker, the same on every machine; both are reported.
 """
 
 import hashlib
@@ -14,21 +14,21 @@ from typing import Any
 import pandas as pd
 
 from manifests.adapters import AdapterResult
-from manifests.card import SPLITS, Card
+from manifests.card import SPLITS, UNIMODAL_LABELS, Card
 from manifests.csv_table import numbers, read_cells, require
 from manifests.locate import CARD, OWN_TABLE
-from manifests.manifest import FLOATS, INTEGERS, UNIMODAL_LABELS
+from manifests.manifest import FLOATS, INTEGERS
 
 SEED = 1
 TEST, VALID = 0.2, 0.1
 
 
 def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
-    """The card and the table of the data in `source`, which shall be called `name`.
+    """Read the card and the table of the data in `source` as the dataset `name`.
 
     Raises:
-        ValueError: a name that cannot be a folder's, a card of another name, a column that is
-            missing, a cell that cannot be read; names file and row.
+        ValueError: a name that cannot be a folder's, a card with another name, a missing column, or
+            a cell that cannot be read; the message names file and row.
     """
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"{name!r} cannot name a dataset: use letters, digits, _ and -")
@@ -40,7 +40,7 @@ def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
         if card.name != name:
             raise ValueError(
                 f"{source / CARD}: the name is {card.name!r}: "
-                f"`build {card.name}`, or write `name: {name}` there"
+                f"run `build {card.name}`, or write `name: {name}` there"
             )
         return card, to_table(card, cells, path)
     card = draft_card(name, cells, path)
@@ -51,7 +51,7 @@ def read(name: str, source: Path) -> tuple[Card, AdapterResult]:
 
 
 def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
-    """A card for a table without one: a score if all labels are numbers, else one class of some."""
+    """Draft a card from a table: regression if all labels are numbers, else classification."""
     require(cells, ["label"], path)
     unimodal = set(UNIMODAL_LABELS) <= set(cells)
     fields: dict[str, Any] = {
@@ -83,13 +83,12 @@ def draft_card(name: str, cells: pd.DataFrame, path: Path) -> Card:
 
 
 def to_table(card: Card, cells: pd.DataFrame, path: Path) -> AdapterResult:
-    """The cells of the file at `path` as utterances of a dataset with this card.
+    """Convert the cells of the file at `path` to utterances of a dataset with this card.
 
     Columns that a manifest does not know are kept as text. An empty cell is a null.
     """
-    # read_cells makes the header lower case; the card's spelling of its classes stands
-    spelt = {label.lower(): label for label in card.labels}
-    cells = cells.rename(columns=spelt)
+    # read_cells makes the header lower case; the card's spelling of the classes is kept
+    cells = cells.rename(columns={label.lower(): label for label in card.labels})
     require(cells, card.labels, path)
     notes: list[str] = []
     overrides: dict[str, Any] = {}
@@ -101,7 +100,7 @@ def to_table(card: Card, cells: pd.DataFrame, path: Path) -> AdapterResult:
     if "text" not in cells:
         table["text"] = ""
         overrides["transcripts"] = False
-        notes.append("no column text: the language model has nothing to read")
+        notes.append("no column text: the language model gets empty texts")
     if "language" in cells:
         table["language"] = table["language"].fillna(card.language)
     if "split" not in cells:
@@ -118,8 +117,8 @@ def to_table(card: Card, cells: pd.DataFrame, path: Path) -> AdapterResult:
         splits = table.groupby("speaker")["split"].nunique()
         if shared := int((splits > 1).sum()):
             notes.append(
-                f"{shared} speakers are in several splits, which flatters the figures; "
-                f"`disjoint: [speaker]` in {CARD} makes that a fault"
+                f"{shared} speakers are in several splits, which makes the metrics too good; "
+                f"`disjoint: [speaker]` in {CARD} makes that an error"
             )
     empty = [split for split in SPLITS if split not in set(table["split"])]
     whole = [f"no row is {' or '.join(empty)}: all three splits need some"] if empty else []
@@ -127,25 +126,25 @@ def to_table(card: Card, cells: pd.DataFrame, path: Path) -> AdapterResult:
 
 
 def label_warnings(labels: pd.Series) -> list[str]:
-    """What looks like a slip in labels that are taken for classes, with the rows."""
+    """Return warnings about labels of classes that look like typing errors, with their rows."""
     notes = []
     odd = labels[(labels != "") & pd.to_numeric(labels, errors="coerce").isna()]
     if 0 < 2 * len(odd) < len(labels):
         rows = ", ".join(f"{label!r} (row {row})" for row, label in odd.head().items())
-        notes.append(f"the labels are taken for classes though most are numbers: not {rows}")
+        notes.append(f"the labels are taken for classes although most are numbers: not {rows}")
     for _, alike in labels.groupby(labels.str.casefold()):
         if alike.nunique() > 1:
             firsts = alike.drop_duplicates()
             rows = ", ".join(f"{label!r} (row {row})" for row, label in firsts.items())
-            notes.append(f"classes that differ in capitals alone: {rows}")
+            notes.append(f"classes that differ only in capitals: {rows}")
     return notes
 
 
 def draw_splits(groups: Iterable[str], seed: int = SEED) -> dict[str, str]:
-    """A split for each group (a speaker, a video), a pure function of their names and `seed`.
+    """Draw a split for each group (a speaker, a video), a pure function of names and `seed`.
 
-    The groups are put in the order of a hash of their names: the first fifth is test, the next
-    tenth valid, at least one of each; there are three groups or more.
+    The groups are sorted by a hash of their names: the first fifth is test, the next tenth valid,
+    at least one of each; `groups` has three groups or more.
     """
     order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest())
     test = max(1, round(TEST * len(order)))

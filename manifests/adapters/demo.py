@@ -1,4 +1,4 @@
-"""The demonstration dataset: not read but generated, below the data root."""
+"""Generate the demonstration dataset below the data root."""
 
 from manifests.demo import build
 

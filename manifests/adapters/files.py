@@ -7,14 +7,14 @@ from typing import Any
 from manifests.unpickle import load_pickle
 
 UNREAD = re.compile("[\x80-\x9f\udc80-\udcff]")
-"""Bytes that became no character: of Latin-1 taken literally, or as Python keeps them (PEP 383)."""
+"""Bytes that were not decoded: control characters of Latin-1, or surrogate escapes (PEP 383)."""
 
 
 def find_file(source: Path, name: str, obtain: str) -> Path:
-    """The file called `name`, in `source` or the least deep below.
+    """Find the file called `name` in `source` or below; of several the one that is least deep.
 
     Raises:
-        ValueError: it is nowhere; tells how to obtain it.
+        ValueError: no such file; the message says how to obtain it.
     """
     found = [path for path in source.rglob(name) if path.is_file()]
     if not found:
@@ -25,7 +25,7 @@ def find_file(source: Path, name: str, obtain: str) -> Path:
 
 
 def find_folder(source: Path, name: str) -> str:
-    """Path below `source` of the folder called `name`; where it belongs if it is not there."""
+    """Find the folder called `name`; return its path relative to `source`, `name` if missing."""
     found = [path for path in source.rglob(name) if path.is_dir() and "__MACOSX" not in path.parts]
     if not found:
         return name
@@ -33,7 +33,7 @@ def find_folder(source: Path, name: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file, whatever of UTF-8 and Windows-1252 its lines were written in, even both."""
+    """Read a text file whose lines are UTF-8 or Windows-1252, even both in one file."""
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     return "\n".join(map(repaired, text.split("\n")))
 
@@ -42,7 +42,7 @@ def read_pickle(path: Path) -> Any:
     """Load a pickled table as data, by `manifests.unpickle`.
 
     Raises:
-        ValueError: the pickle references anything but data, or is damaged.
+        ValueError: the pickle references something other than data, or is damaged.
     """
     try:
         return load_pickle(path)
@@ -51,28 +51,28 @@ def read_pickle(path: Path) -> Any:
 
 
 def repaired(text: str) -> str:
-    r"""The text, of a Western language, without the traces of a wrong encoding.
+    r"""Repair a text of a Western language that was read in a wrong encoding.
 
-    UTF-8 that was taken for Windows-1252 (``â€™``) is read again, and bytes of Windows-1252 that
-    were taken for Latin-1 (``\x92``) become its characters (’).
+    UTF-8 that was read as Windows-1252 (``â€™``) is decoded again, and bytes of Windows-1252 that
+    were read as Latin-1 (``\x92``) become its characters (’).
     """
     if text.isascii():
         return text
     try:
         again = b"".join(map(_byte, text)).decode("utf-8")
-        again.encode("cp1252")  # or it made Chinese of é––
+        again.encode("cp1252")  # reject a decoding that is not Western: é–– would become Chinese
         return again
     except UnicodeError:
         return UNREAD.sub(lambda found: _byte(found[0]).decode("cp1252", errors="replace"), text)
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space, line breaks too, as one blank."""
+    """Replace every run of white space, line breaks included, by one blank."""
     return " ".join(text.split())
 
 
 def _byte(character: str) -> bytes:
-    """What the character was before it was read as Windows-1252, or not read at all."""
+    """Return the byte that was read as this Windows-1252 character, or was not decoded."""
     if UNREAD.match(character):
         return bytes([ord(character) & 0xFF])
     return character.encode("cp1252")

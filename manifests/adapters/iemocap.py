@@ -1,9 +1,9 @@
-"""IEMOCAP: five sessions of an actress and an actor, improvising and playing scripts.
+"""Read IEMOCAP: five sessions of an actress and an actor, improvising and playing scripts.
 
-Reads ``Session1`` to ``Session5``: times and labels from ``dialog/EmoEvaluation``, the words from
-``dialog/transcriptions``. The video is that of the whole dialogue, ``dialog/avi/DivX``, cut by time
-and by half: its frame shows both speakers side by side. A dialogue ``Ses01F_...`` was recorded with
-motion-capture markers on the actress (F); who wears them is at the left, the other at the right.
+In ``Session1`` to ``Session5``, times and labels are read from ``dialog/EmoEvaluation`` and words
+from ``dialog/transcriptions``. The video of the whole dialogue, ``dialog/avi/DivX``, shows both
+speakers side by side and is cut by time and by half. A dialogue ``Ses01F_...`` was recorded with
+motion-capture markers on the actress (F); the speaker with the markers is on the left.
 """
 
 import re
@@ -19,7 +19,7 @@ from manifests.card import Card
 EVALUATION = "Session[1-5]/dialog/EmoEvaluation/Ses*.txt"
 TEST_SESSION = "5"
 VALID_EVERY, VALID_FROM = 11, 5
-"""Of the other sessions' sorted dialogues the sixth is valid, and every eleventh from there."""
+"""Of the other sessions' sorted dialogues the sixth and every eleventh after it are valid."""
 
 NUMBER = r"(\d+(?:\.\d+)?)"
 TURN = re.compile(
@@ -30,13 +30,13 @@ SAID = re.compile(r"(\S+)\s+\[[\d.]+-[\d.]+\]:(.*)", re.ASCII)
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """The utterances of the six classes, in the order in which they were said.
+    """Read the utterances of the six classes, in the order of their times.
 
-    Their turns count all utterances of a dialogue, also those of other classes or of none. Valence,
-    activation and dominance (1 to 5) are kept in columns of these names.
+    The turns count all utterances of a dialogue, also those of other classes or without a class.
+    Valence, activation and dominance (1 to 5) are kept in columns of these names.
 
     Raises:
-        ValueError: no evaluation is there, or one cannot be read.
+        ValueError: no evaluation was found, or one cannot be read.
     """
     paths = sorted(source.glob(EVALUATION)) or sorted(source.glob(f"*/{EVALUATION}"))
     if not paths:
@@ -47,26 +47,26 @@ def build(source: Path, media: bool = True) -> AdapterResult:
     table["split"] = table["dialogue"].map(_splits([path.stem for path in paths]))
     of_class = table["label"].isin(Card.builtin("iemocap").classes)
     silent = of_class & (table["text"] == "")
-    notes = [f"left out {(~of_class).sum()} of {len(table)} utterances, of no or another class"]
+    notes = [f"excluded {(~of_class).sum()} of {len(table)} utterances, of no or another class"]
     if silent.any():
         names = ", ".join(table.loc[silent, "id"])
-        notes.append(f"left out {silent.sum()} utterances without a transcript: {names}")
+        notes.append(f"excluded {silent.sum()} utterances without a transcript: {names}")
     return AdapterResult(table[of_class & ~silent].reset_index(drop=True), notes)
 
 
 def _dialogue(path: Path, source: Path) -> Iterator[dict[str, object]]:
-    """The rows of one file of evaluations."""
+    """Yield the rows of one file of evaluations."""
     dialog = path.parents[1]
     words = _transcript(dialog / "transcriptions" / path.name)
     video = (dialog / "avi" / "DivX" / f"{path.stem}.avi").relative_to(source).as_posix()
     turns = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.startswith("["):
-            continue  # the header, blank lines and what each annotator said
+            continue  # the header, blank lines and the ratings of each annotator
         turn = TURN.fullmatch(line)
         name = NAME.fullmatch(turn[3]) if turn else None
         if turn is None or name is None or name[1] != path.stem:
-            raise ValueError(f"{path}: row {number}: {line!r} is no evaluation of {path.stem}")
+            raise ValueError(f"{path}: row {number}: {line!r} is not an evaluation of {path.stem}")
         turns.append((float(turn[1]), turn, name))
     for place, (start, turn, name) in enumerate(sorted(turns, key=lambda each: each[0])):
         _, session, wears_markers, speaks = name.groups()
@@ -91,9 +91,9 @@ def _dialogue(path: Path, source: Path) -> Iterator[dict[str, object]]:
 
 
 def _transcript(path: Path) -> dict[str, str]:
-    """Utterance to words; interjections that are no utterance have no name and are passed over."""
+    """Return the words of each utterance; interjections without a name are skipped."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file, the words of its dialogue: unpack it too")
+        raise ValueError(f"{path}: no such file; it has the words of its dialogue: unpack it too")
     lines = map(SAID.fullmatch, read_text(path).splitlines())
     return {line[1]: one_line(line[2]) for line in lines if line}
 

@@ -1,7 +1,8 @@
-"""MELD: emotions in dialogues of the series Friends, every utterance a clip of its own.
+"""Read MELD: emotions in dialogues of the series Friends, one clip per utterance.
 
-Reads the folder ``MELD.Raw``, its archives unpacked: one CSV file a split and one folder of clips a
-split, each at any depth. Dialogues are counted anew in every split, so an id begins with the split.
+The folder ``MELD.Raw`` with its archives unpacked has one CSV file and one folder of clips per
+split, each at any depth. Dialogues are numbered from 0 in every split, so an id begins with the
+split.
 """
 
 import re
@@ -22,19 +23,19 @@ PARTS = (
     ("test", "test", "output_repeated_splits_test"),
 )
 AGAIN = "final_videos_test"
-"""Begins the names of some clips of the test split, most of them beside one without it."""
+"""The prefix of some clips of the test split; most of them also exist without it."""
 TIME = re.compile(r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})")
 COUNTS = ["dialogue_id", "utterance_id", "season", "episode"]
 COLUMNS = ["utterance", "speaker", "emotion", "sentiment", *COUNTS, "starttime", "endtime"]
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """The rows of the three CSV files; the clips are whole files, so no row has a start or end.
+    """Read the rows of the three CSV files; clips are whole files, so no row has a start or end.
 
-    Times of the episode are kept in ``episode_start`` and ``episode_end``, in seconds.
+    Times in the episode are kept in ``episode_start`` and ``episode_end``, in seconds.
 
     Raises:
-        ValueError: a CSV file is missing, or a cell holds no number or no time.
+        ValueError: a CSV file is missing, or a cell that must be a number or a time is not.
     """
     built = [_read(source, *part) for part in PARTS]
     return AdapterResult(
@@ -83,8 +84,8 @@ def _read(source: Path, split: str, name: str, folder: str) -> AdapterResult:
     notes = [f"{name}: {table['dialogue'].nunique()} dialogues"]
     if again:
         notes.append(
-            f"{name}: {again} clips are called {AGAIN}...; {instead} of them are taken, those "
-            "without one of the plain name"
+            f"{name}: {again} clips are called {AGAIN}...; {instead} of them are used, those "
+            "that do not exist under the plain name"
         )
     return AdapterResult(table, notes)
 
@@ -95,11 +96,14 @@ def _clip(source: Path, place: str, clip: str) -> str:
 
 
 def _seconds(times: pd.Series, path: Path) -> pd.Series:
-    """From ``00:16:16,059`` to seconds; an empty cell is NaN."""
+    """Convert ``00:16:16,059`` to seconds; an empty cell is NaN."""
     parts = times.str.extract(f"^{TIME.pattern}$")
     bad = (times != "") & parts[0].isna()
     raise_faults(
-        [f"row {row}: {time!r} is no time: write 00:16:16,059" for row, time in times[bad].items()],
+        [
+            f"row {row}: {time!r} is not a time: write 00:16:16,059"
+            for row, time in times[bad].items()
+        ],
         path,
     )
     hours, minutes, seconds = (parts[i].astype(np.float64) for i in range(3))

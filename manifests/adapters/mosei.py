@@ -1,4 +1,4 @@
-"""CMU-MOSEI: sentiment of clips from YouTube, as single clips or as the SDK's ``.csd`` files."""
+"""Read CMU-MOSEI, sentiment of YouTube clips, as single clips or the CMU SDK's ``.csd`` files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from manifests.adapters import AdapterResult, csd, raw_clips
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """The table of utterances: from ``label.csv`` if there is one, else from the ``.csd`` files."""
+    """Read the table of utterances: ``label.csv`` if it exists, else the ``.csd`` files."""
     path = raw_clips.find_table(source)
     if path is not None:
         return raw_clips.read(path)

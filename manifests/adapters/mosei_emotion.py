@@ -1,7 +1,7 @@
-"""The six emotions of CMU-MOSEI, any number at once: rated from 0 to 3, present above 0.
+"""Read the six emotions of CMU-MOSEI, any number at once: rated from 0 to 3, present above 0.
 
-``label.csv`` is taken if it has a column for each emotion; usually it has none, and the CMU SDK's
-``.csd`` files are.
+``label.csv`` is used if it has a column for each emotion, which is rare; otherwise the CMU SDK's
+``.csd`` files.
 """
 
 from pathlib import Path
@@ -14,10 +14,10 @@ EMOTIONS = csd.MOSEI.columns[1:]
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """The table of utterances with one column an emotion, 0 or 1.
+    """Read the table of utterances with one column per emotion, 0 or 1.
 
     Raises:
-        ValueError: a rating is missing or not between 0 and 3, or as the readers of the layouts.
+        ValueError: a rating is missing or not between 0 and 3, or the files cannot be read.
     """
     path = raw_clips.find_table(source)
     if path is not None and not set(EMOTIONS) <= set(read_cells(path, "cp1252")[0]):

@@ -1,8 +1,8 @@
-"""MUStARD: sarcasm in television series, each utterance with what was said before it.
+"""Read MUStARD: sarcasm in television series, each utterance with the conversation before it.
 
-Reads ``sarcasm_data.json``; the clips are ``utterances_final/<id>.mp4`` and, of what was said
-before, ``context_final/<id>_c.mp4``. The release has no splits but five folds and the test set of
-its speaker-independent setting, so there are several ways to split it.
+The table is ``sarcasm_data.json``; the clips are ``utterances_final/<id>.mp4`` and, of the
+conversation before, ``context_final/<id>_c.mp4``. The release has five folds and the test set of
+its speaker-independent setting instead of splits, so it can be split in several ways.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ VARIANTS = {
 
 
 def build(source: Path, media: bool = True, variant: str = "paper") -> AdapterResult:
-    """The rows of the JSON file, in its order, split as `variant` says.
+    """Read the rows of the JSON file, in its order, split by `variant`.
 
     Raises:
-        ValueError: the file is missing, or an entry lacks what it should have.
+        ValueError: the file is missing, or a value of an entry is missing or has another type.
     """
     path = find_file(source, "sarcasm_data.json", Card.builtin("mustard").obtain)
     try:
@@ -73,7 +73,7 @@ def _faults(name: str, entry: dict[str, Any]) -> list[str]:
 
 
 def _split(table: pd.DataFrame, variant: str, source: Path) -> tuple[pd.Series, str]:
-    """The split of each row, and the rule in words."""
+    """Return the split of each row, and the rule in words."""
     tenth = 0.1
     if variant == "paper":
         test, tenth = _drawn(table, 68 / 690), 68 / (690 - 68)
@@ -81,8 +81,8 @@ def _split(table: pd.DataFrame, variant: str, source: Path) -> tuple[pd.Series, 
     elif variant == "speaker-independent":
         if table["show"].isna().any():
             raise ValueError(
-                "sarcasm_data.json does not tell the shows, by which the variant "
-                f"{variant} splits: take a newer one; {Card.builtin('mustard').obtain}"
+                "sarcasm_data.json does not name the shows, by which the variant "
+                f"{variant} splits: take a newer file; {Card.builtin('mustard').obtain}"
             )
         test = set(table.loc[table["show"] == TEST_SHOW, "id"])
         rule = f"{TEST_SHOW} test, the other shows train and valid"
@@ -94,7 +94,7 @@ def _split(table: pd.DataFrame, variant: str, source: Path) -> tuple[pd.Series, 
             rule = f"fold {fold} of the release's {official[0].name} test"
         else:
             test = {name for ids in _shuffled(table) for name in ids[fold - 1 :: FOLDS]}
-            rule = f"fold {fold} of five seeded ones test (there is no split_indices.p)"
+            rule = f"fold {fold} of five seeded ones test (split_indices.p is missing)"
     splits = table["id"].map(lambda name: "test" if name in test else "train")
     others = table[splits == "train"]
     splits[table["id"].isin(_drawn(others, tenth))] = "valid"
@@ -102,12 +102,12 @@ def _split(table: pd.DataFrame, variant: str, source: Path) -> tuple[pd.Series, 
 
 
 def _drawn(table: pd.DataFrame, share: float) -> set[str]:
-    """So many of each class, by its hash: the same in any part of the release, on any machine."""
+    """Draw a share of each class by a hash of the ids: the same on every machine."""
     return {name for ids in _shuffled(table) for name in ids[: round(share * len(ids))]}
 
 
 def _shuffled(table: pd.DataFrame) -> list[list[str]]:
-    """The ids of each class in an order that only they decide."""
+    """Return the ids of each class in an order that depends on nothing but the ids."""
     return [
         sorted(ids, key=lambda name: hashlib.sha256(f"mustard {name}".encode()).digest())
         for _, ids in table.groupby("label")["id"]
@@ -115,7 +115,7 @@ def _shuffled(table: pd.DataFrame) -> list[list[str]]:
 
 
 def _official_fold(table: pd.DataFrame, path: Path, fold: int) -> set[str]:
-    """The ids of a test fold: ``split_indices.p`` holds five pairs, rows of train and of test."""
+    """Return the ids of a test fold: ``split_indices.p`` has five pairs of train and test rows."""
     folds = read_pickle(path)
     try:
         train, test = (set(rows) for rows in folds[fold - 1])
@@ -124,14 +124,14 @@ def _official_fold(table: pd.DataFrame, path: Path, fold: int) -> set[str]:
         whole = False
     if not whole:
         raise ValueError(
-            f"{path} does not hold {FOLDS} folds of the {len(table)} entries of sarcasm_data.json: "
+            f"{path} does not have {FOLDS} folds of the {len(table)} entries of sarcasm_data.json: "
             "take both from one download, or move it away for seeded folds"
         )
     return set(table["id"].iloc[sorted(test)])
 
 
 def _counts(variant: str) -> dict[str, dict[str, int | None]]:
-    """What the card says of the splits' sizes: the paper's are of its own split only."""
+    """Return the sizes of the splits for the card: the paper's only for its own variant."""
     if variant == "paper":
         return Card.builtin("mustard").splits
     test = 356 if variant == "speaker-independent" else 138

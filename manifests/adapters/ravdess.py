@@ -1,9 +1,9 @@
-"""RAVDESS: 24 actors speak two sentences in eight emotions, each twice.
+"""Read RAVDESS: 24 actors speak two sentences in eight emotions, each twice.
 
-Reads the official layout, ``Actor_XX/<name>.mp4``, at any depth. Seven two-digit numbers make a
-name: modality, channel, emotion, intensity, statement, repetition, actor. Only speech with sound
-and picture is taken: there is a second, silent copy of every clip and a sung part. The labels are
-nowhere but in the names; without videos the names are those of the whole release, 60 an actor.
+The official layout, ``Actor_XX/<name>.mp4``, is read at any depth. A name has seven two-digit
+numbers: modality, channel, emotion, intensity, statement, repetition, actor. Only speech with sound
+and picture is used: the release also has a silent copy of every clip and a sung part. The labels
+are only in the names; without videos the names of the whole release are used, 60 per actor.
 """
 
 import re
@@ -20,7 +20,7 @@ NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
 
-# Odd actors are men, even ones women: both splits get as many of each.
+# Odd actors are men, even ones women: valid and test have the same number of each.
 TEST_ACTORS = {5, 10, 17, 22}
 VALID_ACTORS = {11, 24}
 TURNS = ("train", "valid", "test", "train", "train")
@@ -36,7 +36,7 @@ BY_TURNS = "by turns (train, valid, test, train, train) over the sorted names, t
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """Table of the speech clips below `source`, or without `media` of the whole release.
+    """Read the table of the speech clips below `source`, without `media` of the whole release.
 
     Raises:
         ValueError: fewer than three clips, which cannot fill three splits.
@@ -73,9 +73,9 @@ def build(source: Path, media: bool = True) -> AdapterResult:
         more = f" and {len(malformed) - 5} more" if len(malformed) > 5 else ""
         notes.append(f"skipped files without a RAVDESS name: {', '.join(malformed[:5])}{more}")
     if len(rows) < 3:
-        # Too few for three splits, and most often none: the wrong folder.
+        # Too few for three splits; usually none: the wrong folder.
         raise ValueError(
-            f"{source}: {len(rows)} RAVDESS speech clips with sound and picture, three at least "
+            f"{source}: {len(rows)} RAVDESS speech clips with sound and picture, at least three "
             f"are needed. {'; '.join(notes)}. To obtain it: {Card.builtin('ravdess').obtain}"
         )
     table = pd.DataFrame(rows).sort_values("id", ignore_index=True)
@@ -90,7 +90,7 @@ def _files_below(source: Path) -> list[PurePosixPath]:
 
 
 def _whole_release() -> list[PurePosixPath]:
-    """Emotions by two intensities, statements and repetitions; a neutral voice is never strong."""
+    """Return the names of all speech clips; a neutral voice has no strong intensity."""
     cells = product(range(1, 25), range(1, 9), (1, 2), (1, 2), (1, 2))
     return [
         PurePosixPath(f"Actor_{a:02d}/01-01-{e:02d}-{i:02d}-{s:02d}-{r:02d}-{a:02d}.mp4")
@@ -100,9 +100,9 @@ def _whole_release() -> list[PurePosixPath]:
 
 
 def _split(table: pd.DataFrame) -> tuple[list[str], str, list[str]]:
-    """The split of each row, the rule in words, and the columns it keeps apart.
+    """Return the split of each row, the rule in words, and the columns that are disjoint.
 
-    The first rule that leaves no split empty is taken, so the same clips always get the same
+    The first rule that leaves no split empty is used, so the same clips always get the same
     splits: by the actors' numbers, by their rank, by repetition, by turns.
     """
     actor = table["speaker"].str.removeprefix("actor_").astype(int)
@@ -129,7 +129,7 @@ def _by_repetition(table: pd.DataFrame) -> list[str]:
         first = clips.index[clips["repetition"] == 1]
         if len(first) == 0:
             splits[clips.index[0]] = "train"
-        elif len(first) > 1:  # a class needs a clip to learn from before one to validate on
-            # A different statement and intensity from emotion to emotion.
+        elif len(first) > 1:  # a class needs a training clip first
+            # A different statement and intensity for each emotion.
             splits[first[EMOTIONS.index(str(emotion)) % len(first)]] = "valid"
     return splits.tolist()

@@ -1,8 +1,8 @@
-"""The layout that CMU-MOSI, CMU-MOSEI, CH-SIMS and CH-SIMS v2 are shared in: one clip, one file.
+"""Read the layout in which CMU-MOSI, CMU-MOSEI and CH-SIMS are shared: one file per clip.
 
 ``label.csv`` (or ``meta.csv``) has the columns ``video_id, clip_id, text, label, [label_T, label_A,
 label_V,] annotation, mode`` and the clips are ``Raw/<video_id>/<clip_id>.mp4``. An utterance is
-called ``<video_id>$_$<clip_id>``, as in the feature files that go with these releases.
+called ``<video_id>$_$<clip_id>``, as in the feature files of these releases.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ TURN = r"\d{1,9}"
 
 
 def find_table(source: Path) -> Path | None:
-    """The table of labels in the folder of a release, None if there is none."""
+    """Return the path of the table of labels in the folder of a release; None: no such file."""
     return next((source / name for name in TABLES if (source / name).is_file()), None)
 
 
@@ -31,20 +31,20 @@ def read(
     fallback: str = "cp1252",
     clip_name: Callable[[str, str], str] = lambda video, clip: clip,
 ) -> AdapterResult:
-    """The table of utterances, in the order of the file at `path`.
+    """Read the table of utterances, in the order of the file at `path`.
 
-    Rows that are the same in every cell are taken once. Rows are numbered as in the file. Texts
-    without a word are kept, and what a wrong encoding made of others is mended; both are noted.
+    Duplicate rows (equal in every cell) are used once. Rows are numbered as in the file. Empty
+    texts are kept and texts in a wrong encoding are repaired; both are noted.
 
     Args:
-        path: ``label.csv`` or the like, beside the folder ``Raw``.
-        labels: columns with numbers, in lower case; they are kept as they are.
+        path: ``label.csv`` or one of the other `TABLES`, next to the folder ``Raw``.
+        labels: columns of numbers, in lower case; they are kept unchanged.
         fallback: encoding of a file that is not UTF-8; with cp1252 the texts are Western.
         clip_name: from a row's video and clip to the name of the clip's file without ``.mp4``, for
             releases whose clip numbers lose their zeros in a spreadsheet.
 
     Raises:
-        ValueError: a missing column, a row without ids, a label that is no number.
+        ValueError: a missing column, a row without ids, or a label that is not a number.
     """
     cells, encoding = read_cells(path, fallback)
     require(cells, ["video_id", "clip_id", "text", "mode", *labels], path)
@@ -54,16 +54,16 @@ def read(
     again = cells.duplicated()
     if again.any():
         rows = ", ".join(str(row) for row in cells.index[again][:5])
-        notes.append(f"{path.name}: {again.sum()} rows are there twice, taken once: row {rows}")
+        notes.append(f"{path.name}: {again.sum()} duplicate rows, used once: row {rows}")
         cells = cells[~again]
-    texts = _mended(cells["text"], western=fallback == "cp1252")
-    for what, concerned in (
-        ("were read in a wrong encoding, and mended", texts.index[texts != cells["text"]]),
-        ("are empty: the language model reads nothing there", texts.index[texts == ""]),
+    texts = _repair(cells["text"], western=fallback == "cp1252")
+    for note, affected in (
+        ("had a wrong encoding and were repaired", texts.index[texts != cells["text"]]),
+        ("are empty: the language model gets empty texts", texts.index[texts == ""]),
     ):
-        if len(concerned):
-            shown = ", ".join(map(str, concerned[:5])) + (", ..." if len(concerned) > 5 else "")
-            notes.append(f"{path.name}: {len(concerned)} texts {what}: row {shown}")
+        if len(affected):
+            shown = ", ".join(map(str, affected[:5])) + (", ..." if len(affected) > 5 else "")
+            notes.append(f"{path.name}: {len(affected)} texts {note}: row {shown}")
     video = cells["video_id"]
     clip = pd.Series(map(clip_name, video, cells["clip_id"]), index=cells.index, dtype="object")
     table = pd.DataFrame(
@@ -83,12 +83,12 @@ def read(
     )
 
 
-def _mended(texts: pd.Series, western: bool) -> pd.Series:
-    """The texts, word by word, without the traces of a wrong encoding; lost characters go."""
+def _repair(texts: pd.Series, western: bool) -> pd.Series:
+    """Repair texts of a wrong encoding, word by word; characters that are lost are removed."""
     bad = texts.str.contains(GARBLED)
 
-    def mend(text: str) -> str:
+    def repair(text: str) -> str:
         words = map(repaired, text.split(" ")) if western else text.split(" ")
         return one_line(GARBLED.sub(" ", " ".join(words)))
 
-    return texts.where(~bad, texts[bad].map(mend))
+    return texts.where(~bad, texts[bad].map(repair))

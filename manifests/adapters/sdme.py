@@ -1,4 +1,4 @@
-"""SDME: one discrete emotion a clip; not public, so read from a table of your making."""
+"""Read SDME, one discrete emotion per clip: not public, so read from a table of the user's own."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,10 @@ from manifests.locate import OWN_TABLE
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """The table of utterances of ``labels.csv``, whose labels are the classes there are.
+    """Read the table of utterances from ``labels.csv``; its labels are the classes.
 
     Raises:
-        ValueError: no such file, or as `manifests.adapters.custom`.
+        ValueError: no such file, or a table that `manifests.adapters.custom` cannot read.
     """
     path, card = source / OWN_TABLE, Card.builtin("sdme")
     if not path.is_file():

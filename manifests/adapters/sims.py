@@ -1,29 +1,28 @@
-"""CH-SIMS: sentiment of clips from Chinese films and television, of each modality too."""
+"""Read CH-SIMS: sentiment of Chinese film and television clips, also of each modality."""
 
 from pathlib import Path
 
 from manifests.adapters import AdapterResult, raw_clips
-from manifests.card import Card
-
-LABELS = ("label", "label_t", "label_a", "label_v")
+from manifests.card import UNIMODAL_LABELS, Card
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """The table of utterances of ``label.csv`` or ``meta.csv``, with its unimodal labels."""
+    """Read the table of utterances from ``label.csv`` or ``meta.csv``, with unimodal labels."""
     return read("sims", source)
 
 
 def read(name: str, source: Path) -> AdapterResult:
-    """The same for any release of the CH-SIMS family."""
+    """Read the table of utterances of CH-SIMS or CH-SIMS v2."""
     path = raw_clips.find_table(source)
     if path is None:
         raise ValueError(
             f"{source / raw_clips.TABLES[0]}: no such file, nor {raw_clips.TABLES[1]}; "
             f"to obtain it: {Card.builtin(name).obtain}"
         )
-    return raw_clips.read(path, LABELS, fallback="gb18030", clip_name=clip_name)
+    labels = ("label", *UNIMODAL_LABELS)
+    return raw_clips.read(path, labels, fallback="gb18030", clip_name=clip_name)
 
 
 def clip_name(video: str, clip: str) -> str:
-    """The clip's file: ``video_0001/0001`` but ``aqgy3_0001/00000``, whose zeros may be lost."""
+    """Return the clip's name with the zeros it may have lost: four digits, in aqgy videos five."""
     return clip.zfill(4 if video.startswith("video_") else 5)

@@ -1,8 +1,8 @@
-"""UR-FUNNY, version 2: passages of TED talks whose last sentence makes people laugh, or not.
+"""Read UR-FUNNY, version 2: passages of TED talks whose last sentence is humorous or serious.
 
-Reads the pickled tables of the authors' "extracted features", of which only text, labels and folds
-are needed; the clips are ``urfunny2_videos/<id>.mp4``. A clip shows a whole passage; the text is
-its last sentence, the punchline, and the context is what leads up to it.
+Of the authors' "extracted features", only the pickled tables of text, labels and folds are needed;
+the clips are ``urfunny2_videos/<id>.mp4``. A clip shows a whole passage; the text is its last
+sentence, the punchline, and the context is the sentences before it.
 """
 
 import reprlib
@@ -23,10 +23,11 @@ FOLDS = {"train": "train", "dev": "valid", "test": "test"}
 
 
 def build(source: Path, media: bool = True) -> AdapterResult:
-    """One row for every id of the folds, in their order.
+    """Read one row for every id of the folds, in their order.
 
     Raises:
-        ValueError: a table is missing, names anything but data, or lacks an id of the folds.
+        ValueError: a table is missing, references something other than data, or lacks an id of the
+            folds.
     """
     sentences, labels, folds = (
         _table(source, name) for name in ("language_sdk", "humor_label_sdk", "data_folds")
@@ -63,7 +64,7 @@ def build(source: Path, media: bool = True) -> AdapterResult:
                 }
             )
     raise_faults(faults, source)
-    notes = [f"left out, its punchline is empty: {key}" for key in silent]
+    notes = [f"excluded, its punchline is empty: {key}" for key in silent]
     return AdapterResult(pd.DataFrame(rows), notes)
 
 
@@ -71,7 +72,7 @@ def _table(source: Path, name: str) -> dict[Any, Any]:
     path = find_file(source, f"{name}.pkl", Card.builtin("urfunny").obtain)
     table = read_pickle(path)
     if not isinstance(table, dict):
-        raise ValueError(f"{path} holds a {type(table).__name__}, not a table by id")
+        raise ValueError(f"{path} contains a {type(table).__name__}, not a table by id")
     return table
 
 

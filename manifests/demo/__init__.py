@@ -1,8 +1,8 @@
-"""A dataset made of nothing but code: drawn faces, synthesised voices, composed sentences.
+"""Generate a dataset of drawn faces, synthesised voices and composed sentences.
 
-Every clip carries three sentiments in [-3, 3]: of its text t, its voice a and its face v. Its
-label is 0.4 t + 0.3 a + 0.3 v. In most clips the three agree; a quarter is sarcastic, and only
-who listens to more than one modality gets those right. It shows that the whole way from video to
+Every clip has three sentiments in [-3, 3]: of its text t, its voice a and its face v. Its label is
+0.4 t + 0.3 a + 0.3 v. In most clips the three agree; a quarter is sarcastic, and only a model of
+more than one modality predicts those correctly. The dataset shows that the pipeline from video to
 prediction works; a score on it says nothing about people.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["DemoClip", "build", "make_plan", "to_table"]
 
 
 def build(source: Path, media: bool = True) -> pd.DataFrame:
-    """The table; with `media`, generates those clips that are not yet in ``source/videos``."""
+    """Return the table; with `media`, generate the clips that ``source/videos`` lacks."""
     clips = make_plan()
     if media:
         write_clips(clips, source / "videos")
@@ -25,7 +25,7 @@ def build(source: Path, media: bool = True) -> pd.DataFrame:
 
 
 def to_table(clips: list[DemoClip]) -> pd.DataFrame:
-    """The table of utterances, without the videos; `kind` says how the modalities agree."""
+    """Return the table of utterances; `kind` says how the modalities agree."""
     return pd.DataFrame(
         {
             "id": clip.id,

@@ -1,4 +1,4 @@
-"""The clips of the demonstration dataset as MP4 files: H.264 images and AAC sound."""
+"""Write the clips of the demonstration dataset as MP4 files: H.264 images and AAC sound."""
 
 import hashlib
 import json
@@ -21,21 +21,23 @@ from manifests.demo.face import SIZE, draw_frames
 from manifests.demo.plan import FPS, DemoClip
 from manifests.demo.voice import SAMPLE_RATE, speak
 
-# Raise it when a change to the face, the voice or the encoding changes the files.
+# Increment it when a change to the face, the voice or the encoding changes the files.
 VERSION = 1
 WORKERS = 2
 
 
 def ffmpeg() -> str:
-    """Path of ffmpeg: the one that ``$SEMANTICMAC_FFMPEG`` names, or else imageio-ffmpeg's."""
+    """Return the path of ffmpeg: ``$SEMANTICMAC_FFMPEG``, or else imageio-ffmpeg's."""
     return os.environ.get("SEMANTICMAC_FFMPEG") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def write_clip(clip: DemoClip, path: Path) -> None:
-    """Draw, speak and encode one clip; `path` appears whole or not at all.
+    """Draw, speak and encode one clip, and write it atomically.
 
-    The same ffmpeg gives the same bytes: one thread, no dates, no version in the metadata. A
-    failure of ffmpeg is a ChildProcessError with its last words.
+    The same ffmpeg gives the same bytes: one thread, no dates, no version in the metadata.
+
+    Raises:
+        ChildProcessError: ffmpeg failed; with the end of its output.
     """
     voice = speak(clip)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +59,10 @@ def write_clip(clip: DemoClip, path: Path) -> None:
 
 
 def write_clips(clips: list[DemoClip], folder: Path) -> int:
-    """Write the clips that `folder` does not hold yet, named by id; returns how many were written.
+    """Write the clips that `folder` lacks, named by id; return how many were written.
 
-    ``index.json`` there says which parameters each file was made with: only a file that is there,
-    has the size it was given and the parameters of today is kept.
+    ``index.json`` records the parameters and the size of each file: a file is kept only if both are
+    still the same.
     """
     index = _read_index(folder)
     todo = [clip for clip in clips if index.get(clip.id) != _made(clip, folder)]
@@ -85,7 +87,7 @@ def write_clips(clips: list[DemoClip], folder: Path) -> int:
                 index[jobs[job].id] = _made(jobs[job], folder)
                 progress.advance(bar)
         finally:
-            # Also after a failure or Ctrl-C: what is finished need not be made again.
+            # Also after a failure or Ctrl-C: finished clips are not generated again.
             pool.shutdown(cancel_futures=True)
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(index, indent=1, sort_keys=True)
@@ -94,12 +96,12 @@ def write_clips(clips: list[DemoClip], folder: Path) -> int:
 
 
 def clip_path(folder: Path, clip: DemoClip) -> Path:
-    """Where the clip lies in `folder`."""
+    """Return the path of the clip in `folder`."""
     return folder / f"{clip.id}.mp4"
 
 
 def _made(clip: DemoClip, folder: Path) -> list[object]:
-    """Entry of the index: digest of all that makes the clip, and the file's size (-1: no file)."""
+    """Return a clip's index entry: digest of its parameters, and the file's size (-1: no file)."""
     parameters = json.dumps([VERSION, asdict(clip)], sort_keys=True)
     path = clip_path(folder, clip)
     size = path.stat().st_size if path.is_file() else -1
@@ -109,13 +111,13 @@ def _made(clip: DemoClip, folder: Path) -> list[object]:
 def _read_index(folder: Path) -> dict[str, object]:
     try:
         index = json.loads((folder / "index.json").read_text())
-    except (FileNotFoundError, ValueError):  # a broken index only costs the making again
+    except (FileNotFoundError, ValueError):  # after a damaged index the clips are generated again
         return {}
     return index if isinstance(index, dict) else {}
 
 
 def _write_wave(path: Path, waveform: np.ndarray) -> None:
-    """16-bit mono."""
+    """Write the waveform as 16-bit mono."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

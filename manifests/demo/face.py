@@ -1,7 +1,7 @@
-"""A drawn face: brows, eyes and mouth show the sentiment, the rest shows who speaks.
+"""Draw a face: brows, eyes and mouth show the sentiment, the rest identifies the speaker.
 
-Coordinates are in a picture of 256 x 256; everything is drawn at `SCALE` times that and reduced,
-which smooths the edges Pillow's primitives leave jagged.
+Coordinates are in a picture of 256 x 256; everything is drawn at `SCALE` times that size and
+reduced, which smooths the jagged edges of Pillow's primitives.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Point = tuple[float, float]
 
 
 def draw_frames(clip: DemoClip, opening: np.ndarray) -> Iterator[bytes]:
-    """The clip's images as raw RGB, 256 x 256 x 3 bytes each.
+    """Yield the clip's images as raw RGB, 256 x 256 x 3 bytes each.
 
     `opening` [frames] in [0, 1] opens the mouth with the voice.
     """
@@ -29,7 +29,7 @@ def draw_frames(clip: DemoClip, opening: np.ndarray) -> Iterator[bytes]:
     box = head.getbbox()
     assert box is not None  # something is drawn on it
     (left, top), head = box[:2], head.crop(box)
-    # The expression is never still, and never says quite what is felt.
+    # The expression always moves, and differs a little from the sentiment.
     felt = clip.face_sentiment / 3 + rng.normal(0, 0.2)
     mood = felt * (0.85 + 0.15 * _drift(time, rng)) + 0.06 * _drift(time, rng)
     brows = mood + 0.12 * _drift(time, rng)
@@ -48,13 +48,13 @@ def draw_frames(clip: DemoClip, opening: np.ndarray) -> Iterator[bytes]:
 
 
 def _drift(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A slow, smooth wandering about zero, roughly in [-1, 1]: [frames]."""
+    """Draw a slow, smooth curve around zero, roughly in [-1, 1]: [frames]."""
     rates, phases = rng.uniform(0.2, 0.9, 3), rng.uniform(0, 2 * np.pi, 3)
     return np.sin(2 * np.pi * rates * time[:, None] + phases).mean(axis=1) * 1.5
 
 
 def _blinks(time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How far the eyes are shut by blinking, 0 to 1: [frames]."""
+    """Draw how far the eyes are shut by blinking, 0 to 1: [frames]."""
     shut = np.zeros_like(time)
     at = rng.uniform(0.3, 1.8)
     while at < time[-1]:
@@ -71,7 +71,7 @@ class _Pen:
         self.origin = origin
 
     def at(self, points: list[Point]) -> list[Point]:
-        """The points in pixels of the large picture."""
+        """Return the points in pixels of the large picture."""
         x0, y0 = self.origin[0] - CENTRE[0], self.origin[1] - CENTRE[1]
         return [
             ((CENTRE[0] + ZOOM * (x + x0)) * SCALE, (CENTRE[1] + ZOOM * (y + y0)) * SCALE)
@@ -85,14 +85,14 @@ class _Pen:
         self.draw.polygon(self.at(points), fill=fill)
 
     def stroke(self, points: list[Point], fill: Color, width: float) -> None:
-        """A polyline with round ends and joints."""
+        """Draw a polyline with round ends and joints."""
         self.draw.line(self.at(points), fill=fill, width=round(width * ZOOM * SCALE), joint="curve")
         for x, y in (points[0], points[-1]):
             self.ellipse(x, y, width / 2, width / 2, fill)
 
 
 def _shade(color: Color, factor: float) -> Color:
-    """Darker below 1, lighter (towards white) above."""
+    """Return a darker color if `factor` is below 1, a lighter one (towards white) above."""
     if factor <= 1:
         red, green, blue = (round(c * factor) for c in color)
     else:
@@ -106,13 +106,13 @@ def _blend(a: Color, b: Color, share: float) -> Color:
 
 
 def _arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list[Point]:
-    """Points on an ellipse; angles in degrees, 0 to the right, 90 down."""
+    """Return points on an ellipse; angles in degrees, 0 to the right, 90 down."""
     angles = np.radians(np.linspace(start, end, 40))
     return [(x + rx * float(np.cos(a)), y + ry * float(np.sin(a))) for a in angles]
 
 
 def _scene(who: Speaker) -> Image.Image:
-    """What does not move: the background, lighter above, and the shoulders."""
+    """Draw the parts that do not move: the background, lighter above, and the shoulders."""
     side = SIZE * SCALE
     ramp = Image.linear_gradient("L").resize((side, side))
     light = Image.new("RGB", (side, side), _shade(who.background, 1.35))
@@ -165,7 +165,7 @@ def _head(who: Speaker) -> Image.Image:
     pen.polygon(egg, who.skin)
     stencil.draw.polygon(stencil.at(egg), fill=255)
 
-    # The fringe is hair clipped to the face: what an ellipse of skin leaves free above.
+    # The fringe is hair clipped to the face, above an ellipse of skin.
     fringe = Image.new("L", (side, side), 0)
     _Pen(fringe, CENTRE).draw.polygon(stencil.at(egg), fill=255)
     bare = Image.new("L", (side, side), 0)
@@ -187,7 +187,7 @@ def _features(
     lids: float,
     opening: float,
 ) -> None:
-    """Eyes, brows, nose, cheeks and mouth; `mood` and `brows` in about [-1, 1]."""
+    """Draw eyes, brows, nose, cheeks and mouth; `mood` and `brows` are in about [-1, 1]."""
     pen = _Pen(picture, origin)
     smile = float(np.clip(mood + who.rest_mouth / 6, -1.15, 1.15))
     brow = float(np.clip(brows + who.rest_brow / 6, -1.15, 1.15))
@@ -251,7 +251,7 @@ def _brow(pen: _Pen, who: Speaker, x: float, side: int, brow: float) -> None:
 
 def _mouth(pen: _Pen, who: Speaker, smile: float, opening: float) -> None:
     y, half = 46.0, 25 + 8 * max(smile, 0.0)
-    bend = 17 * smile  # how far the corners stand above the middle, in pixels
+    bend = 17 * smile  # height of the corners above the middle, in pixels
     gap = 1.5 + 15 * opening * (0.8 + 0.2 * smile)
     lips = _blend(who.skin, (176, 52, 62), 0.55)
     share = np.linspace(-1, 1, 41)

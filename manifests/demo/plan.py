@@ -1,6 +1,6 @@
-"""Who says what, how, and in which split: the demonstration dataset before pixels and sound.
+"""Plan the demonstration dataset: speakers, splits, sentences and sentiments of all clips.
 
-Everything follows from `SEED`. Each clip carries its own seed, so one clip can be made alone.
+Everything follows from `SEED`. Each clip has its own seed, so it can be generated alone.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SEED = 20_250_301
 SPEAKERS = {"train": 14, "valid": 2, "test": 4}
 CLIPS_PER_SPEAKER = 6
 FPS = 25
-# Clips of each kind in a split; over all 120 they are 60, 25 and 15 percent.
+# Clips of each kind in a split; of all 120 they are 60, 25 and 15 percent.
 KINDS = {
     "train": {"agree": 51, "sarcastic": 21, "independent": 12},
     "valid": {"agree": 7, "sarcastic": 3, "independent": 2},
@@ -25,7 +25,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Speaker:
-    """What a speaker brings to every clip: a nuisance to anyone who reads their sentiment."""
+    """The traits of a speaker, the same in all their clips: noise to a model of sentiment."""
 
     name: str
     pitch: float  # Hz, in a neutral voice
@@ -48,7 +48,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class DemoClip:
-    """One utterance: who, in which split, what is said, and the three sentiments in [-3, 3]."""
+    """One utterance: its speaker, split and text, and the three sentiments in [-3, 3]."""
 
     id: str
     speaker: Speaker
@@ -74,12 +74,12 @@ class DemoClip:
 
 
 def fuse(t: float, a: float, v: float) -> float:
-    """The multimodal label of three unimodal sentiments."""
+    """Return the multimodal label of three unimodal sentiments."""
     return round(float(np.clip(np.dot(WEIGHTS, (t, a, v)), -3, 3)), 4)
 
 
 def make_plan() -> list[DemoClip]:
-    """The 120 clips, in the order of their ids."""
+    """Return the 120 clips, in the order of their ids."""
     speakers = _speakers(np.random.default_rng([SEED, 0]))
     clips: list[DemoClip] = []
     used: set[str] = set()
@@ -97,9 +97,9 @@ def make_plan() -> list[DemoClip]:
 
 
 def _moods(rng: np.random.Generator, kinds: dict[str, int]) -> list[tuple[str, bool]]:
-    """Kind and sign of the label of each clip of a split, shuffled; half of the labels positive.
+    """Draw kind and sign of the label of each clip in a split; half of the labels are positive.
 
-    Sarcasm mostly praises in words and means the opposite: every third is the other way round.
+    Sarcasm usually praises in words and means the opposite: every third is the other way round.
     """
     moods = [("sarcastic", i % 3 == 2) for i in range(kinds["sarcastic"])]
     half = sum(kinds.values()) // 2 - sum(positive for _, positive in moods)
@@ -118,7 +118,7 @@ def _clip(
     take: int,
     used: set[str],
 ) -> DemoClip:
-    while True:  # until the label has the wanted sign, clear of zero; three draws on average
+    while True:  # until the label has the wanted sign and is not near zero; three draws on average
         sentence = find_sentence(rng, _wanted_text(rng, kind, positive), used)
         t = sentence.sentiment
         a, v = (round(float(x), 2) for x in _face_and_voice(rng, kind, t))
@@ -126,7 +126,7 @@ def _clip(
         if abs(label) > 0.1 and (label > 0) == positive:
             break
     count = len(syllables(sentence.text))
-    # The sad speak slowly, the glad fast; the limits keep the clip between 2 and 4 seconds.
+    # Sad speech is slow, glad speech fast; the limits keep the clip between 2 and 4 seconds.
     rate = speaker.tempo * 4.4 * 1.13**a * float(rng.uniform(0.95, 1.05))
     rate = max(rate, count / 3.5)
     seconds = float(np.clip(count / rate + 0.5, 2, 4))
@@ -164,7 +164,7 @@ def _face_and_voice(rng: np.random.Generator, kind: str, t: float) -> np.ndarray
 
 def _speakers(rng: np.random.Generator) -> list[Speaker]:
     total = sum(SPEAKERS.values())
-    # Spread evenly, then shuffled, so that no split has all the low voices.
+    # Spread evenly and shuffled, so that no split has all the low voices.
     pitches = 95 * (225 / 95) ** ((rng.permutation(total) + rng.uniform(0, 1, total)) / total)
     skins = rng.permutation(total) / (total - 1)
     hues = rng.permutation(total) / total

@@ -1,6 +1,6 @@
-"""Transcripts: a small grammar whose words carry graded sentiment.
+"""Compose transcripts by a small grammar whose words have graded sentiment.
 
-A sentence's sentiment is a sum over its words, so the truth about the text is known exactly.
+A sentence's sentiment is a sum over its words, so the true label of the text is known exactly.
 """
 
 import re
@@ -40,13 +40,13 @@ class Sentence:
 
 
 def draw_sentence(rng: np.random.Generator) -> Sentence:
-    """One sentence of the grammar, drawn at random."""
+    """Draw one sentence of the grammar at random."""
 
     def pick(choices: tuple[str, ...] | dict[str, float]) -> str:
         return list(choices)[rng.integers(len(choices))]
 
     def degree(adjective: str) -> str:
-        # Only strong words are "absolutely" so, only weak ones "fairly".
+        # "absolutely" goes with strong words only, "fairly" and "a bit" with weak ones.
         strong = abs(ADJECTIVES[adjective]) >= 1.9
         unfit = {"fairly", "a bit"} if strong else {"absolutely"}
         return pick(tuple(d for d in DEGREES if d not in unfit))
@@ -66,7 +66,7 @@ def draw_sentence(rng: np.random.Generator) -> Sentence:
         case 2:
             other = pick(ADJECTIVES)
             turn = "but" if value * ADJECTIVES[other] < 0 else "and"
-            # What is said last weighs more.
+            # The last word has more weight.
             value = 0.4 * value + 0.6 * ADJECTIVES[other]
             text = f"{subject} was {how}, {turn} the rest was {other}"
         case _:
@@ -79,13 +79,13 @@ def draw_sentence(rng: np.random.Generator) -> Sentence:
 
 
 def find_sentence(rng: np.random.Generator, sentiment: float, used: set[str]) -> Sentence:
-    """A sentence close to `sentiment` whose text is not in `used`, the best of 300 drawn."""
+    """Find a sentence close to `sentiment` whose text is not in `used`: the best of 300 draws."""
     drawn = (draw_sentence(rng) for _ in range(300))
     return min((s for s in drawn if s.text not in used), key=lambda s: abs(s.sentiment - sentiment))
 
 
 def syllables(text: str) -> list[str]:
-    """The vowel of each syllable, roughly: one a group of vowel letters, a silent e left out."""
+    """Return the vowel of each syllable, roughly: one per group of vowel letters, no silent e."""
     words = re.findall(r"[a-z]+", text.lower())
     groups: list[str] = []
     for word in words:

@@ -1,7 +1,7 @@
-"""A synthesised voice: a glottal pulse train through the formants of the sentence's vowels.
+"""Synthesise a voice: a glottal pulse train through the formants of the sentence's vowels.
 
 The sentiment sets pitch, its range, loudness and brightness (the tempo is the plan's); the
-speaker's own pitch and vocal tract are laid over it, so neither alone tells the sentiment.
+speaker's own pitch and vocal tract are added, so neither alone determines the sentiment.
 """
 
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ BANDWIDTHS = np.array([80.0, 100.0, 150.0, 220.0])  # Hz
 
 @dataclass(frozen=True)
 class Voice:
-    """What is heard, and what the face needs of it."""
+    """The sound of a clip, and the opening of the mouth that goes with it."""
 
     waveform: np.ndarray  # [samples] float64 in (-1, 1), at SAMPLE_RATE
     opening: np.ndarray  # [frames] float64 in [0, 1]: how far the mouth is open in each image
 
 
 def speak(clip: DemoClip) -> Voice:
-    """The voice of one clip; depends on nothing but the clip."""
+    """Return the voice of one clip; it depends on nothing but the clip."""
     rng = np.random.default_rng([*clip.seed, 0])
     samples = round(clip.duration * SAMPLE_RATE)
     time = np.arange(samples) / SAMPLE_RATE
@@ -58,7 +58,7 @@ def speak(clip: DemoClip) -> Voice:
 
 
 def _bumps(time: np.ndarray, centres: np.ndarray, width: float, heights: np.ndarray) -> np.ndarray:
-    """Sum of Gaussian bumps over time: [samples]."""
+    """Return the sum of Gaussian bumps over time: [samples]."""
     total = np.zeros_like(time)
     for centre, height in zip(centres, heights, strict=True):
         total += height * np.exp(-0.5 * ((time - centre) / width) ** 2)
@@ -73,19 +73,19 @@ def _pitch(
     stress: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Fundamental frequency in Hz at every sample."""
+    """Return the fundamental frequency in Hz at every sample."""
     spoken = (time - onsets[0]) / (onsets[-1] - onsets[0] + 1 / clip.rate)
     wobble = np.interp(time, np.linspace(0, time[-1], 12), rng.normal(0, 0.25, 12))
     accents = _bumps(time, onsets + 0.3 / clip.rate, 0.35 / clip.rate, (stress - 0.6) * 2.5)
-    reach = 2.0 + 3.2 * (mood + 1) / 2 * 1.5  # semitones of an accent: the sad speak flatly
-    # The glad end high, the sad low.
+    reach = 2.0 + 3.2 * (mood + 1) / 2 * 1.5  # semitones of an accent: sad speech is flat
+    # Glad speech ends high, sad speech low.
     melody = reach * (accents - 0.4) + (1.6 * mood - 1.4) * np.clip(spoken, 0, 1.1)
     semitones = 3.5 * mood + melody + wobble
     return clip.speaker.pitch * 2 ** (semitones / 12)
 
 
 def _pulses(pitch: np.ndarray) -> np.ndarray:
-    """Band-limited pulse train (a Dirichlet kernel), so that a moving pitch does not alias."""
+    """Return a band-limited pulse train (a Dirichlet kernel): a moving pitch does not alias."""
     phase = np.cumsum(pitch) / SAMPLE_RATE
     harmonics = 2 * np.floor(9000 / pitch) + 1
     sine = np.sin(np.pi * phase)
@@ -95,7 +95,7 @@ def _pulses(pitch: np.ndarray) -> np.ndarray:
 
 
 def _breath(pitch: np.ndarray, mood: float, rng: np.random.Generator) -> np.ndarray:
-    """Aspiration: a low mood lets more air through."""
+    """Return the aspiration noise: stronger in a low mood."""
     return rng.normal(0, 0.02 * (1.6 - mood), len(pitch))
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from manifests import Card, Manifest
+from manifests.card import UNIMODAL_LABELS
 from manifests.csv_table import numbers, read_cells, require
-from manifests.manifest import CONTEXT, FLOATS, INTEGERS, STRINGS, UNIMODAL_LABELS
+from manifests.manifest import CONTEXT, FLOATS, INTEGERS, STRINGS
 from manifests.validation import raise_faults
 from train.predict.inputs import check_clips
 
