@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from cache.command_line import add_command, check_exists, progress_bar
 from cache.convert import commands as convert_commands
-from cache.printing import escape_controls, preview
 from cache.share import commands as share_commands
+from manifests.printing import escape_controls, preview
 
 if TYPE_CHECKING:
     from cache.command_line import SubParsers
@@ -31,7 +31,6 @@ examples:
   %(prog)s info stores/meld/embedded-2fps-0123456789ab.zarr
   %(prog)s pull /nfs/lab/features/0123456789ab
 """
-_FAILURES_SHOWN = 20
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> int:
@@ -121,8 +120,8 @@ def _info(options: argparse.Namespace) -> int:
         from cache.reader import FeatureStore
 
         return _describe(FeatureStore.open(options.store), options.store)
-    from cache.share.peek import open_remote_metadata
     from cache.share.remote_store import resolve_one
+    from cache.share.transfer import open_remote_metadata
 
     source = resolve_one(options.store)
     checksums = source.checksums()
@@ -149,10 +148,8 @@ def _describe(store: FeatureStore, title: str) -> int:
         for (id_, status), error in zip(store.status.items(), store.column("error"), strict=True)
         if status != "ok"
     ]
-    for failure in failures[:_FAILURES_SHOWN]:
-        console.print(escape_controls(failure), markup=False)
-    if len(failures) > _FAILURES_SHOWN:
-        console.print(f"... and {len(failures) - _FAILURES_SHOWN} more")
+    if failures:
+        console.print(escape_controls(preview(failures, 20, "\n")), markup=False)
     return 0
 
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.printing import escape_controls
+from cache.store.temp_paths import TempPath
+from manifests.printing import escape_controls
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -71,7 +72,7 @@ def check_exists(path: str | Path) -> None:
         ValueError: neither the path exists nor an earlier store that its replacement moved away.
     """
     path = Path(path)
-    if not path.exists() and not path.with_name(f".{path.name}.aside").exists():
+    if not path.exists() and not TempPath.REPLACED.next_to(path).exists():
         raise ValueError(f"{path} does not exist; `python -m cache pull` fetches a shared store")
 
 

@@ -42,6 +42,7 @@ from extract.sampling import Sampling
 from extract.scheduler import run_blocks
 from extract.settings import Settings
 from manifests import Manifest
+from manifests.printing import preview
 
 log = logging.getLogger(__name__)
 
@@ -264,11 +265,7 @@ def _check_any_extracted(place: Path) -> None:
             "\n".join(
                 [
                     f"none of {len(records)} utterances could be extracted; no store was published",
-                    *reasons[:MAX_REASONS],
-                    *(
-                        [f"  and {len(reasons) - MAX_REASONS} other reasons"]
-                        * (len(reasons) > MAX_REASONS)
-                    ),
+                    preview(reasons, MAX_REASONS, "\n"),
                     "after fixing the cause, run the same command again: it tries all of them",
                 ]
             )

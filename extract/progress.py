@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cache import Record
+from manifests.printing import preview
 
 EVERY_S = 30.0
 """Seconds between two lines of output without a terminal."""
@@ -125,9 +126,8 @@ def reason_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
     """One line per reason of :func:`by_reason`: count, first ids, reason."""
     lines = []
     for reason, ids in by_reason(failures):
-        examples = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
         count = f"{len(ids)} x " if len(ids) > 1 else ""
-        lines.append(f"  {count}{examples}: {reason}")
+        lines.append(f"  {count}{preview(ids, 3)}: {reason}")
     return lines
 
 

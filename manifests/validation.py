@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from manifests.card import SPLITS, UNIMODAL_LABELS, Card
+from manifests.printing import preview
 
 CROP = ["crop_x", "crop_y", "crop_w", "crop_h"]
 SHOWN = 20
@@ -32,10 +33,8 @@ def find_faults(card: Card, table: pd.DataFrame) -> list[str]:
 def raise_faults(faults: Sequence[str], where: Path | str) -> None:
     """Raise one ValueError with a line per fault, at most `SHOWN`; return if `faults` is empty."""
     if faults:
-        lines = [f"{where}: {fault}" for fault in faults[:SHOWN]]
-        if len(faults) > SHOWN:
-            lines.append(f"... and {len(faults) - SHOWN} more")
-        raise ValueError("\n".join(lines))
+        lines = [f"{where}: {fault}" for fault in faults]
+        raise ValueError(preview(lines, SHOWN, "\n"))
 
 
 def _at(table: pd.DataFrame, bad: pd.Series, fault: str) -> Iterator[str]:

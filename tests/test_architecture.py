@@ -38,6 +38,7 @@ LATE_EXCEPTIONS = {
 }
 """A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
+    ("cache", "manifests.printing"),
     ("cache/convert", "manifests"),
     ("cache/store/disk.py", "manifests.atomic"),
 }

@@ -5,9 +5,9 @@ import argparse
 import pytest
 
 from cache.__main__ import main
-from cache.printing import escape_controls, format_bytes, preview
 from cache.share.push import push
 from cache.share.verify import verify
+from manifests.printing import escape_controls, format_bytes, preview
 from tests.stores import RECIPE, build_store
 
 NAME = f"toy/{RECIPE.store_name}"
@@ -42,7 +42,7 @@ def test_text_from_elsewhere_cannot_control_the_terminal():
 
 def test_a_preview_counts_what_it_leaves_out():
     assert preview(range(3), 3) == "0, 1, 2"
-    assert preview({"a": 1, "b": 2, "c": 3}, 1) == "a and 2 more"
+    assert preview({"a": 1, "b": 2, "c": 3}, 1) == "a, and 2 more"
 
 
 @pytest.mark.parametrize(

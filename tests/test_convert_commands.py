@@ -69,7 +69,7 @@ def test_a_card_in_the_folder_is_kept_and_its_faults_are_noted(tmp_path, capsys,
     assert imported(tmp_path, GOOD | {"raw_text": ["one", "two"]}, tmp_path / out) == 0
     error = capsys.readouterr().err
     assert "(id 'a'): label -1.0 is not in [-0.5, 0.5]" in error
-    assert "(and 1 more)" in error
+    assert ", and 1 more" in error
     assert "draft" not in error
     assert card.read_bytes() == before
     assert list(Manifest.load(tmp_path / "mine").table["language"]) == ["zh", "zh"]

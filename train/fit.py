@@ -19,6 +19,7 @@ from torch import Tensor
 from cache import FeatureStore, open_store
 from cache.store.disk import atomic_write, remove_tree
 from manifests import Manifest
+from manifests.printing import preview
 from train import distributed, metrics, run_folder
 from train.batch_order import epoch_batches
 from train.checkpoint import Checkpointer, InterruptHandler, TrainState
@@ -30,7 +31,7 @@ from train.methods import build_method, find_method
 from train.metrics import Metrics
 from train.model.language_model import load_tokenizer
 from train.optimizer import OptimizerStep, lr_multiplier
-from train.report import headline, metrics_table, preview, print_plain, progress
+from train.report import headline, metrics_table, print_plain, progress
 from train.task import Task
 
 

@@ -77,11 +77,6 @@ def format_metric(name: str, value: float | None) -> str:
     return f"{value:.3f}" if name in UNSCALED else f"{100 * value:.1f}"
 
 
-def preview(ids: list[str], count: int = 5) -> str:
-    """The first few of a list."""
-    return ", ".join(ids[:count]) + (", ..." if len(ids) > count else "")
-
-
 def quiet_transformers(console: Console) -> None:
     """Keep transformers from talking between our lines."""
     from transformers.utils import logging  # takes seconds: `--help` should not wait for it

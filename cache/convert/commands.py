@@ -15,8 +15,8 @@ from cache.command_line import (
 )
 from cache.convert import EXPORT_FORMATS, IMPORT_FORMATS, NON_FINITE
 from cache.convert.arguments import check_export, check_import
-from cache.printing import escape_controls
 from cache.store.recipe import DTYPES, MODALITIES
+from manifests.printing import escape_controls
 
 if TYPE_CHECKING:
     from cache.command_line import SubParsers

@@ -13,6 +13,7 @@ from manifests import Card, Manifest
 from manifests.adapters.custom import draft_card
 from manifests.atomic import atomic_path
 from manifests.locate import CARD, MANIFEST
+from manifests.printing import preview
 from manifests.validation import find_faults
 
 
@@ -71,8 +72,7 @@ def dataset_of(source: ExternalFeatures, name: str, out: Path, licence: str) -> 
     # Features were imported, so no video is needed: an empty path is not a fault here.
     faults = find_faults(card, manifest.table.assign(video="not needed"))
     if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        notes.append(f"{path}: {faults[0]}{more}")
+        notes.append(f"{path}: {preview(faults, 1)}")
     return ImportedDataset(manifest, path, drafted, notes)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.command_line import RenamedOption, add_command, check_exists, progress_bar
-from cache.printing import escape_controls, format_bytes
+from manifests.printing import escape_controls, format_bytes
 
 if TYPE_CHECKING:
     from cache.command_line import SubParsers

@@ -18,9 +18,8 @@ from pathlib import Path
 from cache.reader import FeatureStore
 from cache.share import catalog
 from cache.share.location import Location, ShareError
-from cache.share.peek import open_remote_metadata
 from cache.share.remote_store import RemoteStore
-from cache.share.transfer import WORKERS, Progress, in_threads
+from cache.share.transfer import WORKERS, Progress, in_threads, open_remote_metadata
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.consistency import (
     UnlistedFileError,

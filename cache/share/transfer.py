@@ -1,22 +1,26 @@
-"""Files of a shared store, brought or sent several at a time."""
+"""Transfer files of shared stores, several at a time."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
+from cache.reader import FeatureStore
 from cache.share.remote_store import RemoteStore
-from cache.store.checksums import Checksums, is_linked
+from cache.store.checksums import CHECKSUMS, Checksums, is_linked
 from cache.store.disk import atomic_write
+from cache.store.recipe import STORABLE
 from cache.store.temp_paths import TempPath
 
 WORKERS = 8
 """Files in flight at once; each is held in memory, a chunk of about 8 MB."""
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
+"""Called with (bytes done, bytes total)."""
 
 
 def fetch(
@@ -27,46 +31,62 @@ def fetch(
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
 ) -> int:
-    """Bring files of a store into ``folder``, those that are not there or not as published.
+    """Download those files of a store that ``folder`` lacks or that differ from the published ones.
 
     Returns:
-        How many were copied.
+        Number of files downloaded.
 
     Raises:
-        ShareError: a file is not as published on the share either; the good ones are kept.
-        OSError: they cannot be written, or a link in ``folder`` would lead out of it.
+        ShareError: a file on the share is not as published; files already downloaded are kept.
+        OSError: a file cannot be written, or a link in ``folder`` leads out of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     needed = [name for name in sorted(names) if checksums.problem(folder, name)]
-    in_all = sum(checksums.files[name].size for name in needed)
+    total = sum(checksums.files[name].size for name in needed)
     free = shutil.disk_usage(folder).free
-    if in_all > free:
-        raise OSError(f"{in_all / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free")
+    if total > free:
+        raise OSError(f"{total / 1e9:.2f} GB must be downloaded, {free / 1e9:.2f} GB are free")
 
-    def bring(name: str) -> int:
+    def download(name: str) -> int:
         data = source.read(name, checksums.files[name])
         path = folder / name
         if is_linked(folder, path.parent.relative_to(folder).as_posix()):
-            raise OSError(f"{path.parent} is, or lies behind, a link to elsewhere; remove the link")
+            raise OSError(f"{path.parent} is a symlink, or is behind one: remove the link")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # It waits outside: a killed pull or repair leaves nothing in a store.
+        # The temporary file is outside: a killed pull or repair leaves nothing in a store.
         atomic_write(path, data, TempPath.FILE.next_to(folder))
         return len(data)
 
-    in_threads(bring, needed, workers, in_all, on_bytes)
+    in_threads(download, needed, workers, total, on_bytes)
     return len(needed)
+
+
+@contextmanager
+def open_remote_metadata(source: RemoteStore, checksums: Checksums) -> Iterator[FeatureStore]:
+    """Open a shared store without its features: only its other files are downloaded and checked.
+
+    Raises:
+        ShareError: a file is not as published.
+    """
+    features = tuple(f"{modality}/values/c/" for modality in STORABLE)
+    names = [name for name in checksums.files if not name.startswith(features)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder, source.name)
+        fetch(source, checksums, names, store)
+        (store / CHECKSUMS).write_bytes(checksums.raw)
+        yield FeatureStore.open(store)
 
 
 def in_threads(
     work: Callable[[str], int],
     names: Sequence[str],
     workers: int,
-    in_all: int,
+    total: int,
     on_bytes: Progress | None,
 ) -> None:
-    """Do the work, which returns bytes, for every name.
+    """Call ``work``, which returns a number of bytes, for every name.
 
-    The first error ends it, once what is under way is done.
+    The first error is raised once the calls under way are done; the others are not started.
     """
     pool = ThreadPoolExecutor(workers)
     done = 0
@@ -74,6 +94,6 @@ def in_threads(
         for future in as_completed([pool.submit(work, name) for name in names]):
             done += future.result()
             if on_bytes is not None:
-                on_bytes(done, in_all)
+                on_bytes(done, total)
     finally:
         pool.shutdown(cancel_futures=True)

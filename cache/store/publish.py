@@ -31,6 +31,7 @@ from cache.store.temp_paths import (
     staging_folders,
     staging_lock,
 )
+from manifests.printing import preview
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ def _publish(
         if missing and is_published(store):
             return  # without locks, another process may publish and remove the parts we read
         if missing:
-            raise ValueError(f"{store}: {len(missing)} utterances are in no part: {missing[:5]}")
+            raise ValueError(
+                f"{store}: {len(missing)} utterances are in no part: {preview(missing)}"
+            )
         rows: list[Row] = [found[i] for i in sorted(ids)]
         needed = bytes_of(rows, widths, recipe.dtype)
         assemble(staging, recipe, widths, about, rows, on_chunk)

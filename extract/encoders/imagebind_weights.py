@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cache.store.disk import sha256_of
 from extract.sampling import IMAGE_SIZE
+from manifests.printing import preview
 
 State = dict[str, Tensor]
 Layout = dict[str, tuple[int, ...]]
@@ -108,7 +109,9 @@ def check_layout(state: object, layout: Layout, file: Path) -> None:
     ]
     faults = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
     if any(faults.values()):
-        lines = [f"  {fault}: {_first_few(names)}" for fault, names in faults.items() if names]
+        lines = [
+            f"  {fault}: {preview(names, MAX_LISTED)}" for fault, names in faults.items() if names
+        ]
         raise ValueError("\n".join([f"{file} is not the ImageBind checkpoint expected:", *lines]))
 
 
@@ -123,11 +126,6 @@ def is_ignored(name: object) -> bool:
 
 def _shape(value: object) -> list[int] | str:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _first_few(names: list[str]) -> str:
-    more = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def sha256(file: Path) -> str:

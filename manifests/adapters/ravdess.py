@@ -15,6 +15,7 @@ import pandas as pd
 
 from manifests.adapters import AdapterResult
 from manifests.card import Card
+from manifests.printing import preview
 
 NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -70,8 +71,7 @@ def build(source: Path, media: bool = True) -> AdapterResult:
             )
     notes = [f"skipped {count} files {reason}" for reason, count in sorted(skipped.items())]
     if malformed:
-        more = f" and {len(malformed) - 5} more" if len(malformed) > 5 else ""
-        notes.append(f"skipped files without a RAVDESS name: {', '.join(malformed[:5])}{more}")
+        notes.append(f"skipped files without a RAVDESS name: {preview(malformed)}")
     if len(rows) < 3:
         # Too few for three splits; usually none: the wrong folder.
         raise ValueError(

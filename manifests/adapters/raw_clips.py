@@ -13,6 +13,7 @@ import pandas as pd
 from manifests.adapters import AdapterResult
 from manifests.adapters.files import one_line, repaired
 from manifests.csv_table import numbers, read_cells, require
+from manifests.printing import preview
 from manifests.validation import GARBLED, raise_faults
 
 TABLES = ("label.csv", "meta.csv", "labels.csv")
@@ -53,7 +54,7 @@ def read(
     notes = [] if encoding == "utf-8" else [f"{path.name} is not UTF-8, read as {encoding}"]
     again = cells.duplicated()
     if again.any():
-        rows = ", ".join(str(row) for row in cells.index[again][:5])
+        rows = preview(cells.index[again])
         notes.append(f"{path.name}: {again.sum()} duplicate rows, used once: row {rows}")
         cells = cells[~again]
     texts = _repair(cells["text"], western=fallback == "cp1252")
@@ -62,8 +63,7 @@ def read(
         ("are empty: the language model gets empty texts", texts.index[texts == ""]),
     ):
         if len(affected):
-            shown = ", ".join(map(str, affected[:5])) + (", ..." if len(affected) > 5 else "")
-            notes.append(f"{path.name}: {len(affected)} texts {note}: row {shown}")
+            notes.append(f"{path.name}: {len(affected)} texts {note}: row {preview(affected)}")
     video = cells["video_id"]
     clip = pd.Series(map(clip_name, video, cells["clip_id"]), index=cells.index, dtype="object")
     table = pd.DataFrame(

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from manifests import Card
+from manifests.printing import preview
 from train.metrics import METRIC_SETS, Metrics, compute
-from train.report import preview
 
 
 @dataclass(frozen=True)

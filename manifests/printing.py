@@ -13,10 +13,12 @@ def escape_controls(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def preview(items: Collection[object], shown: int = 5) -> str:
-    """Join the first ``shown`` items by commas; ``and N more`` counts the rest."""
-    first = ", ".join(map(str, islice(items, shown)))
-    return first + (f" and {len(items) - shown} more" if len(items) > shown else "")
+def preview(items: Collection[object], shown: int = 5, separator: str = ", ") -> str:
+    """Join the first ``shown`` items; ``and N more`` counts the rest."""
+    parts = [str(item) for item in islice(items, shown)]
+    if len(items) > shown:
+        parts.append(f"and {len(items) - shown} more")
+    return separator.join(parts)
 
 
 def format_bytes(size: int) -> str:
