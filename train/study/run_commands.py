@@ -70,10 +70,9 @@ def add_commands(commands: Any) -> None:
 def _metrics(options: argparse.Namespace, console: Console) -> None:
     import pandas as pd
 
-    from train.report import format_metric
+    from train.report import format_metric, rich_table
     from train.study.predictions import read_predictions
     from train.study.significance import intervals
-    from train.tables import rich_table
 
     predictions = read_predictions(options.runs[0], options.split, options.set)
     with console.status("drawing samples"):
@@ -89,10 +88,9 @@ def _metrics(options: argparse.Namespace, console: Console) -> None:
 def _compare(options: argparse.Namespace, console: Console) -> None:
     import pandas as pd
 
-    from train.report import format_metric, print_plain
+    from train.report import format_metric, print_plain, rich_table
     from train.study.predictions import read_predictions
     from train.study.significance import compare, mcnemar_p
-    from train.tables import rich_table
 
     first, second = (read_predictions(run, options.split, options.set) for run in options.runs)
     with console.status("drawing samples"):

@@ -28,10 +28,17 @@ from train import run_folder
 from train.config import Config, choose_config, config_digest
 from train.data import resolve
 from train.fit import train
-from train.report import format_metric, headline, print_plain
+from train.report import (
+    drop_columns_to_fit,
+    format_metric,
+    headline,
+    latex,
+    markdown,
+    print_plain,
+    rich_table,
+)
 from train.study.significance import paired_p
 from train.study.summary import show_run
-from train.tables import drop_columns_to_fit, latex, markdown, rich_table
 
 
 @dataclass(frozen=True)
