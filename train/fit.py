@@ -17,7 +17,6 @@ from rich.console import Console
 from torch import Tensor
 
 from cache import FeatureStore, open_store
-from cache.printing import preview
 from cache.store.disk import atomic_write, remove_tree
 from manifests import Manifest
 from manifests.printing import preview

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cache.printing import preview
 from manifests import Card
 from manifests.printing import preview
 from train.metrics import METRIC_SETS, Metrics, compute
