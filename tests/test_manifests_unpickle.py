@@ -1,9 +1,12 @@
 """Untrusted pickles are loaded as data and never run."""
 
+import _thread
 import contextlib
 import os
 import pickle
 import pickletools
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +151,32 @@ def test_tuples_whose_hash_would_take_forever_are_refused(tmp_path, protocol):
     (tmp_path / "f.pkl").write_bytes(data)
     with pytest.raises(ValueError, match="tuples nested more than 16 deep; nothing of it was run"):
         load_pickle(tmp_path / "f.pkl")
+
+
+DUPLICATE, TUPLE_OF_2 = b"2", b"\x86"
+
+
+def test_128_bytes_of_nested_tuples_are_refused_at_once(tmp_path):
+    data = b"\x80\x04}N" + (DUPLICATE + TUPLE_OF_2) * 60 + b"K\x01s."
+    assert len(data) == 128
+    (tmp_path / "f.pkl").write_bytes(data)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="tuples nested more than 16 deep"):
+        load_pickle(tmp_path / "f.pkl")
+    assert time.monotonic() - begin < 1
+
+
+def test_ctrl_c_ends_a_slow_load(tmp_path):
+    """As many keys as take minutes to hash, each as slow as the depth allows."""
+    key = b"N" + (DUPLICATE + TUPLE_OF_2) * 16 + b"\x940"  # kept in the memo, off the stack
+    (tmp_path / "f.pkl").write_bytes(b"\x80\x04" + key + b"}" + b"h\x00K\x01s" * 200_000 + b".")
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        load_pickle(tmp_path / "f.pkl")
+    timer.join()
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("protocol", range(6))
