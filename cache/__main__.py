@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> i
     0 success, 1 an error or a store with faults, 2 bad usage, 130 stopped by Ctrl-C, 141 standard
     output was closed.
     """
-    options = _parser(prog).parse_args(arguments)
+    options = build_parser(prog).parse_args(arguments)
     try:
         status = int(options.run(options))
         sys.stdout.flush()
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> i
         return 130
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description=DESCRIPTION,

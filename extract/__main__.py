@@ -47,7 +47,7 @@ class _RenamedOption(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
     """The command-line parser."""
     p = argparse.ArgumentParser(
         prog=prog,
@@ -206,7 +206,7 @@ examples:
 
 def main(arguments: list[str] | None = None, prog: str = "python -m extract") -> int:
     """Run the command and return its exit status."""
-    options = parser(prog).parse_args(arguments)
+    options = build_parser(prog).parse_args(arguments)
     try:
         manifest_path = find_manifest(options.dataset)
         settings = _settings(options, manifest_path.parent)

@@ -50,7 +50,7 @@ examples:
 """
 
 
-def parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     top = argparse.ArgumentParser(
         prog=prog,
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m manifests") 
 
     argparse exits with 2 on bad usage.
     """
-    args = parser(prog).parse_args(arguments)
+    args = build_parser(prog).parse_args(arguments)
     from rich.console import Console
 
     try:

@@ -29,7 +29,7 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage and return its exit status; argparse exits with 2 on an unknown stage."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    stage = _parser().parse_args(arguments[:1]).stage  # the rest is parsed by the stage
+    stage = build_parser().parse_args(arguments[:1]).stage  # the rest is parsed by the stage
     return _main_of(stage)(arguments[1:], f"semanticmac {stage}")
 
 
@@ -46,7 +46,7 @@ def _main_of(stage: str) -> Callable[[list[str], str], int]:
     return run
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="semanticmac",
         description="Multimodal affective computing from videos of people speaking:\n"

@@ -2,10 +2,14 @@ import configparser
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from argparse import ArgumentParser, _SubParsersAction
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import pytest
 
 from extract.encoders.embedded import Embedded
 from semanticmac import __version__
-from semanticmac.__main__ import STAGES, main
+from semanticmac.__main__ import STAGES, build_parser, main
 from tests.stores import RECIPE, build_store
 
 ROOT = Path(__file__).parent.parent
@@ -279,3 +283,34 @@ def test_help_and_wrong_arguments_import_no_heavy_package(tmp_path):
     assert {line: status for line, (status, _) in answers.items()} == QUICK
     heavy = {line: HEAVY & set(modules) for line, (_, modules) in answers.items()}
     assert not any(heavy.values()), heavy
+
+
+# --- examples at the end of each help -------------------------------------------------------------
+
+PARSERS = {stage: import_module(f"{stage}.__main__").build_parser for stage in STAGES}
+
+
+def parsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    """A parser and the parsers of its sub-commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for child in action.choices.values():
+                yield from parsers(child)
+
+
+HELPS = [parser for stage in STAGES for parser in parsers(PARSERS[stage](f"semanticmac {stage}"))]
+
+
+@pytest.mark.parametrize("parser", [build_parser(), *HELPS], ids=lambda parser: parser.prog)
+def test_help_ends_with_two_examples_that_parse(parser, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text, _, examples = parser.format_help().rpartition("examples:\n")
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [line for line in examples.replace("\\\n", " ").splitlines() if line[2:3].strip()]
+    assert len(lines) >= 2
+    for line in lines:
+        assert line.startswith(f"  {parser.prog} ")
+        command = re.split(r"(?<=\S)  +(?=\S)", line[2:])[0]  # what follows is an explanation
+        _, stage, *words = shlex.split(command)
+        PARSERS[stage](f"semanticmac {stage}").parse_args(words)

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m train") -> i
     0 good, 1 something that the user can mend, 2 bad usage, 3 some of several runs failed, 130
     stopped by Ctrl-C.
     """
-    parser = _parser(prog)
+    parser = build_parser(prog)
     options, rest = parser.parse_known_args(arguments)
     if rest and ("overrides" not in options or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -57,7 +57,7 @@ def _complain(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def build_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Train on a feature store; evaluate, compare and apply finished runs.",
