@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Inspect, verify, share and convert published feature stores.
 
-A feature store is a folder NAME.zarr with the features of one dataset by one encoder.
-Stores are kept in stores/DATASET/ and can be shared through a folder, a bucket, SSH or a
-web server.
+A feature store is a folder NAME.zarr with the features of one dataset by one
+encoder. Stores are kept in stores/DATASET/ and can be shared through a folder,
+a bucket, SSH or a web server.
 """
 EPILOG = """\
 `%(prog)s COMMAND --help` lists the options of a command.
@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> i
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=DESCRIPTION,
@@ -105,8 +106,8 @@ def _add_commands(commands: SubParsers) -> None:
         "compare two stores: settings, utterances, statuses, values",
         "  %(prog)s stores/meld/NAME.zarr other/meld/NAME.zarr\n"
         "  %(prog)s stores/meld/NAME.zarr /nfs/lab/features/meld/NAME.zarr",
-        "The stores may have different recipes. Exit status: 0 nothing differs, 1 something\n"
-        "differs, or an error.",
+        "The stores may have different recipes.\n"
+        "Exit status: 0 nothing differs, 1 something differs, or an error.",
     )
     compare.add_argument(
         "a", metavar="STORE_A", help="a published store; one at a URL is copied to the mirror first"

@@ -26,7 +26,7 @@ examples:
   %(prog)s build ravdess --source ~/RAVDESS  read a release from its folder
 """
 BUILD_EPILOG = """\
-The documentation's page your-own-data.md describes the files of a dataset of your own.
+The documentation's page your-own-data.md describes your own dataset's files.
 
 examples:
   %(prog)s ravdess --source ~/RAVDESS

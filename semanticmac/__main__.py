@@ -47,6 +47,7 @@ def _main_of(stage: str) -> Callable[[list[str], str], int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command's first word."""
     parser = argparse.ArgumentParser(
         prog="semanticmac",
         description="Multimodal affective computing from videos of people speaking:\n"

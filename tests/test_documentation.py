@@ -86,7 +86,7 @@ KEYS = keys_of(Config) | OPTIONS | STUDY_KEYS
 
 @pytest.mark.parametrize("name", PAGES)
 def test_command_lines_parse(name):
-    defined = {f"options.{key}" for key in re.findall(r"^    (\w+): .* = ", PAGES[name], re.M)}
+    defined = {f"options.{key}" for key in re.findall(r"^ {4,8}(\w+): .* = ", PAGES[name], re.M)}
     for line in command_lines(PAGES[name], "semanticmac", *(f"python -m {s}" for s in MAINS)):
         words = shlex.split(re.sub(r"\.\.\.|\u2026", "", line), comments=True)
         words = words[1:] if words[0] == "semanticmac" else words[2:]

@@ -89,7 +89,7 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
     assert (config.seed, config.optim.lr, config.train.batch_size) == (7, 1e-2, 32)
     assert (config.text.trainable, config.sccl.bins) == (2, [0.0, 1.0])
     save_config(config, tmp_path / "config.yaml")
-    assert load_config(tmp_path / "config.yaml") == config
+    assert load_config(tmp_path) == config
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_old_word_for_full_precision_still_works(old, tmp_path, capsys):
     word = f"train.precision={old}"
     assert make_config(None, [word]) == make_config(None)
     (tmp_path / "config.yaml").write_text(f"train: {{precision: {old}}}")
-    assert load_config(tmp_path / "config.yaml") == make_config(None)
+    assert load_config(tmp_path) == make_config(None)
     assert main(["fit", "dataset=nowhere", word]) == 1
     assert capsys.readouterr().err.count("note: write train.precision=fp32") == 1
 

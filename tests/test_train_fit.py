@@ -288,7 +288,7 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
         assert says in error
         assert error.count("\n") == 1
     assert main(["evaluate", "runs/nosuch"]) == 1
-    assert "no run is there" in capsys.readouterr().err
+    assert "is not the folder of a run" in capsys.readouterr().err
 
 
 def test_mistakes_are_told_before_a_language_model_is_waited_for(place, monkeypatch, capsys):

@@ -152,4 +152,4 @@ def test_resume_takes_a_run_and_nothing_else(place, forks, whole):
         assert "--resume RUN" in said
     ((code, said),) = forks(["fit", "--resume", str(Path("runs"))])
     assert code == 1
-    assert "no run is there" in said
+    assert "is not the folder of a run" in said

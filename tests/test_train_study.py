@@ -13,8 +13,9 @@ from tests.datasets import FAST, write_scores
 from train.__main__ import main
 from train.config import config_digest, make_config
 from train.study.ablations import ABLATIONS
+from train.study.inputs import parse_seeds, select_names
 from train.study.label_quality import pseudo_label_correlation
-from train.study.study import format_summary, parse_seeds, select_names, summary
+from train.study.study import format_summary, summary
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""``python -m train``: train on a cached dataset, judge and compare what came of it."""
+"""``python -m train``: train on a feature store, then evaluate and compare the runs.
+
+PyTorch and transformers are imported by the commands: `--help`, wrong keys and wrong paths are
+reported at once.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +13,25 @@ from pathlib import Path
 
 from rich.console import Console
 
+from train.command_line import add_command
 from train.predict import predict
 from train.study import ablations, compare_methods, run_commands, search
 
 EPILOG = """\
+`%(prog)s COMMAND --help` lists the options of a command. A dataset is
+a folder with a manifest (a bare name means data/NAME); extract it first.
+
 examples:
   %(prog)s fit dataset=demo
-  %(prog)s fit dataset=demo seed=2 sclg.knn=5 text.trainable=none
-  %(prog)s fit dataset=demo seeds=1,2,3
-  %(prog)s fit dataset=data/mosi preset=mosi text.model=models/bert-base-uncased
-  %(prog)s fit --resume runs/demo/semanticmac/20250101-120000-seed1
   %(prog)s evaluate runs/demo/semanticmac/20250101-120000-seed1 --split valid
-  %(prog)s compare runs/demo/semanticmac/20250101-120000-seed1 runs/demo/lmf/20250102-...
-
-A dataset is a folder with a manifest (a bare name means data/NAME); its features must have been
-extracted (python -m extract NAME). Every key with its default and meaning: train/config.py.
 """
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m train") -> int:
-    """Run a command; the exit status.
+    """Run a command and return its exit status.
 
-    0 good, 1 something that the user can mend, 2 bad usage, 3 some of several runs failed, 130
-    stopped by Ctrl-C.
+    0 success, 1 an error, 2 wrong usage, 3 some of several runs or clips failed, 130 stopped by
+    Ctrl-C.
     """
     parser = build_parser(prog)
     options, rest = parser.parse_known_args(arguments)
@@ -52,41 +52,65 @@ def main(arguments: list[str] | None = None, prog: str = "python -m train") -> i
 
 
 def _complain(line: str) -> None:
-    """One line on stderr; of several processes, which all come to the same, the first says it."""
+    """Print a line to stderr; with several processes, only the first prints."""
     if os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Train on a feature store; evaluate, compare and apply finished runs.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    fit = commands.add_parser("fit", help="train a model and report it")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    fit = add_command(
+        commands,
+        "fit",
+        "train a model and print its metrics",
+        "Train a model on a dataset's features, print its metrics on the test split and write "
+        "its predictions and weights to runs/DATASET/METHOD/. The module train.config documents "
+        "every key with its default.",
+        [
+            "dataset=demo",
+            "dataset=demo seeds=1,2,3",
+            "dataset=demo seed=2 sclg.knn=5 text.trainable=none",
+            "dataset=data/mosi preset=mosi text.model=models/bert",
+            "--resume runs/demo/semanticmac/20250101-120000-seed1",
+        ],
+        "Exit status: 0 success, 1 error, 2 wrong usage, 3 some of several seeds failed, 130 "
+        "interrupted: resume with --resume.",
+    )
     fit.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
         help="dataset=NAME, any other key of the configuration, and seeds=COUNT or seeds=1,2,3 "
-        "for one run each and their mean",
+        "for one run per seed and their mean",
     )
     fit.add_argument(
         "--cache",
         metavar="STORE",
-        help="path or URL of the feature store, as cache=STORE; from a URL it is mirrored first",
+        help="path or URL of the feature store, same as cache=STORE; a store at a URL is copied "
+        "to the mirror first",
     )
     fit.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
-        help="go on with the run in this folder where it was stopped or killed; takes no keys",
+        help="resume the interrupted run in this folder (no KEY=VALUE allowed)",
     )
     fit.set_defaults(run=_fit, refuse=fit.error)
-    evaluate = commands.add_parser("evaluate", help="judge a finished run on a split")
-    evaluate.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        "evaluate a finished run on a split",
+        "Load the weights of a finished run, predict a split of its dataset and print the metrics.",
+        ["RUN", "runs/demo/semanticmac/20250101-120000-seed1 --split valid"],
+    )
+    evaluate.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run")
     evaluate.add_argument(
         "--split", choices=("train", "valid", "test"), default="test", help="default: test"
     )
@@ -96,29 +120,29 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-# The imports below take seconds (PyTorch, transformers): `--help` and typos should not wait.
-
-
 def _fit(options: argparse.Namespace, console: Console) -> int:
-    from train.config import choose_config
-    from train.fit import resume, train
-    from train.report import quiet_transformers
-    from train.study.study import Study, Variant, parse_seeds, pop_key, run_study
-    from train.study.summary import show_run
+    from train.config import choose_config, load_config
+    from train.study.inputs import parse_seeds, pop_key
 
     keys = bool(options.overrides or options.cache)
     if options.resume and keys:
-        options.refuse("--resume takes no keys: the run goes on with those that it was begun with")
+        options.refuse("--resume takes no keys: the run keeps the keys that it was started with")
     if not options.resume and not keys:
-        options.refuse("say what to train (KEY=VALUE ...) or which run shall go on (--resume RUN)")
-    quiet_transformers(console)
+        options.refuse("give KEY=VALUE to start a run, or --resume RUN")
     if options.resume:
-        show_run(resume(options.resume, console), console)
-        return 0
+        load_config(options.resume)
+        return _resume(options.resume, console)
     seeds, overrides = pop_key(options.overrides, "seeds")
     if options.cache:
         overrides.append(f"cache={options.cache}")
     config = choose_config(overrides)
+
+    from train.fit import train
+    from train.report import quiet_transformers
+    from train.study.study import Study, Variant, run_study
+    from train.study.summary import show_run
+
+    quiet_transformers(console)
     if seeds is None:
         show_run(train(config, console), console)
         return 0
@@ -126,7 +150,21 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
     return 3 if run_study(study, console, loud=True) else 0
 
 
+def _resume(run: Path, console: Console) -> int:
+    from train.fit import resume
+    from train.report import quiet_transformers
+    from train.study.summary import show_run
+
+    quiet_transformers(console)
+    show_run(resume(run, console), console)
+    return 0
+
+
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
+    from train.config import load_config
+
+    load_config(options.folder)
+
     from train.fit import evaluate_run
     from train.report import quiet_transformers
 

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Optional, TypeVar, Union, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from manifests import Manifest
+from manifests.card import Card
+from manifests.locate import CARD, find_manifest
 from train.ranges import Fraction, Increasing, NotNegative, Positive, Range, check_ranges, one_of
 
 Options = TypeVar("Options")
@@ -225,13 +226,20 @@ def choose_config(overrides: Sequence[str]) -> Config:
     early = make_config(None, overrides)
     if not early.dataset:
         raise ValueError("which dataset? say dataset=NAME, for instance dataset=demo")
-    card = Manifest.load(early.dataset).card
+    card = Card.load(find_manifest(early.dataset).parent / CARD)
     preset = early.preset or card.preset
     return make_config(preset, [*overrides, f"preset={preset}"])
 
 
-def load_config(path: Path) -> Config:
-    """The configuration saved with a run."""
+def load_config(run: Path) -> Config:
+    """The configuration of a run, from its folder.
+
+    Raises:
+        ValueError: the folder has no ``config.yaml``.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; {run} is not the folder of a run")
     return _merge([OmegaConf.structured(Config), OmegaConf.load(path)])
 
 

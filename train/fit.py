@@ -23,7 +23,7 @@ from manifests.printing import preview
 from train import distributed, metrics, run_folder
 from train.batch_order import epoch_batches
 from train.checkpoint import Checkpointer, InterruptHandler, TrainState
-from train.config import Config, config_digest
+from train.config import Config, config_digest, load_config
 from train.data import Split, load_splits, resolve
 from train.loss_meter import LossMeter
 from train.method import Method
@@ -84,7 +84,7 @@ def resume(folder: Path, console: Console) -> Path:
     Raises:
         ValueError: no run is there, or its manifest or store is another than when it began.
     """
-    config = run_folder.saved_config(folder)
+    config = load_config(folder)
     if not (folder / "metrics.json").is_file():
         return train(config, console, folder)
     print_plain(console, "this run has finished")
@@ -318,7 +318,7 @@ def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, M
     Raises:
         ValueError: no finished run stands in ``folder``.
     """
-    setup = prepare(run_folder.saved_config(folder), console)
+    setup = prepare(load_config(folder), console)
     run_folder.load_weights(setup.method, folder)
     for change in run_folder.provenance_changes(folder, setup.origin):
         print_plain(console, f"note: {change}")

@@ -33,7 +33,7 @@ from cache import FeatureStore
 from cache.store.disk import atomic_write
 from manifests import Card
 from train import distributed
-from train.config import Config, load_config, save_config
+from train.config import Config, save_config
 from train.method import Method
 from train.task import Task
 
@@ -61,17 +61,6 @@ def create_run(
     (folder, *_) = distributed.all_gather(folder)
     assert folder is not None
     return folder
-
-
-def saved_config(folder: Path) -> Config:
-    """The configuration of a run.
-
-    Raises:
-        ValueError: no run is there.
-    """
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder}: no run is there (it would hold a config.yaml)")
-    return load_config(folder / "config.yaml")
 
 
 def provenance_changes(folder: Path, origin: Mapping[str, str]) -> list[str]:

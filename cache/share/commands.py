@@ -27,8 +27,9 @@ def add_commands(commands: SubParsers) -> None:
         "copy a published store to a share",
         "  %(prog)s stores/meld/NAME.zarr /nfs/lab/features\n"
         "  %(prog)s stores/meld/NAME.zarr s3://lab-features/2024",
-        "The store is added to the share's catalogue. Run an interrupted push again to resume\n"
-        "it. Access rights are the share's own; a location must not contain a password or key.",
+        "The store is added to the share's catalogue. Run an interrupted push again to\n"
+        "resume it. Access rights are the share's own; a location must not contain a\n"
+        "password or key.",
     )
     push.add_argument("store", type=Path, help="a published store, NAME.zarr")
     push.add_argument("location", help=f"the share: {_LOCATION}")
@@ -83,9 +84,9 @@ def add_commands(commands: SubParsers) -> None:
         "list or delete what the local mirror no longer needs",
         "  %(prog)s --older-than 90 --larger-than 200G\n"
         "  %(prog)s --older-than 90 --larger-than 200G --yes",
-        "The mirror holds copies of the shared stores that were opened by URL. Listed are the\n"
-        "remains of interrupted pulls and, on request, stores that were not used for a long time\n"
-        "or exceed a total size. Nothing is deleted without --yes.",
+        "The mirror holds copies of the shared stores that were opened by URL. Listed\n"
+        "are the remains of interrupted pulls and, on request, stores that were not used\n"
+        "for a long time or exceed a total size. Nothing is deleted without --yes.",
     )
     gc.add_argument(
         "--mirror",

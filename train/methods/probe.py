@@ -77,7 +77,7 @@ def trained_perceiver(run: Path, modality: str, frame_width: int) -> AffectivePe
     """
     if not (run / "model.safetensors").is_file():
         raise ValueError(f"options.run={run}: no finished run is there")
-    config = load_config(run / "config.yaml")
+    config = load_config(run)
     perceiver = AffectivePerceiver(frame_width, config.width, config.dropout, config.perceiver)
     weights = load_file(run / "model.safetensors")
     own = {

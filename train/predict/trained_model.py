@@ -61,7 +61,7 @@ class TrainedModel:
         check_run(folder)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {device}: PyTorch sees no such GPU; use cpu")
-        self.config = load_config(folder / "config.yaml")
+        self.config = load_config(folder)
         text, loss = self.config.text, self.config.loss
         if text.source == "features" or text.model is None:
             raise ValueError(

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from train.command_line import add_command
+from train.config import choose_config
+from train.study.inputs import parse_seeds, pop_key, select_names
 
 # Per name: the key that removes or changes a part, and a description.
 ABLATIONS = {
@@ -57,11 +59,13 @@ def _ablations(options: argparse.Namespace, console: Console) -> int:
     if options.list:
         console.print(_listing())
         return 0
-    from train.report import quiet_transformers
-    from train.study.study import Study, Variant, parse_seeds, pop_key, run_study, select_names
-
     seeds, rest = pop_key(options.overrides, "seeds")
     names, rest = pop_key(rest, "ablations")
+    choose_config(rest)  # errors in keys are reported before the imports below, which take seconds
+
+    from train.report import quiet_transformers
+    from train.study.study import Study, Variant, run_study
+
     variants = tuple(
         Variant(name, tuple(filter(None, [ABLATIONS[name][0]])))
         for name in select_names(names, list(ABLATIONS), "ablation", always="full")

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from train.command_line import add_command
+from train.config import choose_config
+from train.study.inputs import parse_seeds, pop_key, select_names
 
 REFERENCE = "semanticmac"
 
@@ -36,12 +38,14 @@ def add_commands(commands: Any) -> None:
 
 
 def _compare_methods(options: argparse.Namespace, console: Console) -> int:
-    from train.methods import METHODS
-    from train.report import quiet_transformers
-    from train.study.study import Study, Variant, parse_seeds, pop_key, run_study, select_names
-
     seeds, rest = pop_key(options.overrides, "seeds")
     methods, rest = pop_key(rest, "methods")
+    choose_config(rest)  # errors in keys are reported before the imports below, which take seconds
+
+    from train.methods import METHODS
+    from train.report import quiet_transformers
+    from train.study.study import Study, Variant, run_study
+
     names = select_names(methods, list(METHODS), "method", always=REFERENCE)
     variants = tuple(Variant(name, (f"method={name}",)) for name in names)
     quiet_transformers(console)

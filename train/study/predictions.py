@@ -16,6 +16,7 @@ import pandas as pd
 from manifests import Card
 from manifests.printing import preview
 from train.metrics import METRIC_SETS, Metrics, compute
+from train.study.inputs import find_predictions
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ def read_predictions(run: Path, split: str = "test", metric_set: str = "") -> Pr
     Raises:
         ValueError: the run did not finish, or the metric set is for another kind of task.
     """
-    path, card_path = run / "predictions.parquet", run / "card.yaml"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; not the folder of a finished run")
+    path, card_path = find_predictions(run), run / "card.yaml"
     card = Card.load(card_path) if card_path.is_file() else None
     if card is None and not metric_set:
         raise ValueError(f"{card_path}: no such file; choose the metrics with --set NAME")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from train.command_line import add_command
+from train.study.inputs import find_predictions
 
 if TYPE_CHECKING:  # the imports take seconds; `--help` and typing errors must not wait
     from train.study.predictions import Predictions
@@ -68,6 +69,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _metrics(options: argparse.Namespace, console: Console) -> None:
+    find_predictions(options.runs[0])
     import pandas as pd
 
     from train.report import format_metric, rich_table
@@ -86,6 +88,8 @@ def _metrics(options: argparse.Namespace, console: Console) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:
+    for run in options.runs:
+        find_predictions(run)
     import pandas as pd
 
     from train.report import format_metric, print_plain, rich_table
@@ -117,16 +121,14 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
 
 
 def _labels(options: argparse.Namespace, console: Console) -> None:
+    path = find_predictions(options.folder)
     import pandas as pd
 
     from manifests import Manifest
     from train.config import load_config
     from train.study.label_quality import pseudo_label_correlation, quality_table
 
-    path = options.folder / "predictions.parquet"
-    if not path.is_file():
-        raise ValueError(f"{options.folder}: not the folder of a finished run")
-    manifest = Manifest.load(load_config(options.folder / "config.yaml").dataset)
+    manifest = Manifest.load(load_config(options.folder).dataset)
     correlations = pseudo_label_correlation(manifest.table, pd.read_parquet(path))
     console.print(quality_table(correlations))
 

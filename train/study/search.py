@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from train.command_line import add_command
+from train.config import choose_config
+from train.study.inputs import check_no_single_run_keys, parse_seeds, pop_key
 
 DEFAULTS = "defaults"  # attribute of the trial with all defaults
 # The values to draw from, per key of the configuration. Every list contains the default.
@@ -70,7 +72,6 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
     import torch
 
     from manifests import Manifest
-    from train.config import choose_config
     from train.report import print_plain
     from train.study.study import check_single_process, made_from
 
@@ -118,7 +119,6 @@ def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: C
 def _score(overrides: list[str], seeds: tuple[int, ...]) -> float:
     """Train once per seed and return the mean score of the best epochs."""
     from train import run_folder
-    from train.config import choose_config
     from train.fit import train
 
     scores = []
@@ -163,13 +163,14 @@ def _optuna() -> Any:
 
 
 def _search(options: argparse.Namespace, console: Console) -> int:
-    from train.report import quiet_transformers
-    from train.study.study import check_no_single_run_keys, parse_seeds, pop_key
-
-    quiet_transformers(console)
     trials, rest = pop_key(options.overrides, "trials")
     seeds, rest = pop_key(rest, "seeds")
     if not (trials or "50").isdigit():
         raise ValueError(f"trials={trials}: use a number")
     check_no_single_run_keys(rest)
+    choose_config(rest)  # errors in keys are reported before the imports below, which take seconds
+
+    from train.report import quiet_transformers
+
+    quiet_transformers(console)
     return 3 if search(rest, int(trials or "50"), parse_seeds(seeds or "1"), console) else 0

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from cache import open_store
 from manifests import Manifest
 from train import run_folder
-from train.config import Config, choose_config, config_digest
+from train.config import Config, choose_config, config_digest, load_config
 from train.data import resolve
 from train.fit import train
 from train.report import (
@@ -37,6 +37,7 @@ from train.report import (
     print_plain,
     rich_table,
 )
+from train.study.inputs import check_no_single_run_keys
 from train.study.significance import paired_p
 from train.study.summary import show_run
 
@@ -133,13 +134,6 @@ def check_single_process() -> None:
         raise ValueError("several runs need a single process: start them without a launcher")
 
 
-def check_no_single_run_keys(overrides: Sequence[str]) -> None:
-    """Raise a ValueError on ``seed=`` and ``name=``, which are for single runs."""
-    for key in ("seed", "name"):
-        if pop_key(overrides, key)[0] is not None:
-            raise ValueError(f"{key}= is for one run; for several use seeds=COUNT or seeds=1,2,3")
-
-
 Origin = tuple[str, str, str]
 """Digests of configuration, manifest and store: what a run is made from."""
 
@@ -183,7 +177,7 @@ class FinishedRuns:
 
 def _saved_digest(run: Path) -> str | None:
     try:
-        return config_digest(run_folder.saved_config(run))
+        return config_digest(load_config(run))
     except ValueError:
         return None  # its configuration has a key that no longer exists
 
@@ -200,49 +194,6 @@ def same_code(run: Path) -> bool:
     """Whether a run was made by the code at hand, as far as its version and git know."""
     made = run_folder.read_json(run / "environment.json")
     return bool((made["versions"].get("semanticmac"), made["git"]) == run_folder.code_version())
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse ``1,4,7`` as these seeds, and a single number ``3`` as the seeds 1 to 3.
-
-    Raises:
-        ValueError: another format, or equal seeds.
-    """
-    try:
-        numbers = tuple(int(word) for word in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"seeds={text}: use a count or a list, such as 3 or 1,2,3") from error
-    if len(numbers) == 1 and numbers[0] > 0:
-        return tuple(range(1, numbers[0] + 1))
-    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
-        raise ValueError(f"seeds={text}: use a count or a list of different seeds")
-    return numbers
-
-
-def pop_key(overrides: Sequence[str], key: str) -> tuple[str | None, list[str]]:
-    """Return the value of ``key=value`` (None: absent) and the remaining overrides."""
-    found = [word for word in overrides if word.startswith(f"{key}=")]
-    others = [word for word in overrides if not word.startswith(f"{key}=")]
-    return (found[-1].partition("=")[2] if found else None), others
-
-
-def select_names(names: str | None, known: Sequence[str], kind: str, always: str) -> list[str]:
-    """Parse a comma-separated list of names; None or "all" selects all.
-
-    Args:
-        names: the list.
-        known: all names, in the order of the result.
-        kind: "method" or "ablation", for the error.
-        always: a name that is always selected: the others are tested against it.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
-    selected = set(known) if names in (None, "all") else {always, *str(names).split(",")}
-    unknown = selected - set(known)
-    if unknown:
-        raise ValueError(f"unknown {kind} {min(unknown)!r}; choose from all, {', '.join(known)}")
-    return [name for name in known if name in selected]
 
 
 def summary(

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from manifests import Manifest
 from train import run_folder
+from train.config import load_config
 from train.report import metrics_table, print_plain
 from train.study.label_quality import pseudo_label_correlation, quality_table
 
@@ -19,7 +20,7 @@ def show_run(folder: Path, console: Console) -> None:
     Raises:
         ValueError: ``folder`` is not a run, or its dataset has no manifest.
     """
-    manifest = Manifest.load(run_folder.saved_config(folder).dataset)
+    manifest = Manifest.load(load_config(folder).dataset)
     saved = run_folder.read_metrics(folder)
     print_plain(
         console, f"\n{manifest.card.title}: test split, weights of epoch {saved['best_epoch']}"
