@@ -122,12 +122,13 @@ def _info(options: argparse.Namespace) -> int:
 
         return _describe(FeatureStore.open(options.store), options.store)
     from cache.share.remote_store import resolve_one
-    from cache.share.transfer import open_remote_metadata
 
     source = resolve_one(options.store)
     checksums = source.checksums()
     if checksums is None:
         raise ValueError(f"{source} is not a published store")
+    from cache.share.transfer import open_remote_metadata
+
     with open_remote_metadata(source, checksums) as store:
         return _describe(store, options.store)
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from cache.share.location import Location, ShareError, UnreadableError
 from cache.store.checksums import CHECKSUMS, Checksums
-from cache.store.consistency import check_named_by_recipe
 from cache.store.metadata import is_count, is_sha256, parse_attributes, parse_json
 from cache.store.recipe import check_place, user_name
 
@@ -180,6 +179,8 @@ def _readable(share: Location, found: list[tuple[str, Any]]) -> list[Entry]:
 
 def _scan(share: Location) -> list[Entry]:
     """Every ``<dataset>/<name>.zarr`` with checksums, where the back-end can list folders."""
+    from cache.store.consistency import check_named_by_recipe  # imports zarr
+
     found = []
     for dataset, name in _places(share):
         where = share / f"{dataset}/{name}"

@@ -151,10 +151,6 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from cache.share import catalog
     from cache.share.location import Location
 
@@ -163,6 +159,10 @@ def _list(options: argparse.Namespace) -> int:
     if not entries:
         print(f"No stores found in {share}.")
         return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=escape(str(share)))
     for heading in ("dataset", "encoder", "sampling", "digest", "size"):
         table.add_column(heading, no_wrap=heading == "digest", overflow="fold")

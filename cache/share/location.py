@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
-from fsspec.config import conf as fsspec_conf
-
 from cache.store.disk import (
     LARGEST_LIST,
     IrregularFileError,
@@ -239,6 +236,9 @@ class Location:
         return f"{self.scheme}://{self.host}{path}" if self.scheme in _WEB else path
 
     def _files(self) -> Any:
+        """The back-end's file system; fsspec is imported when it is first needed."""
+        import fsspec
+
         options: dict[str, Any] = {}
         if self.scheme in ("s3", "gs"):
             options["use_listings_cache"] = False  # others write there too
@@ -254,7 +254,7 @@ class Location:
             if self.scheme in _WEB:
                 import aiohttp
 
-                configured = fsspec_conf.get(self.scheme, {}).get("client_kwargs", {})
+                configured = fsspec.config.conf.get(self.scheme, {}).get("client_kwargs", {})
                 patience = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=60)
                 # trust_env: proxies from the environment, passwords from ~/.netrc
                 kwargs = {"timeout": patience, "trust_env": True, **configured}
