@@ -1,6 +1,6 @@
-"""KEEP and share what was seen: one published Zarr store per (dataset, encoder, sampling).
+"""Store and share features: one published Zarr store per (dataset, encoder, sampling).
 
-A store is written once by an extraction and read by every training run::
+An extraction writes a store once; every training run reads it::
 
     from cache import FeatureStore
 
@@ -51,7 +51,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use (PEP 562): PyTorch and zarr take seconds, `cache.store.recipe` none.
+    # Imported on first use (PEP 562): PyTorch and zarr take seconds to import.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,7 +1,6 @@
 """Parts that the commands of ``python -m cache`` share: parsers, notes, progress bars.
 
-Only the standard library is imported at the top, so that ``--help`` and mistakes are answered at
-once.
+Nothing large is imported at the top, so that ``--help`` and mistakes are answered at once.
 """
 
 from __future__ import annotations
@@ -71,6 +70,8 @@ def check_exists(path: str | Path) -> None:
     Raises:
         ValueError: neither the path exists nor an earlier store that its replacement moved away.
     """
+    from cache.store.temp_paths import TempPath
+
     path = Path(path)
     if not path.exists() and not TempPath.REPLACED.next_to(path).exists():
         raise ValueError(f"{path} does not exist; `python -m cache pull` fetches a shared store")

@@ -1,7 +1,7 @@
-"""How far two stores lie apart: recipes, utterances, statuses, values.
+"""Compare two stores: recipes, utterances, statuses and values.
 
-Stores of one recipe should agree to the rounding of their element type, whatever machine made them;
-stores of different recipes show what a setting is worth.
+Stores with the same recipe should agree to the rounding of their dtype, whatever machine made them;
+stores with different recipes show the effect of a setting.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from cache.features import Features
 from cache.reader import FeatureStore
 
 BLOCK_VALUES = 1 << 20
-"""Values compared at a time: few steps, and memory stays bounded whatever the stores' size."""
+"""Values compared at a time, which bounds the memory for stores of any size."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far the values of one modality lie apart, over the utterances both stores can compare.
+    """Differences between the values of one modality, over the utterances that can be compared.
 
     Attributes:
-        utterances: compared: in both stores, with the same number of rows, at least one.
+        utterances: compared utterances: in both stores, with equally many rows, at least one.
         rows: compared rows.
-        lengths: utterances whose numbers of rows differ: not compared.
+        lengths: utterances that have different numbers of rows, which are not compared.
         largest: the largest absolute difference.
         mean: the mean absolute difference.
         cosine: the lowest cosine of two rows; 1 where both are zero.
@@ -45,15 +45,15 @@ class Distance:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two stores, a and b.
+    """The differences between two stores, a and b.
 
     Attributes:
         recipe: setting -> its values in a and b, None where a store has no such setting.
-        only_a: utterances that only a holds.
-        only_b: utterances that only b holds.
+        only_a: utterances that only a has.
+        only_b: utterances that only b has.
         status: utterance -> its statuses in a and b.
-        widths: modality -> its columns in a and b, where they differ: not compared.
-        values: modality -> distance, where the columns are as many.
+        widths: modality -> its columns in a and b, if they differ; its values are not compared.
+        values: modality -> distance, if a and b have equally many columns.
     """
 
     recipe: dict[str, tuple[Any, Any]]
@@ -65,9 +65,9 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs, not one bit of a value."""
-        apart = self.recipe or self.only_a or self.only_b or self.status or self.widths
-        return not apart and not any(d.largest or d.lengths for d in self.values.values())
+        """Whether the stores are equal in every bit."""
+        different = self.recipe or self.only_a or self.only_b or self.status or self.widths
+        return not different and not any(d.largest or d.lengths for d in self.values.values())
 
 
 def diff(
@@ -78,7 +78,7 @@ def diff(
     Args:
         a: a store.
         b: another one.
-        on_bytes: called with (bytes of a's features compared, bytes in all).
+        on_bytes: called with (bytes of a's features compared, total bytes).
 
     Raises:
         ValueError: a store is damaged.
@@ -107,16 +107,16 @@ def _distances(
     modalities: list[str],
     on_bytes: Callable[[int, int], None] | None,
 ) -> dict[str, Distance]:
-    # Mapped, not loaded: each row is looked at once.
+    # Mapped, not loaded: each row is read once.
     pairs = {m: (a.select(ids, False, [m]), b.select(ids, False, [m])) for m in modalities}
-    in_all = sum(_bytes_compared(ours, theirs, m) for m, (ours, theirs) in pairs.items())
-    through = 0
+    total = sum(_bytes_compared(ours, theirs, m) for m, (ours, theirs) in pairs.items())
+    compared_bytes = 0
 
     def on_block(size: int) -> None:
-        nonlocal through
-        through += size
+        nonlocal compared_bytes
+        compared_bytes += size
         if on_bytes is not None:
-            on_bytes(through, in_all)
+            on_bytes(compared_bytes, total)
 
     return {m: _distance(ours, theirs, m, on_block) for m, (ours, theirs) in pairs.items()}
 
@@ -155,7 +155,7 @@ def _distance(
 
 
 def _comparable(ours: Features, theirs: Features, modality: str) -> Tensor:
-    """The places of the utterances with equally many rows, at least one."""
+    """Indices of the utterances with equally many rows, at least one."""
     lengths = ours.lengths[modality]
     return torch.nonzero((lengths == theirs.lengths[modality]) & (lengths > 0)).squeeze(1)
 
@@ -174,14 +174,14 @@ def _blocks(places: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, ...]:
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine of every row of ``x`` with that of ``y``: 1 where they are equal, zeros included."""
+    """Cosine of each row of ``x`` with the row of ``y``; 1 where they are equal, also if zero."""
     products, xx, yy = (torch.einsum("rd,rd->r", *pair) for pair in ((x, y), (x, x), (y, y)))
     cosine = products / (xx * yy).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.where((x == y).all(dim=1), torch.ones_like(cosine), cosine)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"sampling": {"fps": 2}}`` as ``{"sampling.fps": 2}``."""
+    """Flatten ``{"sampling": {"fps": 2}}`` to ``{"sampling.fps": 2}``."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):

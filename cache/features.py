@@ -1,4 +1,4 @@
-"""Features in use: packed batches by one gather per modality."""
+"""Features of selected utterances: packed batches by one gather per modality."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences of different lengths, one after the other without padding.
+    """Concatenated sequences of different lengths, without padding.
 
     Attributes:
         values: ``[sum T, d]``, the stored dtype, on any device.
-        lengths: ``[B]`` int64 on the CPU, so that shapes are known without waiting for a device;
-            0 where the modality is absent.
+        lengths: ``[B]`` int64 on the CPU, so that shapes are known without synchronising with a
+            device; 0 where the modality is absent.
     """
 
     values: Tensor
     lengths: Tensor
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """Padded with zeros at the end: ``x [B, T, d]`` and ``mask [B, T]``, True on real rows.
+        """Pad with zeros at the end: ``x [B, T, d]`` and ``mask [B, T]``, True on real rows.
 
         T is the longest length, at least 1.
         """
@@ -35,7 +35,7 @@ class Packed:
         places = torch.from_numpy(np.flatnonzero(mask_BT)).to(device)
         width = self.values.shape[1]
         if device.type == "cpu" and self.values.dtype in (torch.float16, torch.float32):
-            # The system hands out zeroed pages when they are touched: padding costs nothing yet.
+            # The system zeroes pages on first access, so padding costs nothing here.
             dtype = np.float16 if self.values.dtype == torch.float16 else np.float32
             x = torch.from_numpy(np.zeros((shape[0] * shape[1], width), dtype))
         else:
@@ -44,26 +44,26 @@ class Packed:
         return x.view(*shape, width), torch.from_numpy(mask_BT).to(device)
 
     def to(self, device: torch.device | str) -> Packed:
-        """The same with the values on another device."""
+        """Copy with the values on another device."""
         return Packed(self.values.to(device, non_blocking=True), self.lengths)
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of some utterances, in memory or mapped; row ``i`` belongs to ``ids[i]``.
+    """Features of selected utterances, in memory or mapped; index ``i`` belongs to ``ids[i]``.
 
     Utterance ``i`` is ``values[m][starts[m][i] : starts[m][i] + lengths[m][i]]``.
 
     Attributes:
-        ids: utterance ids, in the order asked for.
-        values: per modality ``[rows, d]``; resident: exactly the utterances' rows, mapped: the
-            store's.
-        starts: per modality ``[N]`` int64 on the CPU, first row of each utterance. Modalities whose
-            utterances lie alike, as audio and vision mostly do, share one tensor.
+        ids: utterance ids, in the order of the selection.
+        values: per modality ``[rows, d]``: only the utterances' rows if resident, all rows of the
+            store if mapped.
+        starts: per modality ``[N]`` int64 on the CPU, first row of each utterance. Modalities
+            with equal offsets, as audio and vision mostly have, share one tensor.
         lengths: per modality ``[N]`` int64 on the CPU, rows of each utterance; 0 where absent;
             shared where ``starts`` is.
-        resident: whether the values lie in memory rather than in mapped files.
-        again: selects the same from the store once more; None where they are a copy.
+        resident: whether the values are in memory rather than mapped from files.
+        again: repeats the selection from the store; None for a copy.
     """
 
     ids: list[str]
@@ -77,10 +77,10 @@ class Features:
         return len(self.ids)
 
     def batch(self, indices: Tensor) -> dict[str, Packed]:
-        """The utterances at ``indices`` ``[B]`` (int64, on the CPU): one gather per modality."""
+        """Gather the utterances at ``indices`` ``[B]`` (int64, on the CPU), per modality."""
         batch: dict[str, Packed] = {}
         places = indices.numpy()
-        for starts, lengths, modalities in self._alike:
+        for starts, lengths, modalities in self._indices:
             rows, lengths_B = _rows(starts, lengths, places)
             rows = rows.to(self.values[modalities[0]].device)
             for modality in modalities:
@@ -88,8 +88,8 @@ class Features:
         return batch
 
     @cached_property
-    def _alike(self) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
-        """Each index, ``(starts, lengths)``, and the modalities that it is true of."""
+    def _indices(self) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
+        """The distinct indices ``(starts, lengths)``, each with the modalities that share it."""
         modalities: dict[int, list[str]] = {}
         for modality in self.values:
             modalities.setdefault(id(self.starts[modality]), []).append(modality)
@@ -99,21 +99,21 @@ class Features:
         ]
 
     def to(self, device: torch.device | str) -> Features:
-        """The same with the values on another device: a GPU that holds them gathers fastest."""
+        """Copy with the values on another device; a GPU that holds them gathers fastest."""
         values = {modality: tensor.to(device) for modality, tensor in self.values.items()}
         return Features(self.ids, values, self.starts, self.lengths)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by path where they come from a store: a process reads or maps its own."""
+        """Pickle the selection, not the values, if they come from a store."""
         if self.again is None:
             return Features, (self.ids, self.values, self.starts, self.lengths)
         return self.again.func, self.again.args
 
 
 def _rows(starts: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Which rows a batch needs, and how many of them belong to each utterance."""
+    """Compute the rows of a batch, ``[sum T]``, and the length of each utterance, ``[B]``."""
     lengths_B = lengths.take(places)
-    # Row r of the batch lies r - (rows before its utterance) after its utterance's start.
+    # Row r of the batch is r - (rows of earlier utterances) after the start of its utterance.
     rows = (starts.take(places) + lengths_B - lengths_B.cumsum()).repeat(lengths_B)
-    rows += np.arange(len(rows))  # for so few numbers NumPy is quicker than torch
+    rows += np.arange(len(rows))  # NumPy is faster than torch for so few numbers
     return torch.from_numpy(rows), torch.from_numpy(lengths_B)

@@ -1,6 +1,6 @@
-"""Published stores, open for reading.
+"""FeatureStore: open a published store and select features from it.
 
-Opening reads the metadata, selecting reads or maps the rows; no Zarr call is on the training path.
+Opening reads the metadata, selecting reads or maps the rows. Training calls no Zarr function.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ReplacedError(ValueError):
-    """Another store stands where the one that was opened did."""
+    """The opened store has been replaced by another one."""
 
 
 class FeatureStore:
@@ -37,15 +37,15 @@ class FeatureStore:
     path. In a forked process call ``torch.set_num_threads(1)`` first, as all of PyTorch needs it.
 
     A store is replaced in one case: when its failed utterances were extracted again. Features
-    selected before stay as they are, and what is selected afterwards comes from the new store: all
-    of it, for rows of the one never meet rows of the other. The other rows are the same in both.
+    selected before stay valid; a later selection reads the new store only. Rows of the old and the
+    new store are never mixed. Rows of other utterances are equal in both.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seal = _seal_of(path)
-        if self._seal is None:
-            raise ReplacedError(f"{path} is not there, or not there just now")
+        self._identity = _identity_of(path)
+        if self._identity is None:
+            raise ReplacedError(f"{path} does not exist, or is being replaced")
         with self._as_opened():
             self.attributes = read_attributes(path)
 
@@ -55,22 +55,22 @@ class FeatureStore:
 
         Raises:
             NewerFormatError: the store's format is newer than this reader.
-            ValueError: there is no published store, its metadata is invalid, or it is a URL.
+            ValueError: it is not a published store, its metadata is invalid, or it is a URL.
         """
         if "://" in str(path):
             raise ValueError(f"{path} is a URL, not a path: open it with cache.open_store")
         path = Path(path)
-        path = path if path.name else path.absolute()  # that one is in
+        path = path if path.name else path.absolute()  # "." or ""
         if not is_published(path):
             raise ValueError(f"{path} is not a published feature store")
         try:
             return cls(path)
-        except ReplacedError:  # at this very moment
+        except ReplacedError:  # at this moment
             return cls.open(path)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What the features were made from."""
+        """Everything that decides the values, see :class:`cache.Recipe`."""
         return dict(self.attributes["recipe"])
 
     @property
@@ -90,7 +90,7 @@ class FeatureStore:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Utterances in all and per status, frames per modality."""
+        """Number of utterances, utterances per status, and frames per modality."""
         return dict(self.attributes["counts"])
 
     @cached_property
@@ -104,20 +104,20 @@ class FeatureStore:
         return dict(zip(self.ids, self.column("status"), strict=True))
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the ``utterances`` table, ``[N]``.
+        """Read a column of the ``utterances`` table, ``[N]``.
 
         Raises:
-            ReplacedError: it would not be that of the store that was opened.
+            ReplacedError: the opened store has been replaced.
             ValueError: it is damaged.
         """
         with self._as_opened():
             return read_table_column(self.path, name, self.counts)
 
     def offsets(self, modality: str) -> np.ndarray:
-        """``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+        """Read ``[N + 1]`` int64: utterance ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
 
         Raises:
-            ReplacedError: they would not be those of the store that was opened.
+            ReplacedError: the opened store has been replaced.
             ValueError: they are damaged.
         """
         with self._as_opened():
@@ -129,27 +129,26 @@ class FeatureStore:
         resident: bool | None = None,
         modalities: Sequence[str] | None = None,
     ) -> Features:
-        """The features of ``ids``, in that order.
+        """Load or map the features of ``ids``, in that order.
 
         Args:
             ids: utterance ids.
             resident: True loads the rows into memory, False maps the store's files, None loads
-                what fits into half of the free memory. What was chosen is logged.
-            modalities: which ones are wanted; None takes all that the store has. Of the others
-                nothing is read.
+                them if they fit into half of the free memory. The choice is logged.
+            modalities: the modalities to read; None for all of the store.
 
         Raises:
-            ValueError: the store does not hold one of the ids or modalities, or is damaged.
+            ValueError: an id or modality is not in the store, or the store is damaged.
         """
         wanted = list(self.widths if modalities is None else modalities)
         absent = [m for m in wanted if m not in self.widths]
         if absent:
-            raise ValueError(f"{self.path} holds {', '.join(self.widths)}, but no {absent[0]}")
+            raise ValueError(f"{self.path} has {', '.join(self.widths)} features, not {absent[0]}")
         try:
             with self._as_opened():
                 return self._select(list(ids), resident, wanted)
         except ReplacedError:
-            log.warning("%s was replaced by another run meanwhile; reading the new one", self.path)
+            log.warning("%s was replaced by another run; reading the new store", self.path)
             return FeatureStore.open(self.path).select(ids, resident, wanted)
 
     def _select(self, ids: list[str], resident: bool | None, wanted: list[str]) -> Features:
@@ -159,7 +158,7 @@ class FeatureStore:
             shape = self.counts[f"{m}_frames"], self.widths[m]
             check(array.shape == shape, self.path / m / "values")
         offsets = {m: self.offsets(m) for m in wanted}
-        # Audio and vision mostly lie alike: one index then serves both.
+        # Audio and vision mostly have equal offsets: then they share one index.
         like = {
             m: next(o for o in wanted if np.array_equal(offsets[o], offsets[m])) for m in wanted
         }
@@ -190,34 +189,34 @@ class FeatureStore:
         )
 
     def _rows_of(self, ids: list[str]) -> np.ndarray:
-        """Where the utterances stand in the store, ``[N]`` int64."""
+        """Row of each utterance in the store's table, ``[N]`` int64."""
         position = {i: row for row, i in enumerate(self.ids)}
         unknown = [i for i in ids if i not in position]
         if unknown:
             raise ValueError(
-                f"{self.path} holds no features of {len(unknown)} utterances, the first is "
-                f"{unknown[0]!r}; it was extracted from another manifest: extract again"
+                f"{self.path} lacks {len(unknown)} utterances, the first is {unknown[0]!r}; it was "
+                "extracted from another manifest: extract again"
             )
         return np.fromiter((position[i] for i in ids), np.int64, len(ids))
 
     @contextmanager
     def _as_opened(self) -> Iterator[None]:
-        """What is read within comes from the store that was opened, or an error says otherwise."""
+        """Raise a ReplacedError if the store is replaced while it is read inside this context."""
         try:
             yield
         except (OSError, ValueError):
-            self._refuse_another()  # it would look like damage
+            self._check_not_replaced()  # a replacement looks like damage
             raise
-        self._refuse_another()
+        self._check_not_replaced()
 
-    def _refuse_another(self) -> None:
-        if _seal_of(self.path) != self._seal:
+    def _check_not_replaced(self) -> None:
+        if _identity_of(self.path) != self._identity:
             raise ReplacedError(
                 f"{self.path} was replaced by another run while it was in use; open it again"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by path: another process opens the store itself."""
+        """Pickle the path: another process opens the store itself."""
         return FeatureStore.open, (self.path,)
 
 
@@ -227,22 +226,22 @@ def find(
     manifest_digest: str | None = None,
     utterances: str | None = None,
 ) -> Path:
-    """The one published store of a dataset below ``root``.
+    """Find the published store of a dataset below ``root``.
 
-    Where several lie, those are preferred whose features were cut as the manifest says, and among
-    them one that was extracted from exactly this manifest, labels and all. A store that was cut
-    otherwise is taken if it is the only choice, with a warning; an imported one, of which nobody
-    knows, without. Where there are others, one of a newer format is passed over with a warning.
+    Of several stores, those whose segments equal the manifest's are preferred, and among them the
+    one extracted from exactly this manifest, labels included. A store with other segments is used
+    only if it is the only choice, with a warning (without one if it was imported: its segments are
+    unknown). A store of a newer format is skipped with a warning if there is another.
 
     Args:
         dataset: name of the dataset.
         root: the folder of the stores.
-        manifest_digest: of the manifest's whole content.
-        utterances: of what it cuts out of which video, from
-            :func:`cache.store.recipe.digest_of_utterances`; None does not look at it.
+        manifest_digest: digest of the manifest's whole content.
+        utterances: digest of its segments, from
+            :func:`cache.store.recipe.digest_of_utterances`; None to ignore segments.
 
     Raises:
-        ValueError: there is none, or the choice is not clear.
+        ValueError: there is no such store, or more than one.
     """
     stores = published_in(Path(root, dataset))
     if not stores:
@@ -260,18 +259,22 @@ def find(
         listed = "\n  ".join(str(path) for path in stores)
         raise ValueError(f"several stores of {dataset!r}; name one with cache=<path>:\n  {listed}")
     (store,) = stores
-    cut = made[store]["recipe"]["utterances"]
-    if utterances not in (None, cut) and "imported" not in made[store]:
+    segments = made[store]["recipe"]["utterances"]
+    if utterances not in (None, segments) and "imported" not in made[store]:
         log.warning(
             "%s was extracted from other utterances, times or crops than the manifest has now; "
-            "if that is not what you want: python -m extract %s",
+            "to extract again: python -m extract %s",
             *(store, dataset),
         )
     return store
 
 
 def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """The root attributes of the stores that this release can read, if it can read any."""
+    """Read the root attributes of the stores that this release can read.
+
+    Raises:
+        NewerFormatError: all stores have a newer format.
+    """
     made, newer = {}, []
     for path in stores:
         try:
@@ -281,12 +284,12 @@ def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     if not made:
         raise newer[0]
     for reason in newer:
-        log.warning("passing over a store: %s", reason)
+        log.warning("skipping a store: %s", reason)
     return made
 
 
-def _seal_of(store: Path) -> tuple[int, ...] | None:
-    """What tells a store from one that takes its place: the last of its files to be written."""
+def _identity_of(store: Path) -> tuple[int, ...] | None:
+    """Device, inode and time of the file of a store that is written last; None if it is missing."""
     try:
         status = (store / CHECKSUMS).stat()
     except FileNotFoundError:
@@ -303,7 +306,7 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def _mapped(arrays: Mapping[str, ChunkedRows]) -> dict[str, np.ndarray] | None:
-    """All arrays mapped; None if one has to be read."""
+    """Map all arrays; None if one of them cannot be mapped."""
     mapped = {}
     for modality, array in arrays.items():
         values = np.empty(array.shape, array.dtype) if not array.bytes else array.map()

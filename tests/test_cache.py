@@ -205,7 +205,7 @@ def test_published_files_are_read_only(tmp_path):
 
 def test_missing_utterance_is_refused(tmp_path):
     write_part(tmp_path / "s.zarr", records_of({"a": (1, 1)}))
-    with pytest.raises(ValueError, match=r"1 utterances are in no part: b"):
+    with pytest.raises(ValueError, match=r"1 utterances are missing from the parts: b"):
         publish(tmp_path / "s.zarr", RECIPE, WIDTHS, {}, ["a", "b"])
     assert not is_published(tmp_path / "s.zarr")
 

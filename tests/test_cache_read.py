@@ -111,7 +111,7 @@ def test_only_the_modalities_asked_for_are_read(tmp_path):
     assert np.array_equal(batch["vision"].values.numpy(), features_of("a", "vision", 2, 5))
     with pytest.raises(ValueError, match="cache verify"):
         cache.select(["a"])
-    with pytest.raises(ValueError, match="holds audio, vision, text, but no smell"):
+    with pytest.raises(ValueError, match="has audio, vision, text features, not smell"):
         cache.select(["a"], modalities=["smell"])
 
 

@@ -180,7 +180,7 @@ def test_reading_never_mixes_two_stores(tmp_path, caplog):
         stop.set()
         writer.join()
     assert seen == {60, 90}
-    assert "was replaced by another run meanwhile; reading the new one" in caplog.text
+    assert "was replaced by another run; reading the new store" in caplog.text
 
 
 @pytest.mark.usefixtures("either_way")

@@ -182,9 +182,9 @@ def test_a_newer_store_is_passed_over_where_there_are_others(tmp_path, store, ca
     newer = build_store(tmp_path / "here", recipe=Recipe(**{**RECIPE.as_dict(), "weights": "01"}))
     change_root(unseal(newer), attribute("format_version", value=2))
     assert find("toy", tmp_path / "here") == store
-    assert f"passing over a store: {newer}/zarr.json has format version 2" in caplog.text
+    assert f"skipping a store: {newer}/zarr.json has format version 2" in caplog.text
     shutil.rmtree(store)
-    with pytest.raises(ValueError, match="install a release that knows it"):
+    with pytest.raises(ValueError, match="install a newer release"):
         find("toy", tmp_path / "here")
 
 

@@ -187,7 +187,7 @@ def test_bad_usage_is_told_apart(command):
         ({"split": "all"}, "split 'all'"),
         ({"label": np.nan}, "label of 'a' is nan"),
         ({"label": "joy"}, "label of 'a' is joy"),
-        ({"id": "unknown"}, "holds no features of"),
+        ({"id": "unknown"}, "lacks 1 utterances, the first is"),
         ({"text": None}, "no column text"),
     ],
 )

@@ -24,8 +24,8 @@ from cache.store.disk import (
     add_mode,
     atomic_write,
     make_folder,
+    make_read_only,
     read_regular,
-    seal,
 )
 from cache.store.temp_paths import incomplete_file
 
@@ -154,7 +154,7 @@ class Location:
                 for below in (name, aside):
                     make_folder((self.folder / below).parent, group)
                 atomic_write(self.folder / name, data, self.folder / aside, group & ~stat.S_IXGRP)
-                seal(self.folder / name)
+                make_read_only(self.folder / name)
             elif self.scheme in _SSH:
                 files = self._files()
                 with _making_folders:

@@ -15,7 +15,7 @@ from cache.share.transfer import fetch
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.chunks import read_column
 from cache.store.consistency import UnlistedFileError, check_all_listed, check_index
-from cache.store.disk import atomic_write, files_below, seal
+from cache.store.disk import atomic_write, files_below, make_read_only
 from cache.store.metadata import read_array_metadata, read_attributes
 from cache.store.recipe import STORABLE
 
@@ -102,7 +102,7 @@ def repair(store: str | Path, source: str) -> list[Fault]:
         if theirs is None:
             raise ShareError(f"{copy}: there is no published store") from None
         atomic_write(store / CHECKSUMS, theirs.raw)
-        seal(store / CHECKSUMS)
+        make_read_only(store / CHECKSUMS)
     checksums, faults = Checksums.of(store), verify(store)
     unrepaired = []
     for fault in faults:
@@ -126,7 +126,7 @@ def _mend(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) ->
     path = store / fault.file
     if fault.file == CHECKSUMS:  # a link: what it led to has been read
         atomic_write(path, checksums.raw)
-        seal(path)
+        make_read_only(path)
         return
     if fault.problem == "extra" or path.is_symlink():
         path.unlink()
@@ -134,7 +134,7 @@ def _mend(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) ->
         raise ShareError(f"{path}: {fault.problem}; it was published so: extract or pull it again")
     if fault.file in checksums.files:
         fetch(copy, checksums, [fault.file], store)
-        seal(path)
+        make_read_only(path)
 
 
 def _inconsistencies(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""The files of a store from finished utterances: arrays, columns, attributes, checksums.
+"""Write the files of a store from finished utterances: arrays, columns, attributes, checksums.
 
-The rows lie in the order of the utterance ids, so the same utterances give the same bytes whatever
-the blocks, workers and interruptions that led there. Nothing in the store depends on the time.
+Rows are sorted by utterance id, so the same utterances give the same bytes whatever the blocks,
+workers and interruptions of the extraction. Nothing in the store depends on the time.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from cache.store.recipe import FORMAT_VERSION, Recipe
 
 CHUNK_BYTES = 8 << 20
 OPEN_PARTS = 64
-"""Parts mapped at a time: each holds a descriptor, of which a process has few."""
+"""Parts mapped at a time: each holds a file descriptor, and their number is limited."""
 
 
 class Source(Protocol):
-    """What finished utterances are taken from: a part, or a published store."""
+    """A source of finished utterances: a part, or a published store."""
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Path of the source."""
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """What became of each utterance, in the order of the rows."""
+        """The record of each utterance, in the order of the rows."""
 
     def values(self, modality: str) -> np.ndarray:
         """All rows of one modality, ``[sum T, d]``."""
 
 
 Row = tuple[Source, int]
-"""Where an utterance comes from, and which one it is there."""
+"""The source of an utterance, and its index there."""
 
 
 def bytes_of(rows: Sequence[Row], widths: Mapping[str, int], dtype: str) -> int:
-    """Size of the values; beside them the columns are nothing."""
+    """Size of the values in bytes; the columns are negligible."""
     records = [source.records[index] for source, index in rows]
     per_frame = {m: widths[m] * np.dtype(dtype).itemsize for m in widths}
     return sum(per_frame[m] * record.frames(m) for record in records for m in widths)
@@ -63,19 +63,19 @@ def assemble(
     rows: Sequence[Row],
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a whole store to ``folder``: checksummed, synced, sealed, ready for its name.
+    """Write a complete store to ``folder``: checksummed, synced, read-only, ready to be renamed.
 
     Args:
-        folder: on the file system of the store.
-        recipe: as for :func:`publish`.
-        widths: as there.
-        about: as there.
+        folder: a new folder on the file system of the store.
+        recipe: as for :func:`cache.store.publish.publish`, as are the following.
+        widths: columns per modality.
+        about: further root attributes.
         rows: the utterances, sorted by id.
-        on_chunk: as there.
+        on_chunk: called with (chunks written, total chunks).
 
     Raises:
-        OSError: it cannot be written; the disk is full, or has too little room for all of it. Or
-            another process took files away while it was written.
+        OSError: it cannot be written, the disk has too little space for all of it, or another
+            process removed files while it was written.
     """
     if bytes_of(rows, widths, recipe.dtype) > shutil.disk_usage(folder.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -109,7 +109,7 @@ def _write(
     }
     root = zarr.create_group(folder, zarr_format=3, attributes=attributes)
     itemsize = np.dtype(recipe.dtype).itemsize
-    in_all = sum(-(-counts[f"{m}_frames"] // chunk_rows(widths[m], itemsize)) for m in widths)
+    total = sum(-(-counts[f"{m}_frames"] // chunk_rows(widths[m], itemsize)) for m in widths)
     written = 0
     for modality in widths:
         lengths = [record.frames(modality) for record in records]
@@ -131,7 +131,7 @@ def _write(
             values[start : start + len(block)] = block
             written += 1
             if on_chunk is not None:
-                on_chunk(written, in_all)
+                on_chunk(written, total)
     table = root.create_group("utterances")
     for name in COLUMNS:
         dtype = np.float64 if name == "duration" else object
@@ -141,7 +141,7 @@ def _write(
 def _in_chunks(
     rows: Sequence[Row], modality: str, step: int, width: int, dtype: str
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of all utterances, in order, one chunk at a time (the last may be shorter)."""
+    """Yield the first row and values of each chunk, in order (the last may be shorter)."""
     chunk = np.empty((step, width), dtype)
     start = filled = 0
     mapped: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
@@ -166,7 +166,7 @@ def _in_chunks(
 
 
 def _column(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    """A one-dimensional array in uncompressed chunks of at most 8 MiB (2**20 entries)."""
+    """Write a one-dimensional array in uncompressed chunks of at most 2^20 entries (8 MiB)."""
     array = group.create_array(
         name,
         shape=values.shape,
@@ -181,7 +181,7 @@ def _column(group: zarr.Group, name: str, values: np.ndarray) -> None:
 
 
 def chunk_rows(width: int, itemsize: int) -> int:
-    """Rows in a chunk of about 8 MiB: whole pages for all usual widths, ready to be mapped."""
+    """Rows in a chunk of about 8 MiB: a whole number of memory pages for all usual widths."""
     rows = CHUNK_BYTES // (width * itemsize)
     return max(1, rows // 1024 * 1024 or rows)
 
@@ -198,7 +198,7 @@ def _check_all_written(folder: Path) -> None:
     listed = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))["files"].keys()
     try:
         check_all_listed(folder, listed)
-    except ValueError as error:  # a group that was made again has no attributes
+    except ValueError as error:  # a group that Zarr made again has no attributes
         missing = error.file if isinstance(error, UnlistedFileError) else "zarr.json"
         message = "another process removed it while the store was written"
         raise FileNotFoundError(errno.ENOENT, message, missing) from error

@@ -1,4 +1,4 @@
-"""``checksums.json``: the list of a store's files that every check and every copy goes by."""
+"""Read and write ``checksums.json``, the list of a store's files with size and SHA-256."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FileSum(NamedTuple):
     sha256: str
 
     def matches(self, data: bytes) -> bool:
-        """Whether these are the published bytes."""
+        """Whether ``data`` has this size and SHA-256."""
         return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
 
 
@@ -39,10 +39,10 @@ class Checksums:
 
     @classmethod
     def parse(cls, raw: bytes, where: str) -> Checksums:
-        """Read the list; ``where`` is named in errors.
+        """Parse the list; ``where`` is named in errors.
 
         Raises:
-            ValueError: it is no such list, or one of its paths leads out of the store.
+            ValueError: it is not such a list, or one of its paths leads out of the store.
         """
         plain = parse_json(raw, where)
         try:
@@ -51,22 +51,24 @@ class Checksums:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read: {error!r}") from error
         if algorithm != "sha256" or "zarr.json" not in files:
-            raise ValueError(f"{where} holds no SHA-256 of a store's files; push the store again")
+            raise ValueError(
+                f"{where} does not list the SHA-256 of a store's files; push the store again"
+            )
         for name, entry in files.items():
             if not stays_below(name) or name == CHECKSUMS:
-                raise ValueError(f"{where} names {name!r}, which is no file inside a store")
+                raise ValueError(f"{where} names {name!r}, which is not a path inside a store")
             if not is_count(entry.size) or not is_sha256(entry.sha256):
                 raise ValueError(f"{where} cannot be read: {name} has {entry!r:.200}")
             if name.endswith("zarr.json") and entry.size > LARGEST_METADATA:
-                raise ValueError(f"{where}: {name} has {entry.size} bytes, no metadata is so large")
+                raise ValueError(f"{where}: {name} has {entry.size} bytes, too large for metadata")
         return cls(raw, files)
 
     @classmethod
     def of(cls, store: Path) -> Checksums:
-        """The list of a store in a folder.
+        """Read the list of the store in a folder.
 
         Raises:
-            ValueError: there is no readable one.
+            ValueError: it cannot be read.
         """
         try:
             raw = read_regular(store / CHECKSUMS, LARGEST_LIST)
@@ -76,7 +78,7 @@ class Checksums:
 
     @property
     def content(self) -> str:
-        """Digest of the store's content, 64 hex digits: equal for byte-identical stores only."""
+        """Digest of the store's content, 64 hex digits: equal only for byte-identical stores."""
         return hashlib.sha256(self.raw).hexdigest()
 
     @property
@@ -85,10 +87,10 @@ class Checksums:
         return sum(entry.size for entry in self.files.values()) + len(self.raw)
 
     def problem(self, folder: Path, name: str) -> str:
-        """What is wrong with a file; empty if it is as published.
+        """Compare a file with its checksum; empty if they match.
 
-        Else ``missing``, ``link`` (it, or a folder above it), ``wrong size``, ``changed``, or
-        ``unreadable``: no right, or a bad disk.
+        Otherwise ``missing``, ``link`` (the file or a folder above it is a symbolic link),
+        ``wrong size``, ``changed``, or ``unreadable`` (no permission, or a failing disk).
         """
         path = folder / name
         try:
@@ -118,14 +120,14 @@ def write_checksums(folder: Path) -> None:
 
 
 def is_linked(folder: Path, name: str) -> bool:
-    """Whether a path inside a store is a symbolic link or leads through one: to somewhere else."""
+    """Whether a path inside a store is a symbolic link, or is behind one."""
     path = PurePosixPath(name)
     inside = [part for part in (path, *path.parents) if part.name]
     return any((folder / part).is_symlink() for part in inside)
 
 
 def stays_below(name: str) -> bool:
-    """Whether a relative path from elsewhere stays below the folder it is joined to."""
+    """Whether an untrusted relative path stays below the folder that it is joined to."""
     path = PurePosixPath(name)
     plain = str(path) == name and "\\" not in name and name.isprintable() and name != "."
     return plain and not path.is_absolute() and ".." not in path.parts

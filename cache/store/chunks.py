@@ -1,8 +1,8 @@
-"""The rows of a Zarr array straight from its chunk files: read into memory, or mapped in place.
+"""Read the rows of a Zarr array directly from its chunk files, or map the files into memory.
 
-A chunk of an uncompressed, unsharded array *is* that piece of the array. So the rows are read with
-``readinto`` at the speed of a copy, or all chunk files are mapped side by side into one range of
-addresses: then a tensor over that range is the whole array, and the system loads what is touched.
+A chunk file of an uncompressed, unsharded array holds that piece of the array as plain bytes. So
+rows are read with ``readinto`` at the speed of a copy, or all chunk files are mapped into one
+contiguous address range: a tensor over it is the whole array, loaded page by page on access.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cache.store.metadata import read_array_metadata
 from cache.store.recipe import DTYPES
 
 _MAP_FIXED = 0x10
-_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40  # Python names it from 3.13 on
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40  # a constant of mmap from Python 3.13
 _LARGEST_COLUMN = 2 << 30  # bytes of one chunk, which has up to 2**20 entries
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -37,7 +37,7 @@ class ChunkedRows:
         shape: ``(rows, width)``.
         chunk_rows: rows in a chunk file.
         dtype: little-endian element type.
-        raw: whether chunk files are the plain array: no codec, no shards.
+        raw: whether chunk files are plain bytes: no compression, no shards.
     """
 
     folder: Path
@@ -48,33 +48,33 @@ class ChunkedRows:
 
     @classmethod
     def open(cls, folder: Path) -> ChunkedRows:
-        """Read the array's metadata, nothing else.
+        """Read the array's metadata only.
 
         Raises:
-            ValueError: it is no array of features.
+            ValueError: it is not an array of features.
         """
         (rows, width), (chunk_rows, chunk_width), kind, plain = read_array_metadata(folder, 2)
         if kind not in DTYPES:
-            raise ValueError(f"{folder} holds {kind}, which are no features")
+            raise ValueError(f"{folder} holds {kind} values, which is not a type of features")
         dtype = np.dtype(kind).newbyteorder("<")
         return cls(folder, (rows, width), chunk_rows, dtype, plain and chunk_width == width)
 
     @property
     def bytes(self) -> int:
-        """Size of the array."""
+        """Size of the array in bytes."""
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def chunk(self, index: int) -> Path:
-        """The file of one chunk of rows."""
+        """The file of the chunk ``index`` of rows."""
         return self.folder / "c" / str(index) / "0"
 
     def read(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """The runs of rows ``starts[i] .. starts[i] + lengths[i]``, one after the other.
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``.
 
         Raises:
             ValueError: a chunk file is missing or too short.
         """
-        if not self.raw:  # somebody re-compressed the store: correct, but slower
+        if not self.raw:  # the store was re-compressed: slower
             everything = np.asarray(zarr.open_array(self.folder, mode="r")[:])
             runs = [everything[s : s + n] for s, n in zip(starts, lengths, strict=True)]
             return np.concatenate([everything[:0], *runs])
@@ -98,11 +98,11 @@ class ChunkedRows:
         return out
 
     def map(self) -> np.ndarray | None:
-        """The whole array ``[rows, width]`` over its mapped chunk files, or None.
+        """Map the chunk files as one array ``[rows, width]``; None if that is impossible.
 
-        Pages are loaded when touched and given back by the system under pressure: memory stays
-        bounded whatever the array's size. None where chunks are no whole pages, or compressed, or
-        the system cannot place a mapping: then :meth:`read` is the way.
+        Pages are loaded on access and evicted under memory pressure, so arrays may be larger than
+        the memory. None if chunks are compressed or not a whole number of pages, or if the system
+        cannot map them: then use :meth:`read`.
 
         Raises:
             ValueError: a chunk file is missing or too short.
@@ -112,14 +112,14 @@ class ChunkedRows:
         whole_pages = chunks <= 1 or chunk_bytes % mmap.ALLOCATIONGRANULARITY == 0
         if not (self.raw and self.bytes and whole_pages and sys.platform in ("linux", "darwin")):
             return None
-        # An anonymous mapping holds the range of addresses; each file takes its place in it.
-        # Without the reservation it may be larger than the memory: no page of it is ever written.
+        # An anonymous mapping reserves the address range; each file is then mapped into it.
+        # NORESERVE allows a range larger than the memory: none of its pages is ever written.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         try:
-            room = mmap.mmap(-1, chunks * chunk_bytes, flags=flags)
+            reserved = mmap.mmap(-1, chunks * chunk_bytes, flags=flags)
         except OSError:
             return None
-        place = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(reserved))
         system_mmap = ctypes.CDLL(None, use_errno=True).mmap
         system_mmap.restype = ctypes.c_void_p
         system_mmap.argtypes = [
@@ -134,10 +134,10 @@ class ChunkedRows:
                 raise _damaged(path, error) from error
             try:
                 if os.fstat(descriptor).st_size != chunk_bytes:
-                    # Touching a page behind the end of a file would kill the process.
+                    # Access beyond the end of a file would kill the process (SIGBUS).
                     raise _damaged(path, EOFError("file is too short"))
                 mapped = system_mmap(
-                    place + index * chunk_bytes,
+                    address + index * chunk_bytes,
                     chunk_bytes,
                     mmap.PROT_READ | mmap.PROT_WRITE,  # private: a write never reaches the file
                     mmap.MAP_PRIVATE | _MAP_FIXED,
@@ -149,10 +149,10 @@ class ChunkedRows:
             if mapped == _MAP_FAILED:
                 raise OSError(ctypes.get_errno(), f"cannot map {path}")
         count = self.shape[0] * self.shape[1]
-        return np.frombuffer(room, self.dtype, count).reshape(self.shape)
+        return np.frombuffer(reserved, self.dtype, count).reshape(self.shape)
 
     def _pieces(self, starts: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
-        """Neighbouring runs joined, then cut at chunk borders: ``(chunk, first row, rows)``."""
+        """Join adjacent runs and split them at chunk borders: ``(chunk, first row, rows)``."""
         starts, lengths = starts[lengths > 0], lengths[lengths > 0]
         if not len(starts):
             return []
@@ -171,13 +171,13 @@ class ChunkedRows:
 
 
 def read_column(folder: Path) -> np.ndarray:
-    """A one-dimensional array ``[N]`` of numbers or strings.
+    """Read a one-dimensional array ``[N]`` of numbers or strings.
 
-    Read without Zarr where that is possible: its event loop does not survive a fork, and a forked
+    Uncompressed arrays are read without Zarr, whose event loop does not survive a fork: a forked
     process must be able to read.
 
     Raises:
-        ValueError: it is no such array, or a chunk file is missing or too short.
+        ValueError: it is not such an array, or a chunk file is missing or too short.
     """
     (count,), (step,), kind, plain = read_array_metadata(folder, 1)
     if not plain:
@@ -187,7 +187,7 @@ def read_column(folder: Path) -> np.ndarray:
         path = folder / "c" / str(index)
         try:
             if path.stat().st_size > _LARGEST_COLUMN:
-                raise ValueError("it is larger than any")
+                raise ValueError("it is too large")
             data = read_regular(path, _LARGEST_COLUMN)
             if kind == "string":
                 pieces.append(np.array(_strings(data), dtype=object))
@@ -200,7 +200,7 @@ def read_column(folder: Path) -> np.ndarray:
 
 
 def _strings(data: bytes) -> list[str]:
-    """Zarr's vlen-utf8: a count, then per string its length in bytes and the bytes; all uint32."""
+    """Decode Zarr's vlen-utf8: a count, then per string its size and bytes (sizes: uint32)."""
     (count,) = struct.unpack_from("<I", data)
     strings, at = [], 4
     for _ in range(count):
@@ -208,7 +208,7 @@ def _strings(data: bytes) -> list[str]:
         strings.append(data[at + 4 : at + 4 + size].decode("utf-8"))
         at += 4 + size
     if at != len(data):
-        raise ValueError("its size is not what its strings need")
+        raise ValueError("its size does not match its strings")
     return strings
 
 

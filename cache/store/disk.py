@@ -1,6 +1,6 @@
-"""Durable files, locks and folders that other processes use at the same time.
+"""Atomic, durable file writes, locks and tree operations, safe with concurrent processes.
 
-Whatever counts as written is synced first, folder entries included (`manifests.atomic`).
+Files and folder entries are synced before they count as written (`manifests.atomic`).
 """
 
 from __future__ import annotations
@@ -23,46 +23,48 @@ from manifests.atomic import sync as sync
 
 try:
     import fcntl
-except ImportError:  # a system without it
+except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 LARGEST_LIST = 256 << 20
-"""Bytes that the list of a store's files may have: enough for two million of them, 15 TB."""
+"""Maximum size of a store's checksums in bytes: two million files, 15 TB of features."""
 _BLOCK = 1 << 20
 _ATTEMPTS = 100
 _STALE_S = 3600.0
-"""Longer than any single step of writing a store takes."""
+"""Longer than any single step of writing a store."""
 
 T = TypeVar("T")
 
 
 class IrregularFileError(OSError):
-    """A device, a pipe or a folder where a file should be."""
+    """A device, a pipe or a folder was found instead of a file."""
 
 
 def read_regular(path: Path, at_most: int) -> bytes:
-    """A whole file, or one byte more than there may be: no device or pipe, which has no end.
+    """Read a regular file; of a larger one ``at_most`` + 1 bytes.
+
+    Devices and pipes, which may never end, are refused.
 
     Raises:
-        IrregularFileError: it is no regular file.
-        OSError: there is none, or it cannot be read.
+        IrregularFileError: it is not a regular file.
+        OSError: it cannot be read.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise IrregularFileError(errno.EINVAL, "it is no regular file", str(path))
+            raise IrregularFileError(errno.EINVAL, "not a regular file", str(path))
         return file.read(min(status.st_size, at_most) + 1)[: at_most + 1]
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All that lies below a folder but real folders; no link is followed."""
+    """Yield everything below a folder except real folders; links are not followed."""
     for parent, folders, names in os.walk(folder):
         yield from (Path(parent, name) for name in names)
         yield from (path for path in (Path(parent, n) for n in folders) if path.is_symlink())
 
 
 def make_folder(folder: Path, more: int = 0) -> None:
-    """Make a folder and those above it; the new ones have ``more`` than the umask leaves."""
+    """Make a folder and its parents; new ones get the mode bits ``more`` in addition."""
     if folder.is_dir():
         return
     make_folder(folder.parent, more)
@@ -73,10 +75,10 @@ def make_folder(folder: Path, more: int = 0) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, so that others who do the same wait; it is gone afterwards.
+    """Hold a lock file, so that other processes wait for it; it is deleted afterwards.
 
-    A killed holder holds nothing. On systems and file systems without such locks nobody waits: the
-    value is then False.
+    The lock of a killed process is released. Yields False, without waiting, on systems and file
+    systems without such locks.
     """
     while fcntl is not None:
         file = retry_if_removed(path.parent, partial(path.open, "wb"))
@@ -86,7 +88,7 @@ def locked(path: Path) -> Iterator[bool]:
             except OSError:
                 break
             if not os.fstat(file.fileno()).st_nlink:
-                continue  # its last holder removed it: others hold another file by now
+                continue  # its last holder deleted it: open the new one
             try:
                 yield True
             finally:
@@ -96,34 +98,34 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def retry_if_removed(folder: Path, write: Callable[[], T]) -> T:
-    """Do ``write`` in a folder that another run may remove at any moment.
+    """Call ``write``, which needs a folder that another process may remove at any moment.
 
     Raises:
-        OSError: the folder was gone in every one of many attempts.
+        OSError: the folder was missing in all of many attempts.
     """
     for attempt in range(_ATTEMPTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return write()
-        except (FileNotFoundError, FileExistsError):  # the latter: it went while we looked at it
+        except (FileNotFoundError, FileExistsError):  # the latter: removed in between
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
 def os_error_message(error: OSError) -> str:
-    """Why the system refused, in words that name the remedy's object."""
+    """Describe an error of the system in words that suggest the remedy."""
     full = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",
         errno.EFBIG: "the file would be larger than the system allows",
-        errno.EMFILE: "too many files are open (ulimit -n says how many may be)",
+        errno.EMFILE: "too many files are open (see ulimit -n)",
     }
     return full.get(error.errno or 0, str(error))
 
 
 def make_tree_read_only(folder: Path) -> None:
-    """Sync every file and folder below ``folder`` and take away the right to write the files."""
+    """Sync every file and folder below ``folder`` and make the files read-only."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(parent, name)
@@ -132,13 +134,13 @@ def make_tree_read_only(folder: Path) -> None:
         sync(Path(parent))
 
 
-def seal(path: Path) -> None:
-    """Take away everybody's right to write a file."""
+def make_read_only(path: Path) -> None:
+    """Make a file read-only for all users."""
     path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that another process may be removing too; of a link only the link."""
+    """Remove a folder, also while another process removes it; of a link only the link."""
     if folder.is_symlink():
         with suppress(OSError):
             folder.unlink()
@@ -147,16 +149,16 @@ def remove_tree(folder: Path) -> None:
 
 
 def is_stale(folder: Path) -> bool:
-    """Whether nothing in a folder was written for an hour: whoever wrote it was killed."""
+    """Whether nothing in a folder was written for an hour: its writer was killed."""
     return time.time() - newest(folder) > _STALE_S
 
 
 def newest(path: Path) -> float:
-    """When a file, or something in a folder, was last written: seconds since the epoch."""
+    """Last modification time of a file, or of anything in a folder: seconds since the epoch."""
     latest = 0.0
     folders = (Path(parent) for parent, _, _ in os.walk(path))
     for found in (path, *folders, *files_below(path)):
-        with suppress(FileNotFoundError):  # renamed or removed while we looked
+        with suppress(FileNotFoundError):  # renamed or removed in between
             latest = max(latest, found.lstat().st_mtime)
     return latest
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, or less in a container or a job."""
+"""Free memory of this process: the machine's, or less in a container or a cluster job."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-# The files of a control group, version 2 and version 1: limit, use, and in memory.stat what of the
-# use are pages of files, which the kernel gives back when memory runs short.
+# The files of a control group, version 2 and version 1: limit, usage, and the key in memory.stat of
+# cached file pages, which count as usage but are evicted when memory runs short.
 _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -16,37 +16,37 @@ _FILES = (
 
 
 def free_memory(system: Path = Path("/")) -> int:
-    """Bytes that can be taken without swapping, within the limits of the process's groups.
+    """Bytes that can be allocated without swapping, within the limits of the control groups.
 
     Args:
         system: where ``proc`` and ``sys`` are mounted.
     """
     free = psutil.virtual_memory().available
-    return max(0, min([free, *(room for group in _groups(system) for room in _room(group))]))
+    return max(0, min([free, *(free for group in _groups(system) for free in _free_in(group))]))
 
 
 def _groups(system: Path) -> Iterator[Path]:
-    """The process's control groups and those around them; a limit holds for all below it."""
+    """Yield the process's control groups and their parents, whose limits hold for it too."""
     try:
         lines = (system / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux, or none told
+    except OSError:  # not Linux, or no /proc
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
             top = system / "sys/fs/cgroup" / controllers
-            own = top / path.lstrip("/")  # in a container not below `top`: only `top` is there
+            own = top / path.lstrip("/")  # in a container only `top` may exist
             yield from (group for group in (own, *own.parents) if group.is_relative_to(top))
 
 
-def _room(group: Path) -> Iterator[int]:
-    for limit, use, reclaimable in _FILES:
+def _free_in(group: Path) -> Iterator[int]:
+    for limit, usage, reclaimable in _FILES:
         try:
-            bound = (group / limit).read_text(encoding="utf-8").strip()
-            taken = int((group / use).read_text(encoding="utf-8"))
-            told = (group / "memory.stat").read_text(encoding="utf-8")
+            maximum = (group / limit).read_text(encoding="utf-8").strip()
+            used = int((group / usage).read_text(encoding="utf-8"))
+            statistics = (group / "memory.stat").read_text(encoding="utf-8")
         except OSError:
             continue
-        if bound != "max":
-            stat = dict(line.split() for line in told.splitlines())
-            yield int(bound) - taken + int(stat.get(reclaimable, 0))
+        if maximum != "max":
+            stat = dict(line.split() for line in statistics.splitlines())
+            yield int(maximum) - used + int(stat.get(reclaimable, 0))

@@ -1,7 +1,7 @@
-"""What comes from elsewhere, looked at before anything is done with it.
+"""Validate untrusted store metadata (``zarr.json``, root attributes) before it is used.
 
-A store, the list of its files and a catalogue were written by somebody else, another release or
-nobody who means well. What the checksums approve may still be no store that can be read.
+A store may come from another release, or from an attacker. Matching checksums do not make its
+metadata valid.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from cache.store.recipe import (
 
 STATUSES = ("ok", "no_audio", "no_video", "failed")
 COLUMNS = ("id", "status", "error", "duration")
-"""The table of utterances."""
+"""Columns of the utterance table, of which ``status`` has one of `STATUSES`."""
 
 LARGEST_METADATA = 16 << 20
-"""Bytes that a ``zarr.json`` may have."""
+"""Maximum size of a ``zarr.json`` in bytes."""
 
 _LITTLE = [{"name": "bytes", "configuration": {"endian": "little"}}]
 PLAIN = {
     **dict.fromkeys(("float16", "float32", "float64", "int64"), _LITTLE),
     "string": [{"name": "vlen-utf8"}],
 }
-"""The types of a store's arrays, each with the codecs of one that is not compressed."""
+"""The data types of a store's arrays, each with the codecs of an uncompressed array."""
 
 
 class NewerFormatError(ValueError):
-    """A store of a format that only a later release knows."""
+    """A store has a newer format than this release can read."""
 
 
 def parse_json(raw: bytes, where: str) -> Any:
-    """A value from JSON; ``where`` is named in errors.
+    """Parse JSON; ``where`` is named in errors.
 
     Raises:
-        ValueError: it is none, or nested beyond all measure.
+        ValueError: it is not valid JSON, or nested too deeply.
     """
     try:
         return json.loads(raw)
@@ -54,19 +54,23 @@ def parse_json(raw: bytes, where: str) -> Any:
 
 
 def is_count(value: Any) -> bool:
-    """Whether this is a number of bytes, files or rows: no truth value, no fraction, no giant."""
+    """Whether a value is a valid number of bytes, files or rows: an int from 0 to below 2^63."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def is_sha256(value: Any) -> bool:
-    """Whether this is a SHA-256 as we write it, 64 hex digits."""
+    """Whether a value is a SHA-256 of 64 lower-case hex digits."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 class ArrayMetadata(NamedTuple):
-    """What the ``zarr.json`` of an array says: shape, shape of a chunk, type, whether it is plain.
+    """The metadata of one array, from its ``zarr.json``.
 
-    Plain is an array whose chunk files are its pieces, neither compressed nor sharded.
+    Attributes:
+        shape: shape of the array.
+        chunk: shape of a chunk.
+        dtype: one of `PLAIN`.
+        plain: whether the array is neither compressed nor sharded.
     """
 
     shape: tuple[int, ...]
@@ -76,11 +80,15 @@ class ArrayMetadata(NamedTuple):
 
 
 def read_array_metadata(folder: Path, dimensions: int) -> ArrayMetadata:
-    """The metadata of an array of a store, which has so many dimensions.
+    """Read the metadata of an array.
+
+    Args:
+        folder: the array's folder.
+        dimensions: its expected number of dimensions.
 
     Raises:
-        ValueError: it is no such array.
-        OSError: there is none.
+        ValueError: the metadata is invalid.
+        OSError: it cannot be read.
     """
     where = folder / "zarr.json"
     meta = parse_json(read_regular(where, LARGEST_METADATA), str(where))
@@ -89,26 +97,26 @@ def read_array_metadata(folder: Path, dimensions: int) -> ArrayMetadata:
         kind, codecs = meta["data_type"], meta["codecs"]
         good = len(shape) == len(chunk) == dimensions and kind in PLAIN and codecs
         good = good and all(map(is_count, (*shape, *chunk))) and 0 not in chunk
-        # Zarr's releases write an empty configuration or none.
-        told = [{key: value for key, value in codec.items() if value} for codec in codecs]
+        # Depending on the release, Zarr writes an empty configuration or omits it.
+        without_empty = [{key: value for key, value in codec.items() if value} for codec in codecs]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} is not feature-store metadata: {error!r:.200}") from error
     if not good:
         found = f"{kind!r:.50}, shape {shape!r:.50}, chunks {chunk!r:.50}"
         raise ValueError(f"{where} is not feature-store metadata: an array of {found}")
-    return ArrayMetadata(tuple(shape), tuple(chunk), kind, told == PLAIN[kind])
+    return ArrayMetadata(tuple(shape), tuple(chunk), kind, without_empty == PLAIN[kind])
 
 
 def parse_attributes(raw: bytes, where: str) -> dict[str, Any]:
-    """A store's root attributes from its ``zarr.json``: all that a reader goes by is as it must be.
+    """Parse a store's root ``zarr.json`` and validate the attributes that a reader uses.
 
     Args:
         raw: the bytes of ``zarr.json``.
-        where: what is named in errors.
+        where: named in errors.
 
     Raises:
-        NewerFormatError: the store needs a later release.
-        ValueError: these are no attributes of a feature store, or they contradict each other.
+        NewerFormatError: the store has a newer format.
+        ValueError: these are not the attributes of a feature store, or they are inconsistent.
     """
     root = parse_json(raw, where)
     found = root.get("attributes") if isinstance(root, dict) else None
@@ -118,10 +126,10 @@ def parse_attributes(raw: bytes, where: str) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise NewerFormatError(
             f"{where} has format version {version}, this release reads {FORMAT_VERSION}; "
-            "install a release that knows it, or extract again"
+            "install a newer release, or extract again"
         )
     try:
-        wrong = "format_version" if version != FORMAT_VERSION else _wrong(found)
+        wrong = "format_version" if version != FORMAT_VERSION else _invalid_attribute(found)
         json.dumps(found, ensure_ascii=False).encode()  # no lone surrogate
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise ValueError(f"{where} is not feature-store metadata: {e!r:.200}") from e
@@ -131,13 +139,13 @@ def parse_attributes(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def read_attributes(store: Path) -> dict[str, Any]:
-    """The root attributes of a local store; errors as for `parse_attributes`, and OSError."""
+    """Read the root attributes of a local store; errors as for `parse_attributes`, and OSError."""
     path = store / "zarr.json"
     return parse_attributes(read_regular(path, LARGEST_METADATA), str(path))
 
 
-def _wrong(found: Mapping[str, Any]) -> str:
-    """Which of the root attributes cannot be; empty if none."""
+def _invalid_attribute(found: Mapping[str, Any]) -> str:
+    """Name the first root attribute that is invalid; empty if all are valid."""
     recipe, widths, counts = found["recipe"], found["widths"], found["counts"]
     made = Recipe(**{field.name: recipe[field.name] for field in fields(Recipe)})
     store_name(made.encoder, made.sampling, found["digest"])

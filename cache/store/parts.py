@@ -1,9 +1,8 @@
-"""An extraction's unfinished business: one part per block of utterances.
+"""Partial results of an extraction: one safetensors file per finished block of utterances.
 
-A part is a safetensors file named after the SHA-256 of its bytes. It is written aside, synced and
-renamed, so it is there and right or not there; whoever finds one may trust it after checking its
-name. Parts of several runs, of other block sizes or from other machines may lie side by side:
-equal utterances have equal values.
+A part is named after the SHA-256 of its bytes and written atomically: a file whose name matches its
+bytes is complete. Parts of several runs, block sizes or machines may be in one folder: equal
+utterances have equal values.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one utterance.
+    """The outcome of extracting one utterance.
 
     Attributes:
         id: the manifest's utterance id.
@@ -44,7 +43,7 @@ class Record:
         duration: length of the utterance in seconds, 0 when ``failed``.
         audio_frames: rows in the audio features.
         vision_frames: rows in the vision features.
-        text_frames: rows in the text features, of stores that have such.
+        text_frames: rows in the text features; 0 in a store without text.
     """
 
     id: str
@@ -56,13 +55,13 @@ class Record:
     text_frames: int = 0
 
     def frames(self, modality: str) -> int:
-        """Rows this utterance has in one modality."""
+        """Number of rows in one modality."""
         return int(getattr(self, f"{modality}_frames"))
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of finished utterances: the records, and where their rows lie in the file."""
+    """One file of finished utterances: the records, and where in the file their rows are."""
 
     path: Path
     records: tuple[Record, ...]
@@ -86,17 +85,17 @@ class Part:
 
 
 class Parts:
-    """The folder ``<store>.parts``, where blocks wait until all of them are there."""
+    """The folder ``<store>.parts``, which holds finished blocks until all utterances are done."""
 
     def __init__(self, store: Path) -> None:
         self.folder = TempPath.PARTS.next_to(store)
 
     def write(self, records: list[Record], features: dict[str, np.ndarray], dtype: str) -> Path:
-        """Keep a block of finished utterances.
+        """Write a block of finished utterances.
 
         Args:
             records: one per utterance, in the order of the rows.
-            features: per modality the utterances' rows one after the other, float32 ``[sum T, d]``.
+            features: the concatenated rows of the utterances per modality, float32 ``[sum T, d]``.
             dtype: the stored type.
 
         Raises:
@@ -107,7 +106,7 @@ class Parts:
         plain = [asdict(record) for record in records]
         if "text" not in features:
             for row in plain:
-                del row["text_frames"]  # such parts are the same bytes as ever
+                del row["text_frames"]  # keeps the bytes of such parts as they were before text
         data = save(tensors, {"records": json.dumps(plain)})
         path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}.part"
         try:
@@ -120,7 +119,7 @@ class Parts:
         return path
 
     def read(self) -> list[Part]:
-        """All parts that are whole, by name; a damaged one is dropped and said."""
+        """Read all parts, sorted by name; a damaged one is deleted with a warning."""
         parts = []
         for path in sorted(self.folder.glob("*.part")):
             try:
@@ -130,11 +129,11 @@ class Parts:
                     continue
                 parts.append(_open(path))
             except FileNotFoundError:
-                continue  # another run published meanwhile and removed it
+                continue  # another run published the store and removed the part
         return parts
 
     def remove(self) -> None:
-        """Delete the folder: its content is published."""
+        """Delete the folder, after its content was published."""
         remove_tree(self.folder)
         if self.folder.parent.exists():
             sync(self.folder.parent)
@@ -143,7 +142,7 @@ class Parts:
 def round_to_dtype(
     records: list[Record], features: dict[str, np.ndarray], dtype: str
 ) -> dict[str, np.ndarray]:
-    """Features as a store of ``dtype`` holds them; arguments and errors as for `Parts.write`."""
+    """Round features to the stored ``dtype``; arguments and errors as for `Parts.write`."""
     stored = {}
     for modality, rows in features.items():
         values = np.ascontiguousarray(rows)
@@ -154,10 +153,10 @@ def round_to_dtype(
 
 
 def best_per_id(parts: Iterable[Part]) -> dict[str, tuple[Part, int]]:
-    """Where each finished utterance lies: ``id -> (part, index in the part)``.
+    """Map each finished utterance to its place: ``id -> (part, index in the part)``.
 
-    The same utterance may stand in several parts (two runs at once, a retry after a failure): one
-    with features wins over a failed one.
+    If an utterance is in several parts (two runs at once, a retry after a failure), one with
+    features is preferred to a failed one.
     """
     found: dict[str, tuple[Part, int]] = {}
     for part in parts:
@@ -183,9 +182,9 @@ def _check_range(records: list[Record], modality: str, values: np.ndarray, dtype
         return
     bad_row = int(np.flatnonzero(~good)[0])
     ends = np.cumsum([record.frames(modality) for record in records])
-    culprit = records[int(np.searchsorted(ends, bad_row, side="right"))]
+    record = records[int(np.searchsorted(ends, bad_row, side="right"))]
     worst = values[bad_row][np.argmax(~(np.abs(values[bad_row]) <= limit))]
-    remedy = "extract with --dtype float32" if np.isfinite(worst) else "look at the encoder"
+    remedy = "extract with --dtype float32" if np.isfinite(worst) else "check the encoder"
     raise ValueError(
-        f"utterance {culprit.id!r}: {modality} feature {worst} does not fit {dtype}; {remedy}"
+        f"utterance {record.id!r}: {modality} feature {worst} does not fit {dtype}; {remedy}"
     )

@@ -53,7 +53,7 @@ def publish(
 
     Args:
         store: path of the store to publish; its parts are in ``<store>.parts``.
-        recipe: what the features were made from.
+        recipe: the recipe of the features.
         widths: columns per modality.
         about: further root attributes (manifest digest, licence, creator, tool versions, ...).
         ids: every utterance that the store must hold.
@@ -64,7 +64,7 @@ def publish(
         deleted: equal recipes give equal features.
 
     Raises:
-        ValueError: an utterance is in no part, or the disk is full.
+        ValueError: an utterance is missing from the parts, or the disk is full.
     """
     parts = Parts(store)
     with locked(staging_lock(parts.folder)) as alone:  # others wait, then find the store
@@ -93,7 +93,7 @@ def _publish(
             return  # without locks, another process may publish and remove the parts we read
         if missing:
             raise ValueError(
-                f"{store}: {len(missing)} utterances are in no part: {preview(missing)}"
+                f"{store}: {len(missing)} utterances are missing from the parts: {preview(missing)}"
             )
         rows: list[Row] = [found[i] for i in sorted(ids)]
         needed = bytes_of(rows, widths, recipe.dtype)
@@ -117,15 +117,15 @@ def republish(
 ) -> Path:
     """Replace a published store by one whose failed utterances are taken from parts.
 
-    All other rows are copied byte for byte. A failed utterance that is in no part is kept as it is.
+    All other rows are copied byte for byte. A failed utterance without a new part is kept as it is.
     A reader sees the old store or the new one; files of the old one that are mapped stay valid.
 
-    Everything but the store itself, the lock too, is in the folder of the parts: what a killed run
-    leaves there is removed by the next one.
+    The lock and the new store are in the folder of the parts, so the next run removes what a killed
+    run leaves.
 
     Args:
         store: the published store.
-        recipe: what its features were made from.
+        recipe: the recipe of its features.
         widths: columns per modality of the parts.
         about: further root attributes, as for :func:`publish`.
         retried: the parts; they are removed at the end.

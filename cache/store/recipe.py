@@ -1,6 +1,6 @@
-"""What a store was made from, and the digest that names it.
+"""Recipe: everything that decides the values in a store, and the digest that names the store.
 
-Two extractions with equal recipes give equal features, wherever and however they ran. So a recipe
+Two extractions with equal recipes give equal features, whatever machine they ran on. So a recipe
 holds what changes a value and nothing else: no path, no host, no worker count, no batch size.
 """
 
@@ -17,27 +17,27 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FORMAT_VERSION = 1
-MODALITIES = ("audio", "vision")  # what an encoder gives
-STORABLE = (*MODALITIES, "text")  # what a store may hold
+MODALITIES = ("audio", "vision")  # the outputs of an encoder
+STORABLE = (*MODALITIES, "text")  # the modalities that a store may have
 DTYPES = ("float16", "float32")
 STORE_NAME = r"[^./\\][^/\\]*-[0-9.e+-]+fps-[0-9a-f]{12}\.zarr"
-"""What :func:`store_name` gives, as a regular expression."""
+"""Regular expression of the names that :func:`store_name` returns."""
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with one spelling per value: keys sorted, no white space, no NaN."""
+    """Serialise to JSON with one spelling per value: keys sorted, no white space, no NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 (64 hex digits) of a JSON-able value's canonical spelling."""
+    """SHA-256 (64 hex digits) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def digest_of_utterances(rows: Iterable[tuple[Any, ...]]) -> str:
-    """SHA-256 of what is cut out of which video, whatever the order of the rows.
+    """SHA-256 of the segments that are extracted from each video, independent of the order of rows.
 
     Args:
         rows: ``(id, video, start, end, crop)`` per utterance; ``None`` where a value is absent.
@@ -46,10 +46,14 @@ def digest_of_utterances(rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 def check_name(what: str, name: Any) -> None:
-    """Refuse a name that no folder can have on every system, or that would be a hidden one.
+    """Check that a name is a valid, visible folder name on every system.
+
+    Args:
+        what: what the name is of, for the message.
+        name: the name; any value is accepted.
 
     Raises:
-        ValueError: it is such a name, or no string.
+        ValueError: it is not.
     """
     good = isinstance(name, str) and name and name == name.strip() and not name.startswith(".")
     if not good or any(c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs") for c in name):
@@ -57,29 +61,29 @@ def check_name(what: str, name: Any) -> None:
 
 
 def check_place(dataset: Any, name: Any) -> None:
-    """Refuse what is not called ``<dataset>/<store name>`` as a recipe calls its store.
+    """Check that ``<dataset>/<name>`` has the form of a store's path.
 
-    Whatever names a store from elsewhere comes by here before a folder of that name is touched.
+    Every name that comes from a share is checked here before a folder with that name is touched.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not.
     """
     check_name("dataset", dataset)
     check_name("store", name)
     if not re.fullmatch(STORE_NAME, name):
         raise ValueError(
-            f"{name!r} is no name of a store; one is called <encoder>-<fps>fps-<12 digits>.zarr"
+            f"{name!r} is not the name of a store: <encoder>-<fps>fps-<12 digits>.zarr"
         )
 
 
 def store_name(encoder: str, sampling: Mapping[str, Any], digest: str) -> str:
-    """``<encoder>-<sampling>-<digest12>.zarr``."""
+    """The name of a store's folder: ``<encoder>-<fps>fps-<digest12>.zarr``."""
     return f"{encoder}-{sampling['fps']:g}fps-{digest[:12]}.zarr"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the values in a store.
+    """The inputs and settings that decide the values in a store.
 
     Attributes:
         dataset: name of the dataset.
@@ -114,17 +118,17 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """64 hex digits: equal for equal recipes on every machine."""
+        """SHA-256, 64 hex digits: equal for equal recipes on every machine."""
         return digest_of({"format_version": FORMAT_VERSION, **self.as_dict()})
 
     @property
     def store_name(self) -> str:
-        """``<encoder>-<sampling>-<digest12>.zarr``, a folder below ``<root>/<dataset>/``."""
+        """The name of the store's folder in ``<root>/<dataset>/``, see :func:`store_name`."""
         return store_name(self.encoder, self.sampling, self.digest)
 
 
 def user_name() -> str:
-    """The user's name; their numeric id where the system has no name, as in many containers."""
+    """The user's name, or the numeric id if the system has no name for it (as in containers)."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # KeyError up to Python 3.12

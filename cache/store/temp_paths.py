@@ -1,4 +1,4 @@
-"""Names of the temporary files and folders of a store: made and recognised here only."""
+"""Make and recognise the names of a store's temporary files and folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cache.store.recipe import STORE_NAME
 
 
 class TempPath(Enum):
-    """What may be next to a store while a command runs, or after it was killed.
+    """The kinds of paths that a running or killed command may leave next to a store.
 
     The value is the form of its name: ``{store}`` is the store's name, ``{random}`` 32 hex digits.
     """
@@ -38,7 +38,7 @@ class TempPath(Enum):
     """Claims and incomplete files of an unfinished push, on the share."""
 
     def name_for(self, store: str) -> str:
-        """The name for the store called ``store``; another one each time if it has random digits.
+        """Return the name for the store called ``store``; a new one each time if it is random.
 
         ``store`` may be the name of one of these paths: the new one belongs to the same store.
         """
@@ -46,7 +46,7 @@ class TempPath(Enum):
         return str(self.value).format(store=found[1] if found else store, random=uuid.uuid4().hex)
 
     def next_to(self, store: Path) -> Path:
-        """The path in the folder of ``store``, with the name of :meth:`name_for`."""
+        """Return the path in the folder of ``store`` with the name of :meth:`name_for`."""
         return store.with_name(self.name_for(store.name))
 
 
@@ -61,7 +61,7 @@ _PATTERNS = {
 
 
 def recognise(name: str) -> tuple[TempPath, str] | None:
-    """What a name next to stores is, and the name of its store; None if it is not one of ours."""
+    """Return the kind of a temporary path and the name of its store; None for any other name."""
     for kind, pattern in _PATTERNS.items():
         if match := pattern.fullmatch(name):
             return kind, match[1]
