@@ -112,8 +112,8 @@ def _labels(manifest: Manifest) -> Table:
     for split in SPLITS:
         table.add_column(split, justify="right")
     split_of = manifest.table["split"]
-    for name, holds in _groups(manifest.card, manifest.table):
-        table.add_row(name, *(str(int((holds & (split_of == split)).sum())) for split in SPLITS))
+    for name, mask in _groups(manifest.card, manifest.table):
+        table.add_row(name, *(str(int((mask & (split_of == split)).sum())) for split in SPLITS))
     if manifest.card.task == "regression":
         labels = [manifest.split(split)["label"] for split in SPLITS]
         table.add_section()

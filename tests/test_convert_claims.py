@@ -1,4 +1,4 @@
-"""Files that claim more than they hold or show what is not theirs; stores too large for one."""
+"""Files that claim more than they contain or link to other files; features too large for memory."""
 
 import pickle
 import struct
@@ -46,7 +46,7 @@ def zipped(path, members: dict[str, bytes]):
 
 
 def claiming(path, name: str, data: bytes, size: int):
-    """An npz whose directory, which is what a reader is told, gives one member another size."""
+    """Write an npz whose directory gives one member another size."""
     member = zipfile.ZipInfo(f"{name}.npy")
     member.extra = struct.pack("<HHQ", 1, 8, size)
     with zipfile.ZipFile(path, "w") as archive:
@@ -79,7 +79,7 @@ def test_links_of_an_h5_are_refused(tmp_path, place, kind):
         read(path, "h5")
 
 
-def test_a_second_name_in_the_same_file_is_no_link_elsewhere(tmp_path):
+def test_a_second_name_in_the_same_file_is_accepted(tmp_path):
     path = write_h5(tmp_path / "f.h5", RAGGED_FILE)
     with h5py.File(path, "a") as file:
         file["vision"] = file["audio"]
@@ -133,7 +133,7 @@ def test_a_column_of_an_h5_larger_than_memory_is_refused(tmp_path, name):
 
 
 def h5_of_rows(path, rows: int, count: int):
-    """Rows that were never written: the file is as small as ever."""
+    """Write an h5 with rows that were never written: the file stays small."""
     with h5py.File(path, "w") as file:
         file["ids"] = [f"u{n}" for n in range(count)]
         file.create_dataset("audio/values", (rows, 8), "f4", chunks=(1024, 8), compression="gzip")

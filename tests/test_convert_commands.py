@@ -147,7 +147,7 @@ def test_mistakes_end_with_one_clear_line(tmp_path, monkeypatch, capsys, command
 
 
 @pytest.mark.parametrize("dataset", [".", "..", "../up", "a\0b", "a\udc80"])
-def test_a_dataset_that_is_no_name_of_a_folder_is_refused(tmp_path, capsys, dataset):
+def test_a_dataset_name_that_a_folder_cannot_have_is_refused(tmp_path, capsys, dataset):
     path = write_npz(tmp_path / "f.npz", RAGGED_FILE)
     root = tmp_path / "deep" / "stores"
     command = ["import", str(path), "--from", "npz", "--stores", str(root), "--dataset", dataset]
@@ -158,7 +158,7 @@ def test_a_dataset_that_is_no_name_of_a_folder_is_refused(tmp_path, capsys, data
     assert not root.parent.exists()
 
 
-def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, capsys):
+def test_files_whose_names_are_not_unicode_are_read_and_written(tmp_path, capsys):
     """They cannot be printed as they are: the captured output is strict UTF-8, as a terminal."""
     folder = tmp_path / os.fsdecode(b"\xff")
     folder.mkdir()
@@ -175,7 +175,7 @@ def test_files_whose_names_are_no_text_are_read_and_written(tmp_path, capsys):
 @pytest.mark.parametrize(
     "command", [["import", "f", "--from", "zip"], ["export", "s", "--to", "h5"]]
 )
-def test_bad_usage_is_told_apart(command):
+def test_bad_usage_has_its_own_exit_status(command):
     with pytest.raises(SystemExit) as exit_:
         main(command)
     assert exit_.value.code == 2
@@ -202,7 +202,7 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
     assert not list(tmp_path.glob("*f.pkl*"))
 
 
-def test_utterances_outside_the_manifest_are_told(tmp_path):
+def test_utterances_outside_the_manifest_are_reported(tmp_path):
     store = build_store(tmp_path)
     notes = export(store, "mmsa", tmp_path / "f.pkl", manifest_of(tmp_path, ["a", "b"]))
     assert any("3 utterances of the store are not in the manifest" in note for note in notes)

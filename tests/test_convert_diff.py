@@ -35,11 +35,11 @@ def test_blocks_cover_every_row_once_and_tell_how_far_they_are(tmp_path):
     place = shape[0] - FRAMES - 1  # in the last utterance but one
     theirs["vision"][place, 7] += 5
     theirs["audio"][:] = ours["audio"]
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     found = diff(
         store_of(tmp_path / "a", ours),
         store_of(tmp_path / "b", theirs),
-        on_bytes=lambda done, in_all: told.append((done, in_all)),
+        on_bytes=lambda done, in_all: calls.append((done, in_all)),
     )
     x, y = (torch.from_numpy(rows["vision"]).double() for rows in (ours, theirs))
     distance = found.values["vision"]
@@ -50,10 +50,10 @@ def test_blocks_cover_every_row_once_and_tell_how_far_they_are(tmp_path):
     lowest = float(torch.cosine_similarity(x, y, dim=1).min())
     assert distance.cosine == pytest.approx(lowest, rel=1e-12)
     assert found.values["audio"].cosine == 1
-    assert len(told) == 4
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert {in_all for _, in_all in told} == {told[-1][0]}
-    assert told[-1][0] == sum(rows.nbytes for rows in ours.values())
+    assert len(calls) == 4
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert {in_all for _, in_all in calls} == {calls[-1][0]}
+    assert calls[-1][0] == sum(rows.nbytes for rows in ours.values())
 
 
 def test_zeros_and_the_smallest_values_have_a_cosine_too(tmp_path):

@@ -1,4 +1,4 @@
-"""h5, npz and csv files from elsewhere."""
+"""h5, npz and csv files of other programs."""
 
 import os
 
@@ -163,7 +163,7 @@ def test_faults_of_a_csv_are_named(tmp_path, text, message):
         read(tmp_path / "f.csv", "csv", "audio")
 
 
-def test_a_gap_in_a_csv_is_no_number(tmp_path):
+def test_a_gap_in_a_csv_is_not_a_number(tmp_path):
     (tmp_path / "f.csv").write_text("id,f0,f1\na,1,2\nb,1,\n", encoding="utf-8")
     source = read(tmp_path / "f.csv", "csv", "vision")
     with pytest.raises(ValueError, match="utterance 'b': vision row 0, column 1 is nan"):

@@ -105,7 +105,7 @@ def test_a_file_without_text_features_gives_a_store_without(tmp_path):
         assert not any("text" in name for name in tree_of(store))
 
 
-def test_no_text_leaves_text_features_out_whatever_they_are(tmp_path, capsys):
+def test_no_text_ignores_text_features_of_any_kind(tmp_path, capsys):
     path = mmsa_file(tmp_path, GOOD | {"text": ["words", "more words"]})
     command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--stores", str(tmp_path)]
     assert main(command) == 1

@@ -103,7 +103,7 @@ def test_mmsa_files_have_the_structure_that_mmsa_reads(tmp_path):
             *("vision_lengths", "annotations", "regression_labels", "regression_labels_T"),
             "classification_labels",
         }
-    told = {
+    found = {
         (annotation, float(label), float(number))
         for part in content.values()
         for annotation, label, number in zip(
@@ -113,7 +113,7 @@ def test_mmsa_files_have_the_structure_that_mmsa_reads(tmp_path):
             strict=True,
         )
     }
-    assert told == {("Negative", -1.5, 0.0), ("Neutral", 0.0, 1.0), ("Positive", 2.0, 2.0)}
+    assert found == {("Negative", -1.5, 0.0), ("Neutral", 0.0, 1.0), ("Positive", 2.0, 2.0)}
 
 
 def test_order_in_the_file_means_nothing(tmp_path):

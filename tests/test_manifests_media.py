@@ -141,7 +141,7 @@ def test_csv_round_trip(tmp_path_factory, rows, encoding):
         (b"a,b\n1,2,3\n\n4", r"(?s)row 2: 3 cells, the header has 2.*row 4: 1 cells"),
     ],
 )
-def test_broken_csv_is_told(content, says, tmp_path):
+def test_a_broken_csv_is_an_error(content, says, tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=says) as error:

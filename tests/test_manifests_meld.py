@@ -91,7 +91,7 @@ def test_clips_wherever_the_archives_were_unpacked(release, tmp_path, capsys):
     for name in ("train/train_splits/dia0_utt0.mp4", "train/train_splits/._dia0_utt0.mp4"):
         clip(release, name)
     clip(release, "dev_splits_complete/dia0_utt0.mp4")
-    clip(release, "dev_splits_complete/dia66_utt9.mp4")  # nobody labelled it
+    clip(release, "dev_splits_complete/dia66_utt9.mp4")  # without a label
     clip(release, "__MACOSX/output_repeated_splits_test/._dia0_utt0.mp4")
     names = ("dia0_utt0", "final_videos_testdia0_utt0", "final_videos_testdia0_utt1")
     for name in (*names, "._final_videos_testdia3_utt4"):

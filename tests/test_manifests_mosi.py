@@ -62,7 +62,7 @@ def test_the_same_row_twice_is_taken_once(tmp_path):
     assert notes == ["label.csv: 2 duplicate rows, used once: row 7, 8"]
 
 
-def test_windows_1252_is_read_and_told(tmp_path):
+def test_windows_1252_is_read_and_reported(tmp_path):
     clips(tmp_path)
     (tmp_path / "label.csv").write_bytes(
         "\n".join([HEADER, "a,1,a café,0,,,,Neutral,TRAIN"]).encode("cp1252")
@@ -102,7 +102,7 @@ def test_faults_name_file_and_row(rows, says, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
-def test_texts_with_a_history_are_mended_or_empty_and_told(tmp_path):
+def test_garbled_texts_are_repaired_or_emptied_and_reported(tmp_path):
     """A release is not the user's to mend: a few bad cells of many thousand end no build."""
     texts = ["don’t say Ã©", "don\x92t", "lost\ufffdmark", "café “one”", " "]
     rows = [f"a,{i},{text},1,,,,,train" for i, text in enumerate(texts)]
@@ -205,7 +205,7 @@ def test_sdk_files(name, width, folder, tmp_path):
     table = manifest.table.set_index("id")
     assert list(table.index) == ["127470[0]", "c[0]", "vid b[0]", "vid-a[0]", "vid-a[1]"]
     assert list(table["split"]) == ["train", "test", "valid", "train", "train"]
-    # A pause is no word, and a word belongs to the segment that its middle lies in.
+    # A pause is not a word, and a word belongs to the segment that its middle is in.
     assert list(table["text"]) == ["naïve", "yes", "one two", "well this", "ends"]
     assert list(table["label"]) == [0, 2, 1, 1.5, -3]
     assert table.loc["vid-a[1]", ["start", "end"]].tolist() == [2, 4]
@@ -216,7 +216,7 @@ def test_sdk_files(name, width, folder, tmp_path):
         "excluded 1 segments with an empty interval",
         "excluded 1 segments without a word",
     ]
-    # Its segments are others than the single clips, whose counts are no longer promised.
+    # Its segments differ from the single clips, so the release's counts are removed.
     assert manifest.card.splits["train"]["release"] is None
     assert manifest.card.splits["test"]["paper"] == {"mosi": 686, "mosei": 4659}[name]
 
@@ -265,7 +265,7 @@ def test_a_missing_file_says_where_to_get_it(gone, says, tmp_path):
         adapters.build("mosei", tmp_path)
 
 
-def test_broken_sequences_are_told(tmp_path):
+def test_broken_sequences_are_errors(tmp_path):
     labels = sdk(tmp_path) / "csd/CMU_MOSEI_Labels.csd"
     sdk(tmp_path, width=6)
     with pytest.raises(ValueError, match=r"Labels.csd: video '127470': 6 labels per segment"):
@@ -284,7 +284,7 @@ def test_broken_sequences_are_told(tmp_path):
         ("<html>", "not a Python file"),
     ],
 )
-def test_broken_folds_are_told(text, says, tmp_path):
+def test_broken_folds_are_errors(text, says, tmp_path):
     path = tmp_path / "cmu_mosi_std_folds.py"
     path.write_text(text)
     with pytest.raises(ValueError, match=says):

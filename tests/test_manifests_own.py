@@ -171,7 +171,7 @@ def test_several_classes_keep_the_cards_capitals(tmp_path):
     assert manifest.table[["Joy", "RAGE"]].to_numpy().tolist() == [[1, 0], [0, 0], [1, 1]]
 
 
-def test_a_language_model_of_the_hub_is_told_before_anything_is_extracted(tmp_path, capsys):
+def test_a_language_model_of_the_hub_is_reported_before_extraction(tmp_path, capsys):
     card = (
         "name: mine\ntitle: M\ntask: regression\nrange: [0, 2]\nlanguage_model: bert-base-chinese"
     )
@@ -192,7 +192,7 @@ def test_without_transcripts(tmp_path):
     Manifest.load(manifest.save(tmp_path / "out")).check()
 
 
-def test_labels_that_look_like_a_slip_are_told(tmp_path):
+def test_labels_that_look_like_typing_errors_are_reported(tmp_path):
     labels = ["1", "2", "n/a", "2", "3"]
     rows = [f"u{i},v{i}.mp4,{label},text" for i, label in enumerate(labels)]
     _, notes = adapters.build("mine", write(tmp_path, PLAIN, *rows))
@@ -262,7 +262,7 @@ def test_the_draw_is_the_one_we_published():
     assert draw_splits("abcdefghij", seed=2) != drawn
 
 
-def test_speakers_in_several_splits_are_told_or_refused(tmp_path):
+def test_speakers_in_several_splits_are_reported_or_refused(tmp_path):
     rows = ["a,a.mp4,x,t,train,ann", "b,b.mp4,y,t,valid,ben", "c,c.mp4,x,t,test,ann"]
     root = write(tmp_path, PLAIN + ",split,speaker", *rows)
     _, notes = adapters.build("mine", root)
@@ -330,7 +330,7 @@ def test_faults_name_file_row_and_remedy(lines, says, tmp_path):
         ("name: mine\ntitle: M\ntask: classification\nclasses: [no, yes]", "quote them"),
     ],
 )
-def test_a_wrong_card_is_told(card, says, tmp_path):
+def test_a_wrong_card_is_an_error(card, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         adapters.build("mine", write(tmp_path, PLAIN, *ROWS, card=card))
 

@@ -94,7 +94,7 @@ def test_any_three_clips_fill_three_splits(tmp_path_factory, names):
         assert set(manifest.split("train")["label"]) == set(manifest.table["label"])
 
 
-def test_other_files_are_skipped_and_told(tmp_path, capsys):
+def test_other_files_are_skipped_and_reported(tmp_path, capsys):
     names = speech(5)
     silent, sound, song = (
         "02" + names[0][2:],

@@ -56,7 +56,7 @@ def test_clips_of_one_film_may_be_in_several_splits(tmp_path):
     assert manifest.table.groupby("dialogue")["split"].nunique()["video_0001"] == 2
 
 
-def test_the_unsupervised_part_is_left_out_of_v2_alone(tmp_path):
+def test_the_unsupervised_part_of_v2_is_excluded(tmp_path):
     release(tmp_path, [*ROWS, "aqgy1_0001,00000,没有标签,,,,,,train"], "meta.csv")
     manifest, notes = adapters.build("simsv2", tmp_path)
     assert len(manifest.table) == 3

@@ -75,7 +75,7 @@ def test_command_line_finds_the_clips(tmp_path, capsys):
     assert Manifest.load(out).table["video"].iloc[0] == "clips/urfunny2_videos/64.mp4"
 
 
-def test_an_empty_punchline_is_left_out_and_told(tmp_path):
+def test_an_empty_punchline_is_excluded_and_reported(tmp_path):
     sentences = SENTENCES | {11: entry(" ", ["then"])}
     root = write_release(tmp_path, language_sdk=sentences)
     manifest, notes = adapters.build("urfunny", root, media=False)

@@ -50,19 +50,19 @@ def export(
             format, an id cannot be written in this format, or the memory cannot hold the file.
     """
     check_export(to, out, manifest)
-    cache = open_store(store)
+    opened = open_store(store)
     with _new_file(out) as file:
         if to == "h5":
-            _check_text(cache, "HDF5")
-            _write_h5(cache, file, on_block)
+            _check_text(opened, "HDF5")
+            _write_h5(opened, file, on_block)
         elif to == "npz":
-            _check_text(cache, "npz")
-            _write_npz(cache, file)
+            _check_text(opened, "npz")
+            _write_npz(opened, file)
         else:
             assert manifest is not None
             table = read_manifest(manifest)
-            notes = write_mmsa(cache, table, file)
-            excluded = len(set(cache.ids) - set(table["id"]))
+            notes = write_mmsa(opened, table, file)
+            excluded = len(set(opened.ids) - set(table["id"]))
             if excluded:
                 notes.append(f"{excluded} utterances of the store are not in the manifest")
             return notes
@@ -94,75 +94,75 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_text(cache: FeatureStore, form: str) -> None:
-    for i in cache.ids:
+def _check_text(store: FeatureStore, form: str) -> None:
+    for i in store.ids:
         if "\0" in i:
-            raise ValueError(f"{cache.path}: the id {i!r} contains a NUL, which {form} cannot keep")
+            raise ValueError(f"{store.path}: the id {i!r} contains a NUL, which {form} cannot keep")
 
 
-def _about(cache: FeatureStore) -> dict[str, Any]:
+def _about(store: FeatureStore) -> dict[str, Any]:
     return {
         "layout": LAYOUT,
         "version": LAYOUT_VERSION,
-        "dataset": cache.dataset,
-        "store": json.dumps(cache.attributes, sort_keys=True, default=str),
+        "dataset": store.dataset,
+        "store": json.dumps(store.attributes, sort_keys=True, default=str),
     }
 
 
-def _columns(cache: FeatureStore) -> dict[str, np.ndarray]:
-    columns = {name: cache.column(name) for name in ("status", "error", "duration")}
+def _columns(store: FeatureStore) -> dict[str, np.ndarray]:
+    columns = {name: store.column(name) for name in ("status", "error", "duration")}
     # A NUL would end the text in either format; an error message loses nothing without it.
     columns["error"] = np.array([str(e).replace("\0", " ") for e in columns["error"]], dtype=object)
-    return {"ids": np.array(cache.ids, dtype=object), **columns}
+    return {"ids": np.array(store.ids, dtype=object), **columns}
 
 
 def _write_h5(
-    cache: FeatureStore, target: BinaryIO, on_block: Callable[[int, int], None] | None
+    store: FeatureStore, target: BinaryIO, on_block: Callable[[int, int], None] | None
 ) -> None:
-    features = cache.select(cache.ids, resident=False)
+    features = store.select(store.ids, resident=False)
     with h5py.File(target, "w") as file:
-        file.attrs.update(_about(cache))
-        for name, column in _columns(cache).items():
+        file.attrs.update(_about(store))
+        for name, column in _columns(store).items():
             text = column.dtype.kind not in "f"
             kind = h5py.string_dtype() if text else column.dtype
             file.create_dataset(name, data=column.astype(object) if text else column, dtype=kind)
         rows = {}
-        for modality, width in cache.widths.items():
-            offsets = cache.offsets(modality)
+        for modality, width in store.widths.items():
+            offsets = store.offsets(modality)
             file[f"{modality}/offsets"] = offsets
             shape = (int(offsets[-1]), width)
             rows[modality] = (
-                file.create_dataset(f"{modality}/values", shape, cache.recipe["dtype"]),
+                file.create_dataset(f"{modality}/values", shape, store.recipe["dtype"]),
                 offsets,
             )
-        for start in range(0, len(cache.ids), BLOCK):
-            stop = min(start + BLOCK, len(cache.ids))
+        for start in range(0, len(store.ids), BLOCK):
+            stop = min(start + BLOCK, len(store.ids))
             for modality, packed in features.batch(torch.arange(start, stop)).items():
                 values, offsets = rows[modality]
                 values[int(offsets[start]) : int(offsets[stop])] = packed.values.numpy()
             if on_block is not None:
-                on_block(stop, len(cache.ids))
+                on_block(stop, len(store.ids))
 
 
-def _write_npz(cache: FeatureStore, file: BinaryIO) -> None:
-    columns = _columns(cache)
-    _check_memory(cache, columns)
+def _write_npz(store: FeatureStore, file: BinaryIO) -> None:
+    columns = _columns(store)
+    _check_memory(store, columns)
     arrays = {
         name: column if column.dtype.kind == "f" else np.array([str(v) for v in column], dtype=str)
         for name, column in columns.items()
     }
-    features = cache.select(cache.ids, resident=True)  # in the store's order: nothing to gather
+    features = store.select(store.ids, resident=True)  # in the store's order: nothing to gather
     for modality, values in features.values.items():
         arrays[f"{modality}/values"] = values.numpy()
-        arrays[f"{modality}/offsets"] = cache.offsets(modality)
-    arrays["about"] = np.array(json.dumps(_about(cache)))
+        arrays[f"{modality}/offsets"] = store.offsets(modality)
+    arrays["about"] = np.array(json.dumps(_about(store)))
     np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes any name for allow_pickle
 
 
-def _check_memory(cache: FeatureStore, columns: Mapping[str, np.ndarray]) -> None:
-    itemsize = np.dtype(cache.recipe["dtype"]).itemsize
-    needed = sum(int(cache.offsets(m)[-1]) * width * itemsize for m, width in cache.widths.items())
+def _check_memory(store: FeatureStore, columns: Mapping[str, np.ndarray]) -> None:
+    itemsize = np.dtype(store.recipe["dtype"]).itemsize
+    needed = sum(int(store.offsets(m)[-1]) * width * itemsize for m, width in store.widths.items())
     for column in columns.values():
         if column.dtype.kind != "f":  # an array of strings is as wide as the longest of them
             needed += len(column) * 4 * max((len(str(text)) for text in column), default=0)
-    check_fits(f"{cache.path} as an npz file", needed, "; export to h5, which is written in blocks")
+    check_fits(f"{store.path} as an npz file", needed, "; export to h5, which is written in blocks")

@@ -245,11 +245,11 @@ def _table(path: Path, split: str, content: Mapping[str, Any], ids: list[str]) -
     return table
 
 
-def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list[str]:
+def write_mmsa(store: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list[str]:
     """Write the utterances of a manifest's table in MMSA's form, padded at the end with zeros.
 
     Args:
-        cache: the store.
+        store: the store.
         table: columns ``id``, ``split``, ``text``, ``label`` and optionally ``label_t/_a/_v``.
         file: the open file to write.
 
@@ -269,9 +269,9 @@ def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list
     names = {"label": "regression_labels"}
     names |= {column: name for column, name in UNIMODAL_KEYS.items() if column in table}
     labels = {name: _finite(table, column) for column, name in names.items()}
-    frames = cache.select(table["id"].tolist(), resident=False).lengths
+    frames = store.select(table["id"].tolist(), resident=False).lengths
     longest = {m: max(1, int(lengths.max())) for m, lengths in frames.items()}
-    padded = sum(len(table) * n * cache.widths[m] * 4.0 for m, n in longest.items())
+    padded = sum(len(table) * n * store.widths[m] * 4.0 for m, n in longest.items())
     check_fits("an mmsa file, padded to its longest utterances,", padded, "; export to h5 instead")
     content = {}
     for split in SPLITS:
@@ -284,10 +284,10 @@ def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list
             "text": np.zeros((len(ids), 0, 0), np.float32),
             "text_bert": np.zeros((len(ids), 3, 0), np.float32),
         }
-        features = cache.select(ids, resident=False)
+        features = store.select(ids, resident=False)
         for modality, packed in features.batch(torch.arange(len(ids))).items():
             lengths = packed.lengths.tolist()
-            x = np.zeros((len(ids), longest[modality], cache.widths[modality]), np.float32)
+            x = np.zeros((len(ids), longest[modality], store.widths[modality]), np.float32)
             mask = np.arange(x.shape[1])[None] < packed.lengths.numpy()[:, None]
             x[mask] = packed.values.numpy()
             part[modality] = x
@@ -299,7 +299,7 @@ def write_mmsa(cache: FeatureStore, table: pd.DataFrame, file: BinaryIO) -> list
         part["classification_labels"] = classes.astype(np.float32)
         content[split] = part
     pickle.dump(content, file, protocol=4)
-    lacking = "text_bert is" if "text" in cache.widths else "text and text_bert are"
+    lacking = "text_bert is" if "text" in store.widths else "text and text_bert are"
     return [f"{lacking} empty: the store has no such content"]
 
 

@@ -127,7 +127,7 @@ def _scene(who: Speaker) -> Image.Image:
 
 
 def _head(who: Speaker) -> Image.Image:
-    """Hair, ears and the skin of the face, on a transparent ground."""
+    """Draw hair, ears and the skin of the face on a transparent background."""
     side = SIZE * SCALE
     color = Image.new("RGB", (side, side), who.skin)
     mask = Image.new("L", (side, side), 0)
