@@ -69,8 +69,6 @@ def check_exists(path: str | Path) -> None:
     Raises:
         ValueError: neither the path exists nor an earlier store that its replacement moved away.
     """
-    from cache.store.temp_paths import TempPath
-
     path = Path(path)
     if not path.exists() and not TempPath.REPLACED.next_to(path).exists():
         raise ValueError(f"{path} does not exist; `python -m cache pull` fetches a shared store")
