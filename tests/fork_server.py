@@ -9,6 +9,7 @@ a child the signal 9 when it is about to do something for the third time. The an
 the exit status and the output of each child.
 """
 
+import importlib
 import json
 import os
 import socket
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # else each child imports it with its first optimiser, the next with its log
-import torch.utils.tensorboard
 
 import train.fit
 from train.__main__ import main
+
+# Modules that each child would otherwise import when it first needs them.
+for name in ("torch._dynamo", "torch.utils.tensorboard", "pyarrow.parquet", "train.study.study"):
+    importlib.import_module(name)
 
 COUNTED = {"AdamW.step": (torch.optim.AdamW, "step"), "fsync": (os, "fsync")}
 COUNTED |= {"rename": (Path, "replace"), "predict": (train.fit, "predict")}
