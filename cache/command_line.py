@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.store.temp_paths import TempPath
 from manifests.printing import escape_controls
 
 if TYPE_CHECKING:
