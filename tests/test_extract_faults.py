@@ -149,7 +149,7 @@ def test_training_refuses_crops_side_by_side(tmp_path):
         load_splits(
             manifest,
             FeatureStore.open(store),
-            Task.of(manifest.card),
+            Task.from_card(manifest.card),
             None,
             config,
         )
