@@ -1,4 +1,4 @@
-"""Decoding against files whose truth is known: numbered frames, clicks at known times."""
+"""Decode files with known content: numbered frames, clicks at known times."""
 
 import subprocess
 from fractions import Fraction
@@ -24,7 +24,7 @@ def ffmpeg(*arguments: object, stdin: bytes | None = None) -> None:
 def numbered(
     path: Path, count: int, rate: object, *options: object, inputs: tuple[object, ...] = ()
 ) -> Path:
-    """Frame k shows its number, kept without loss: k // 12 left and k % 12 right, as greys."""
+    """Write a video whose frame k shows k // 12 left and k % 12 right, as greys, lossless."""
     k = np.arange(count)[:, None] + np.zeros(24, int)
     row = np.concatenate([k // 12, k % 12], 1) * 20
     pixels = np.broadcast_to(row[:, None, :, None], (count, 32, 48, 3)).astype(np.uint8)
@@ -35,20 +35,20 @@ def numbered(
 
 
 def numbers(images: np.ndarray) -> np.ndarray:
-    """The frame numbers that images show."""
+    """Read the frame numbers from images."""
     left, right = (images[:, 100:124, x : x + 24].mean((1, 2, 3)) / 20 for x in (40, 160))
     return np.round(left).astype(int) * 12 + np.round(right).astype(int)
 
 
 def clicks(path: Path, seconds: float, at: float, rate: int = 48000, channels: int = 1) -> Path:
-    """Silence with one click of 2 ms."""
+    """Write silence with one click of 2 ms."""
     samples = np.zeros((round(seconds * rate), channels), np.float32)
     samples[round(at * rate) : round((at + 0.002) * rate)] = 0.9
     wavfile.write(path, rate, samples)
     return path
 
 
-def heard_at(audio: np.ndarray) -> float:
+def click_time(audio: np.ndarray) -> float:
     """The middle of the loudest 2 ms, less 1 ms: where the click begins."""
     energy = np.convolve(audio.astype(np.float64) ** 2, np.ones(32), "same")
     return energy.argmax() / SAMPLE_RATE - 0.001
@@ -59,7 +59,7 @@ def heard_at(audio: np.ndarray) -> float:
 
 @pytest.mark.parametrize("fps", [1.0, 2.0, 3.0, 5.0, 10.0])
 @pytest.mark.parametrize("rate", ["24000/1001", "30000/1001", "25", "30", "7"])
-def test_each_image_is_the_one_on_the_screen(tmp_path, rate, fps):
+def test_each_image_is_the_one_shown_at_its_time(tmp_path, rate, fps):
     path = numbered(tmp_path / "clip.mp4", 70, rate)
     sampling, exact = Sampling(fps=fps), Fraction(rate)
     clip = decode(path, sampling)
@@ -70,7 +70,7 @@ def test_each_image_is_the_one_on_the_screen(tmp_path, rate, fps):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize("start", [0.0, 0.5, 1.234567, 2.0, 3.99])
-def test_a_segment_begins_with_what_is_shown_then(tmp_path, suffix, start):
+def test_a_segment_begins_with_the_image_shown_at_its_start(tmp_path, suffix, start):
     """Its first image began before it, in the middle of a group of pictures."""
     path = numbered(tmp_path / f"clip.{suffix}", 120, "24", "-g", 30)
     clip = decode(path, TWO, start, start + 0.8)
@@ -78,7 +78,7 @@ def test_a_segment_begins_with_what_is_shown_then(tmp_path, suffix, start):
     assert numbers(clip.images).tolist() == expected
 
 
-def test_a_slide_that_stands_for_long_is_seen_by_later_segments(tmp_path):
+def test_a_long_still_is_shown_in_later_segments(tmp_path):
     path = numbered(tmp_path / "slides.mp4", 4, "1/5")  # one image in five seconds
     assert numbers(decode(path, TWO, 7.0, 8.5).images).tolist() == [1, 1, 1]
     assert numbers(decode(path, TWO, 9.0, 11.0).images).tolist() == [1, 1, 2, 2]
@@ -109,14 +109,14 @@ def test_still_image_with_sound(tmp_path):
     assert clip.frames == 7
     assert len(clip.images) == 7
     assert (clip.images == clip.images[0]).all()
-    assert heard_at(clip.audio) == pytest.approx(1.25, abs=CLICK_TOLERANCE_S)
+    assert click_time(clip.audio) == pytest.approx(1.25, abs=CLICK_TOLERANCE_S)
 
 
 # --- the picture's geometry -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("angle", [90, -90, 180])
-def test_rotated_phone_video_stands_upright(tmp_path, angle):
+def test_rotated_phone_video_is_upright(tmp_path, angle):
     """A red bar at the left edge as stored; the display matrix turns it."""
     plain, path = tmp_path / "plain.mp4", tmp_path / "phone.mp4"
     bar = "color=blue:s=96x64:d=1,drawbox=w=40:h=64:color=red:t=fill"
@@ -182,7 +182,7 @@ def test_a_click_keeps_its_time_at_any_rate(tmp_path, rate):
     path = numbered(tmp_path / "clip.mkv", 75, 25, "-c:a", "flac", inputs=sound)
     clip = decode(path, TWO)
     assert clip.frames == 6
-    assert heard_at(clip.audio) == pytest.approx(1.25, abs=CLICK_TOLERANCE_S)
+    assert click_time(clip.audio) == pytest.approx(1.25, abs=CLICK_TOLERANCE_S)
     assert len(clip.audio) == pytest.approx(48000, abs=16)
 
 
@@ -197,7 +197,7 @@ def test_a_click_keeps_its_time_in_any_container(tmp_path, suffix, start):
     late = 1024 / 48000 if suffix == "ts" else 0.0
     begin = start or 0.0
     assert numbers(clip.images)[0] == max(0, int((begin - late) * 25 + 1e-6))
-    assert heard_at(clip.audio) + begin == pytest.approx(1.25 + late, abs=CLICK_TOLERANCE_S)
+    assert click_time(clip.audio) + begin == pytest.approx(1.25 + late, abs=CLICK_TOLERANCE_S)
 
 
 @pytest.mark.parametrize("delay", [0.03, 0.4, 2.0])
@@ -206,7 +206,7 @@ def test_late_sound_stays_late(tmp_path, suffix, delay):
     sound = ("-itsoffset", delay, "-i", clicks(tmp_path / "c.wav", 2.0, 0.5))
     path = numbered(tmp_path / f"late.{suffix}", 100, 25, "-c:a", "flac", inputs=sound)
     clip = decode(path, TWO)
-    assert heard_at(clip.audio) == pytest.approx(0.5 + delay, abs=CLICK_TOLERANCE_S)
+    assert click_time(clip.audio) == pytest.approx(0.5 + delay, abs=CLICK_TOLERANCE_S)
     assert numbers(clip.images)[1] == 12
 
 
@@ -219,7 +219,7 @@ def test_a_start_that_is_not_zero_is_the_files_zero(tmp_path, suffix):
     # The first time stamp may be that of the AAC encoder's 21 ms of padding.
     assert np.abs(numbers(clip.images)[:6] - [0, 12, 25, 37, 50, 62]).max() <= 1
     assert clip.frames in (6, 7)
-    assert 1.25 - CLICK_TOLERANCE_S <= heard_at(clip.audio) <= 1.275 + CLICK_TOLERANCE_S
+    assert 1.25 - CLICK_TOLERANCE_S <= click_time(clip.audio) <= 1.275 + CLICK_TOLERANCE_S
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(1.0, 6), (5.0, 10)])
@@ -241,8 +241,8 @@ def channel_file(path: Path, loud: int, channels: int) -> Path:
 
 
 @pytest.mark.parametrize(("channels", "loud"), [(1, 0), (2, 0), (2, 1), (6, 2)])
-def test_the_mix_hears_every_channel(tmp_path, channels, loud):
-    """Of 5.1 sound, channel 2 is the centre: film dialogue lies there alone."""
+def test_the_mix_contains_every_channel(tmp_path, channels, loud):
+    """In 5.1 sound channel 2 is the centre, which alone contains film dialogue."""
     path = channel_file(tmp_path / "c.wav", loud, channels)
     peak = np.abs(decode(path, TWO).audio[4000:12000]).max()
     assert peak == pytest.approx({1: 0.5, 2: 0.25, 6: 0.5 / (1 + 4 * 0.5**0.5)}[channels], rel=0.35)

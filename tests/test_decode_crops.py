@@ -12,7 +12,7 @@ STRIPES = {"red": (254, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 254)}
 
 @pytest.fixture(params=["hstack", "vstack"])
 def stripes(request, tmp_path):
-    """Three squares of 336 pixels side by side, or on top of one another."""
+    """Three squares of 336 pixels next to each other, or on top of one another."""
     path = tmp_path / "stripes.mkv"
     sources = ";".join(f"color={name}:s=336x336:d=1[{name}]" for name in STRIPES)
     stack = "".join(f"[{name}]" for name in STRIPES) + f"{request.param}=inputs=3,format=gbrp"
@@ -21,7 +21,7 @@ def stripes(request, tmp_path):
 
 
 def test_three_crops_run_along_the_longer_side(stripes):
-    """The middle one is the crop that one crop takes."""
+    """The middle crop equals the only crop with ``crops=1``."""
     images = decode(stripes, Sampling(crops=3)).images
     assert images.shape == (2, 3, 224, 224, 3)
     for square, colour in zip(images[1], STRIPES.values(), strict=True):
@@ -44,13 +44,13 @@ def test_a_tubelet_is_two_images_a_quarter_of_a_second_apart(tmp_path, fps):
     first, second = clip.images[:, 0], clip.images[:, 1]
     assert clip.images.shape == (clip.frames, 2, 224, 224, 3)
     assert numbers(first).tolist() == [int(t * 24 + 1e-6) for t in times]
-    # after the end there is nothing to see: the first image, twice
+    # after the end the first image is used twice
     later = [t + 0.25 if t + 0.25 < 70 / 24 else t for t in times]
     assert numbers(second).tolist() == [int(t * 24 + 1e-6) for t in later]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 1.9), (1.0, 1.1), (1.0, 2.2)])
-def test_a_tubelet_does_not_look_beyond_its_utterance(tmp_path, start, end):
+def test_a_tubelet_ends_with_its_utterance(tmp_path, start, end):
     path = numbered(tmp_path / "clip.mp4", 70, 24)
     clip = decode(path, Sampling(vision="tubelet"), start, end)
     times = start + np.arange(clip.frames) / 2
@@ -72,7 +72,7 @@ def test_tubelets_of_three_crops(tmp_path):
     assert np.array_equal(both[:, :, 0], decode(path, Sampling(crops=3)).images)
 
 
-def test_a_recipe_names_what_differs_from_stills_of_the_centre():
+def test_a_recipe_omits_default_sampling_options():
     plain = {"fps": 2.0, "window_s": 2.0, "channel": "mix"}
     assert Sampling().as_dict() == Sampling(crop_rows="mean").as_dict() == plain
     assert Sampling(vision="tubelet").as_dict() == {**plain, "vision": "tubelet"}

@@ -1,4 +1,4 @@
-"""Mutated and stalling files: whole rows or a reason, nothing else, and nothing left behind."""
+"""Mutated and stalling files: complete rows or a reason, and no process or file left over."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ SECONDS = 3.0  # for all mutants of one container
 
 
 def mutant(data: bytes, rng: np.random.Generator) -> bytes:
-    """Flipped bits, a truncation, or a piece copied to where it does not belong."""
+    """Flip bits, truncate, or copy a piece to another place."""
     changed = bytearray(data)
     kind = rng.integers(3)
     if kind == 0:
@@ -43,7 +43,7 @@ def test_mutated_files_give_whole_rows_or_a_reason(tmp_path, suffix):
     ffmpeg(*picture, "-i", sound, *(video if picture else ()), path)
     settings = Settings(EncoderSpec("imagebind-tiny"), sampling=TWO, timeout=5.0)
     job = settings.job(tmp_path / "s.zarr", tmp_path)
-    # two passes: from now on both of what decodes them are there
+    # two passes, to start both threads that decode
     extract_block(job, [Utterance("whole", path.name), Utterance("again", path.name)])
     data, rng = path.read_bytes(), np.random.default_rng(7)
     me, threads = psutil.Process(), threading.active_count()
@@ -78,8 +78,8 @@ def test_mutated_files_give_whole_rows_or_a_reason(tmp_path, suffix):
             assert np.isfinite(rows).all()
 
 
-def test_a_stalling_file_costs_its_time_once(tmp_path, monkeypatch):
-    """Not for each of its utterances again, and the next file is as ever."""
+def test_the_timeout_of_a_stalling_file_is_waited_for_once(tmp_path, monkeypatch):
+    """The timeout is not waited for again per utterance, and the next file is decoded."""
     ffmpeg("-f", "lavfi", "-i", "testsrc=r=10:s=64x48:d=3", tmp_path / "good.mp4")
     (tmp_path / "stalls.mp4").write_bytes((tmp_path / "good.mp4").read_bytes())
     wrapper, calls = tmp_path / "wrapper", tmp_path / "calls"
@@ -91,7 +91,7 @@ def test_a_stalling_file_costs_its_time_once(tmp_path, monkeypatch):
     monkeypatch.setattr("extract.decode.ffmpeg_exe", lambda: str(wrapper))
     settings = Settings(EncoderSpec("imagebind-tiny"), sampling=TWO, timeout=3.0)
     job = settings.job(tmp_path / "s.zarr", tmp_path)
-    # so far apart that each is a pass of its own
+    # far apart: each has its own pass
     stalls = [Utterance(f"s{k}", "stalls.mp4", 100.0 * k, 100.0 * k + 1.0) for k in range(3)]
     records = extract_block(job, [*stalls, Utterance("good", "good.mp4", 0.0, 2.0)])
     assert [record.status for record in records] == ["failed"] * 3 + ["no_audio"]
@@ -101,7 +101,7 @@ def test_a_stalling_file_costs_its_time_once(tmp_path, monkeypatch):
     assert "sleep" not in [child.name() for child in psutil.Process().children()]
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path):
+def test_pipes_and_folders_fail_at_once(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     os.mkfifo(tmp_path / "pipe.mp4")
     job = Settings(EncoderSpec("imagebind-tiny"), timeout=60.0).job(tmp_path / "s.zarr", tmp_path)

@@ -23,7 +23,7 @@ SPANS = [(0.3, 2.0), (2.0, 4.123), (3.5, 6.0), (9.9, 11.2), (70.25, 73.0), (75.0
 
 @pytest.fixture(scope="module", params=["mp4", "mkv", "ts"])
 def source(request, tmp_path_factory):
-    """80 s with noise for sound, B-frames, key frames far apart; AAC, whose noise remembers."""
+    """80 s with noise, B-frames and rare key frames; AAC, whose noise depends on earlier frames."""
     path = tmp_path_factory.mktemp("long") / f"source.{request.param}"
     video = "testsrc=r=24000/1001:s=96x64:d=80"
     sound = "anoisesrc=r=44100:d=80:seed=1:a=0.3"
@@ -56,8 +56,8 @@ def test_one_pass_gives_the_bits_of_many(source, monkeypatch):
     assert same(decode_spans(source, TWO, SPANS[4:])[1], together[5])
 
 
-def test_a_segment_is_a_piece_of_the_whole(source):
-    """The same images, and the same sound but for what the coder makes of noise."""
+def test_a_segment_is_a_part_of_the_whole_file(source):
+    """The images are the same, and the sound up to the noise of the codec."""
     whole, part = decode(source, TWO), decode(source, TWO, 70.0, 74.0)
     assert np.array_equal(whole.images[140:148], part.images)
     piece = whole.audio[70 * 16000 : 74 * 16000]
@@ -75,7 +75,7 @@ def test_late_clicks_keep_their_time(tmp_path, suffix, codec):
         assert start + at == pytest.approx(130.5, abs=0.005)
 
 
-def test_a_bad_utterance_spoils_no_other(source):
+def test_a_bad_utterance_fails_alone(source):
     spans = [(1.0, 3.0), (79.0, 95.0), (500.0, 503.0)]
     first, *beyond = decode_spans(source, TWO, spans)
     assert same(first, decode(source, TWO, 1.0, 3.0))
@@ -131,28 +131,28 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 scale = 1024 if sys.platform == "darwin" else 1
 print(images, windows, (peak - base) // 1024 // scale)
 """
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", program, str(hour)], capture_output=True, text=True, check=True
     )
-    images, windows, grown = map(int, said.stdout.split())
+    images, windows, grown = map(int, printed.stdout.split())
     assert images == windows == 7200
     assert grown <= 200  # MB; the images alone are 1084
 
 
 def test_a_late_utterance_of_a_long_video_costs_no_more(hour):
-    """Of 7200 images and an hour of sound, what lies before it since a keyframe, and a minute."""
+    """Only images since the last keyframe and a minute of sound are decoded before it."""
     span = [(3500.0, 3503.0)]
     wanted = filtergraph.outputs(TWO, span, True, ["vision", "audio"])
     with Path(os.devnull).open("wb") as null:
         sinks = dict.fromkeys(wanted, null.fileno())
         line = filtergraph.command(ffmpeg_exe(), hour, TWO, span, True, None, sinks)
         line[line.index("level+info")] = "verbose"
-        said = subprocess.run(
+        printed = subprocess.run(
             line, check=True, capture_output=True, text=True, pass_fds=[null.fileno()]
         ).stderr
     decoded = {
         kind: int(frames)
-        for kind, frames in re.findall(r"\((video|audio)\): \d+ packets .*?; (\d+) frames", said)
+        for kind, frames in re.findall(r"\((video|audio)\): \d+ packets .*?; (\d+) frames", printed)
     }
     assert 6 <= decoded["video"] <= 40
     assert decoded["audio"] * 1024 / 16000 <= 90

@@ -16,7 +16,7 @@ TWO = Sampling(fps=2.0, window_s=2.0)
 
 
 def scene(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A picture with a photograph's 1/f spectrum, a few hard edges and all colours."""
+    """Create a picture with a photograph's 1/f spectrum, some hard edges and all colours."""
     rng = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     falloff = 1 / np.maximum(np.hypot(fy, fx), 1 / max(width, height))
@@ -31,7 +31,7 @@ def scene(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def by_pillow(picture: np.ndarray) -> np.ndarray:
-    """As torchvision's Resize(224) and CenterCrop(224) do it with Pillow."""
+    """Resize and crop with Pillow, as torchvision's Resize(224) and CenterCrop(224)."""
     height, width = picture.shape[:2]
     short = min(width, height)
     size = (IMAGE_SIZE * width // short, IMAGE_SIZE * height // short)
@@ -89,7 +89,7 @@ def test_resampling_is_scipys(tmp_path, rate):
 
 @pytest.mark.parametrize("fps", [1.0, 2.0, 5.0, 10.0])
 @pytest.mark.parametrize("window_s", [0.5, 0.7, 1.0])
-def test_a_window_is_centred_whatever_is_read_at_a_time(fps, window_s):
+def test_a_window_is_centred_for_any_batch_of_frames(fps, window_s):
     sampling, size = Sampling(fps=fps, window_s=window_s), round(window_s * SAMPLE_RATE)
     audio = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
     padded = np.pad(audio, (size // 2, 20 * SAMPLE_RATE))

@@ -41,7 +41,7 @@ def write_clip(
     channels: int = 1,
     sample_rate: int = 44100,
 ) -> Path:
-    """A test picture and a tone, H.264 and AAC as datasets have them."""
+    """Write a clip with a test picture and a tone, H.264 and AAC as in the datasets."""
     inputs: list[object] = []
     if picture:
         inputs += ["-f", "lavfi", "-i", f"testsrc=d={seconds}:r={rate}:s={size}"]
@@ -53,7 +53,7 @@ def write_clip(
 
 
 def write_stairs(path: Path, levels: int = 12, rate: int = 4) -> Path:
-    """A picture that is one step brighter with every frame: its frames can be told apart."""
+    """Write a video whose picture is one step brighter with every frame."""
     frames = [np.full((32, 48, 3), 20 * level, np.uint8) for level in range(levels)]
     size = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "48x32", "-r", str(rate)]
     codec = ["-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p"]
@@ -63,7 +63,7 @@ def write_stairs(path: Path, levels: int = 12, rate: int = 4) -> Path:
 
 
 def write_clips(folder: Path, seconds: Sequence[float]) -> Path:
-    """A dataset of good clips ``u00``, ``u01`` ..., so many seconds long; returns its folder."""
+    """Write a dataset of clips ``u00``, ``u01`` ... of the given lengths; return its folder."""
     (folder / "v").mkdir()
     for i, length in enumerate(seconds):
         write_clip(folder / f"v/{i:02}.mp4", length)
@@ -120,7 +120,7 @@ def test_impossible_sampling_is_refused(bad):
         Sampling(**bad)
 
 
-def test_whole_numbers_make_no_other_recipe():
+def test_integers_and_floats_give_the_same_recipe():
     plain = json.dumps(Sampling(fps=2, window_s=2).as_dict())
     assert plain == json.dumps(Sampling(fps=2.0, window_s=2.0).as_dict())
 
@@ -167,7 +167,7 @@ def test_sound_longer_than_the_picture_counts(tmp_path):
     assert np.array_equal(clip.images[2], clip.images[5])  # the last image stays
 
 
-def test_aac_padding_is_no_frame(tmp_path):
+def test_aac_padding_is_not_a_frame(tmp_path):
     assert decode(write_clip(tmp_path / "c.mp4", 2.0), TWO).frames == 4
 
 
@@ -192,7 +192,7 @@ def break_file(kind: str, path: Path) -> None:
     if kind == "empty":
         path.touch()
     elif kind == "text":
-        path.write_text("this is no video\n" * 50)
+        path.write_text("this is not a video\n" * 50)
     elif kind == "truncated":
         write_clip(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -216,8 +216,8 @@ def test_broken_file_has_a_reason(tmp_path, kind, reason):
         decode(tmp_path / "clip.mp4", TWO)
 
 
-def test_truncated_stream_is_no_shorter_clip(tmp_path):
-    """The header still promises the whole length, so half of it is a fault."""
+def test_truncated_stream_is_not_a_shorter_clip(tmp_path):
+    """The header has the full length, so half of it is a fault."""
     source = write_clip(tmp_path / "whole.mp4", 4.0, size="320x240")
     ffmpeg("-i", source, "-c", "copy", "-movflags", "+faststart", tmp_path / "fast.mp4")
     data = (tmp_path / "fast.mp4").read_bytes()
@@ -226,7 +226,7 @@ def test_truncated_stream_is_no_shorter_clip(tmp_path):
         decode(tmp_path / "half.mp4", TWO)
 
 
-def test_hanging_decoder_is_ended(tmp_path):
+def test_hanging_decoder_is_killed(tmp_path):
     threads = threading.active_count()
     path = write_clip(tmp_path / "long.mp4", 20.0, size="1280x720")
     with pytest.raises(DecodeError, match="no result within"):
@@ -250,7 +250,7 @@ def test_no_descriptor_is_left_open(tmp_path):
 # --- encoders -------------------------------------------------------------------------------------
 
 
-def test_embedded_sees_and_hears():
+def test_embedded_features_differ_with_the_input():
     encoder = load(EncoderSpec("embedded"))
     images = torch.zeros(3, 224, 224, 3, dtype=torch.uint8)
     images[1] = 255
@@ -267,8 +267,8 @@ def test_embedded_sees_and_hears():
 
 
 @pytest.mark.parametrize("name", ["embedded", "imagebind-tiny"])
-def test_a_rows_bits_depend_on_no_neighbour(name):
-    """Same batch size: same bits at any place in any company; another size: same rounding."""
+def test_a_rows_bits_do_not_depend_on_its_batch(name):
+    """Same batch size: same bits at any place in any batch; another size: equal up to rounding."""
     encoder = load(EncoderSpec(name))
     rng = np.random.default_rng(0)
     inputs = {
@@ -312,29 +312,29 @@ def test_mel_filters_sum_to_equal_areas():
         ),
     ],
 )
-def test_a_choice_the_encoder_does_not_have_is_a_clear_error(wrong, message):
+def test_an_option_the_encoder_does_not_support_is_a_clear_error(wrong, message):
     sampling = wrong.pop("sampling", TWO)
     with pytest.raises(ValueError, match=message):
         Settings(EncoderSpec(**{"name": "embedded", **wrong}), sampling).load_encoder()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_a_clear_error():
+def test_a_missing_gpu_is_a_clear_error():
     cuda = EncoderSpec("embedded", device="cuda")
     with pytest.raises(ValueError, match=r"--device cuda: .* use cpu"):
         Settings(cuda).load_encoder()
-    # where the workers are elsewhere, they have the GPUs
+    # with workers on other machines, only those need GPUs
     Settings(cuda, cluster=ClusterSpec(scheduler="tcp://there:8786")).load_encoder()
 
 
 @pytest.mark.parametrize(
     ("encoder", "window"), [("imagebind-tiny", 2.04), ("embedded", 3.0), ("imagebind-tiny", 0.5)]
 )
-def test_a_window_that_is_heard_whole(encoder, window):
+def test_a_window_that_fits_the_encoder(encoder, window):
     Settings(EncoderSpec(encoder), Sampling(window_s=window)).load_encoder()
 
 
-# --- the whole way --------------------------------------------------------------------------------
+# --- from videos to a published store -------------------------------------------------------------
 
 VIDEOS = {f"u{i}": f"videos/{i}.mp4" for i in range(7)}
 
@@ -360,12 +360,12 @@ def arrays_of(store: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def published(data, tmp_path_factory) -> Path:
-    """The store of an undisturbed run with one worker."""
+    """The store of a run with one worker."""
     settings = Settings(EncoderSpec("imagebind-tiny"))
     return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
 
 
-def test_broken_videos_cost_one_row_each(published):
+def test_damaged_videos_fail_one_row_each(published):
     cache = FeatureStore.open(published)
     assert cache.status == {
         **dict.fromkeys(["u0", "u1", "u2"], "ok"),
@@ -390,9 +390,7 @@ def test_features_are_the_encoders_own(published, data):
     assert torch.allclose(stored, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_bytes_depend_on_no_worker_count_and_no_interruption(
-    published, data, tmp_path, monkeypatch
-):
+def test_bytes_do_not_depend_on_workers_and_interruptions(published, data, tmp_path, monkeypatch):
     monkeypatch.setattr("extract.plan.MAX_BLOCK_UTTERANCES", 2)
     manifest = Manifest.load(data)
     settings = Settings(EncoderSpec("imagebind-tiny"), cluster=ClusterSpec(workers=2))

@@ -1,4 +1,4 @@
-"""Faults that no video is to blame for: they end the run, and no utterance is marked as failed."""
+"""Faults of the machine or the setup: they end the run, and no utterance is marked as failed."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ from tests.test_extract import write_clip, write_manifest
 
 @pytest.fixture
 def job(tmp_path) -> Job:
-    """Of a folder with one good clip, half a second long."""
+    """A job on a folder with one good clip of half a second."""
     (tmp_path / "data").mkdir()
     write_clip(tmp_path / "data/good.mp4", 0.5)
     return Settings(EncoderSpec("imagebind-tiny")).job(tmp_path / "s.zarr", tmp_path / "data")
@@ -30,8 +30,8 @@ GOOD = [Utterance("u", "good.mp4")]
 
 
 @pytest.fixture
-def limited():
-    """Lowers a limit of this process for one test."""
+def lower_limit():
+    """Lower a resource limit of this process for one test."""
     before = {}
 
     def lower(kind: int, limit: int) -> None:
@@ -46,29 +46,31 @@ def limited():
 # --- the machine ----------------------------------------------------------------------------------
 
 
-def test_no_descriptor_left_is_no_broken_video(job, limited):
-    extract_block(job, GOOD)  # everything that stays open is open now
-    gc.collect()  # and what other tests left is closed
-    limited(resource.RLIMIT_NOFILE, max(int(file.name) for file in Path("/dev/fd").iterdir()) + 4)
-    with ExitStack() as taken:
+def test_running_out_of_descriptors_is_not_a_failed_video(job, lower_limit):
+    extract_block(job, GOOD)  # opens every file that stays open
+    gc.collect()  # closes files left open by other tests
+    lower_limit(
+        resource.RLIMIT_NOFILE, max(int(file.name) for file in Path("/dev/fd").iterdir()) + 4
+    )
+    with ExitStack() as open_files:
         with suppress(OSError):
-            while True:  # the limit is one of numbers: those of closed files are free
-                last = taken.enter_context(Path(os.devnull).open())
+            while True:  # the limit is on numbers: use up those below it
+                last = open_files.enter_context(Path(os.devnull).open())
         last.close()
         with pytest.raises(OSError, match="Too many open files"):
             extract_block(job, GOOD)
 
 
-def test_no_room_for_what_is_decoded_is_no_broken_video(job, limited, monkeypatch):
+def test_a_full_disk_is_not_a_failed_video(job, lower_limit, monkeypatch):
     monkeypatch.setattr("extract.ffmpeg.MAX_IN_MEMORY", 1000)
-    limited(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
-    said = attempt_block(job, GOOD, 2, lambda stage, ids: None)
-    assert "File too large" in said
-    assert "finished blocks are kept" in said
+    lower_limit(resource.RLIMIT_FSIZE, 100_000)  # one image is 150528 bytes
+    message = attempt_block(job, GOOD, 2, lambda stage, ids: None)
+    assert "File too large" in message
+    assert "finished blocks are kept" in message
 
 
 @pytest.mark.parametrize("left", ["nothing", "the empty mount point"])
-def test_videos_that_go_away_as_a_whole_are_no_missing_files(job, left):
+def test_an_unmounted_folder_is_not_missing_files(job, left):
     (job.data / "good.mp4").unlink()
     if left == "nothing":
         job.data.rmdir()
@@ -76,7 +78,7 @@ def test_videos_that_go_away_as_a_whole_are_no_missing_files(job, left):
         extract_block(job, GOOD)
 
 
-def test_one_missing_file_among_others_is(job):
+def test_a_missing_file_fails_its_utterance(job):
     (record,) = extract_block(job, [Utterance("u", "gone.mp4")])
     assert (record.status, record.error) == ("failed", "file not found")
 
@@ -92,13 +94,13 @@ def test_one_missing_file_among_others_is(job):
         ({"preprocess": 1}, "pre-processing version"),
     ],
 )
-def test_an_encoder_that_is_not_the_recipes_is_refused(job, change, what):
+def test_an_encoder_other_than_the_recipes_is_refused(job, change, what):
     with pytest.raises(ValueError, match=f"imagebind-tiny on .* its {what}"):
         extract_block(replace(job, identity=replace(job.identity, **change)), GOOD)
     assert not Parts(job.store).read()
 
 
-def test_the_checkpoint_is_the_same_in_every_folder(monkeypatch, tmp_path):
+def test_the_checkpoints_path_is_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("link.safetensors").symlink_to("blob")
     spec = EncoderSpec("imagebind", Path("link.safetensors"))
@@ -106,11 +108,11 @@ def test_the_checkpoint_is_the_same_in_every_folder(monkeypatch, tmp_path):
     assert EncoderSpec("imagebind", Path("~/w.pth")).checkpoint == Path("~/w.pth").expanduser()
 
 
-# --- not one utterance ----------------------------------------------------------------------------
+# --- all utterances failed ------------------------------------------------------------------------
 
 
-def test_no_store_of_failures_alone(tmp_path, capsys):
-    """Nothing is published; once the cause is mended the same command does it all."""
+def test_no_store_is_published_if_all_utterances_fail(tmp_path, capsys):
+    """Nothing is published; after the cause is fixed the same command extracts all."""
     data, root = tmp_path / "data", tmp_path / "stores"
     data.mkdir()
     videos = {f"u{i}": f"{i}.mp4" for i in range(6)}
@@ -133,8 +135,8 @@ def test_no_store_of_failures_alone(tmp_path, capsys):
     assert FeatureStore.open(store).counts["ok"] == 5
 
 
-def test_training_refuses_crops_side_by_side(tmp_path):
-    """They are no times: a store of them is for other programs."""
+def test_training_refuses_separate_crop_rows(tmp_path):
+    """Three rows per frame are not a sequence in time: such stores are for other programs."""
     from train.config import make_config
     from train.data import load_splits
     from train.task import Task

@@ -1,4 +1,4 @@
-"""Ctrl-C, as a terminal sends it: to the run, its workers and its ffmpegs at once."""
+"""Ctrl-C, as a terminal sends it: to the run, its workers and its ffmpeg processes at once."""
 
 import contextlib
 import os
@@ -30,14 +30,14 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory) -> Path:
-    """The store of a run that nobody interrupted."""
+def reference_store(data, tmp_path_factory) -> Path:
+    """The store of a run without an interruption."""
     settings = Settings(EncoderSpec("imagebind-tiny"))
     return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
 
 
-def named(words: str, below: int) -> bool:
-    """Whether a process below another has these words in its command line."""
+def has_child(words: str, below: int) -> bool:
+    """Whether a process below another has ``words`` in its command line."""
     for child in psutil.Process(below).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if words in " ".join(child.cmdline()):
@@ -46,8 +46,8 @@ def named(words: str, below: int) -> bool:
 
 
 @pytest.mark.parametrize("moment", ["multiprocessing.forkserver", "ffmpeg"])
-def test_ctrl_c_is_one_line_and_no_video_is_to_blame(data, undisturbed, tmp_path, moment):
-    """While the workers start, and while they decode."""
+def test_ctrl_c_prints_one_line_and_fails_no_video(data, reference_store, tmp_path, moment):
+    """Interrupt while the workers start, and while they decode."""
     command = [str(data), "--stores", str(tmp_path), "--workers", "1"]
     run = subprocess.Popen(
         [sys.executable, "-m", "extract", *command],
@@ -57,23 +57,25 @@ def test_ctrl_c_is_one_line_and_no_video_is_to_blame(data, undisturbed, tmp_path
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not named(moment, run.pid):
+    while not has_child(moment, run.pid):
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(run.pid, signal.SIGINT)
     assert run.communicate(timeout=120)[1] == LINE
     assert run.returncode == 130
-    store = tmp_path / "toy" / undisturbed.name
+    store = tmp_path / "toy" / reference_store.name
     assert not is_published(store)
     assert {r.status for part in Parts(store).read() for r in part.records} <= {"ok"}
     assert main(command) == 0
-    assert tree_of(store) == tree_of(undisturbed)
+    assert tree_of(store) == tree_of(reference_store)
 
 
 @pytest.mark.parametrize("name", ["HUP", "INT", "TERM"])
-def test_an_ffmpeg_that_was_told_to_end_before_it_listens(data, monkeypatch, tmp_path, name):
-    """It dies of the signal instead of saying that it received one."""
+def test_an_ffmpeg_killed_before_it_handles_signals_is_an_interruption(
+    data, monkeypatch, tmp_path, name
+):
+    """It is killed by the signal instead of logging that it received one."""
     ffmpeg = tmp_path / "ffmpeg"
     ffmpeg.write_text(f"#!/bin/sh\nkill -{name} $$\n")
     ffmpeg.chmod(0o755)
@@ -82,7 +84,7 @@ def test_an_ffmpeg_that_was_told_to_end_before_it_listens(data, monkeypatch, tmp
         decode(data / "v/00.mp4", Sampling())
 
 
-def test_an_ffmpeg_that_crashes_is_the_videos_fault(data, monkeypatch, tmp_path):
+def test_an_ffmpeg_that_crashes_fails_its_video(data, monkeypatch, tmp_path):
     ffmpeg = tmp_path / "ffmpeg"
     ffmpeg.write_text("#!/bin/sh\nkill -SEGV $$\n")
     ffmpeg.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Jobs of SLURM: their script, and programs that stand in for SLURM's own and start it here."""
+"""SLURM jobs: their script, and stand-ins for sbatch and scancel that run it here."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ from tests.test_extract import write_clips
 
 pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
 
-# A job is the group of processes that its script leads; its number is theirs.
+# A job is the process group of its script; the job id is the group id.
 SBATCH = """#!/bin/sh
 for script; do :; done
 cp "$script" "{folder}/job.$$"
@@ -38,7 +38,7 @@ PROFILE = "cores: 2\nmemory: 2GB\nprocesses: 1\ninterface: lo\nwalltime: '00:10:
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Path:
-    """The folder of the jobs; its file ``jobs`` lists them as they come."""
+    """The folder of the jobs; its file ``jobs`` lists them in order of submission."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name, program in (("sbatch", SBATCH.format(folder=folder)), ("scancel", SCANCEL)):
@@ -56,8 +56,8 @@ def jobs(slurm: Path) -> list[int]:
         return []
 
 
-def test_a_job_that_ends_is_followed_by_another(slurm, tmp_path):
-    """At its wall time, say: what it had under way is done by the next one."""
+def test_a_job_that_ends_is_replaced(slurm, tmp_path):
+    """The next job extracts the blocks of one that ended, for example at its wall time."""
     manifest = Manifest.load(write_clips(tmp_path, [1.0, 2.0, 3.0, 4.0]))
 
     def end_the_first() -> None:
@@ -83,7 +83,7 @@ def test_a_job_that_ends_is_followed_by_another(slurm, tmp_path):
 
 
 def decoding(job: int) -> psutil.Process | None:
-    """An ffmpeg of a job."""
+    """An ffmpeg process of a job."""
     try:
         found = psutil.Process(job).children(recursive=True)
         return next((process for process in found if "ffmpeg" in process.name()), None)
@@ -106,21 +106,21 @@ def test_slurm_profile_becomes_a_job_script():
         assert line in script
 
 
-def test_a_job_of_slurm_works_with_our_settings(tmp_path):
-    """They go along in its script: the file of settings that it would read is another machine's."""
+def test_a_job_script_sets_the_memory_settings(tmp_path):
+    """The job script sets them: the configuration file on its machine may differ."""
     path = tmp_path / "slurm.yaml"
     path.write_text("cores: 1\nmemory: 1GB\njob_script_prologue: [module load ffmpeg]\n")
     with slurm_cluster(path) as cluster:
         script = cluster.job_script()
     exports = re.findall(r"^export (DASK_\S+)=(\S+)$", script, re.M)
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", "import dask; print(dask.config.get('distributed.worker.memory'))"],
         env={**os.environ, **dict(exports)},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    memory = ast.literal_eval(said)
+    memory = ast.literal_eval(printed)
     assert (memory["target"], memory["spill"], memory["pause"]) == (False, False, False)
     assert memory["terminate"] == 0.95
     assert script.index("module load ffmpeg") < script.index("export DASK")

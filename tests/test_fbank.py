@@ -12,7 +12,7 @@ from extract.fbank import LOG_FLOOR, SETTINGS, TARGET_FRAMES, fbank, spectrogram
 
 
 def waves(seed: int, samples: int, n: int = 2) -> torch.Tensor:
-    """Noise, a tone, an offset: something in every mel bin, at quite different levels."""
+    """Noise, a tone and an offset: energy in every mel bin, at different levels."""
     rng = np.random.default_rng(seed)
     times = np.arange(samples) / 16000
     tones = np.sin(2 * np.pi * rng.uniform(50, 7500, (n, 1)) * times)
@@ -22,7 +22,7 @@ def waves(seed: int, samples: int, n: int = 2) -> torch.Tensor:
 
 
 def reference(wave: np.ndarray) -> np.ndarray:
-    """The definition, loop by loop, in float64: DFT sums, one triangle at a time."""
+    """Compute the definition in float64 loops: DFT sums, one triangle at a time."""
     wave = wave.astype(np.float64) - wave.astype(np.float64).mean()
 
     def mel(hertz: float) -> float:
@@ -85,12 +85,12 @@ def test_equals_the_definition_in_float64():
 
 @given(st.integers(400, 40000))
 @settings(max_examples=20, deadline=None)
-def test_frames_only_where_they_fit_whole(samples):
+def test_frames_only_where_they_fit_completely(samples):
     assert fbank(torch.zeros(1, samples)).shape == (1, 1 + (samples - 400) // 160, 128)
     assert spectrogram(torch.zeros(1, samples)).shape == (1, TARGET_FRAMES, 128)
 
 
-def test_silence_and_offset_read_the_floor():
+def test_silence_and_offset_give_the_floor():
     silent = fbank(torch.full((1, 32000), 0.25))
     assert silent.shape == (1, 198, 128)
     assert torch.all(silent == math.log(LOG_FLOOR))
@@ -113,7 +113,7 @@ def test_windows_are_independent_and_repeatable():
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
-def test_input_stays_as_it_was_and_gradients_still_work_afterwards():
+def test_the_input_is_not_modified_and_gradients_still_work_afterwards():
     wave = waves(2, 16000)
     kept = wave.clone()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The ImageBind encoder: what it takes, what it gives, and how it refuses wrong checkpoints."""
+"""The ImageBind encoder: inputs, outputs, and refusal of wrong checkpoints."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def encoder():
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A whole file as published: six modalities, of which two are wanted."""
+    """A complete file as published: six modalities, of which two are read."""
     others = {
         "modality_trunks.text.blocks.0.attn.in_proj_bias": torch.zeros(3),
         "modality_postprocessors.audio.1.log_logit_scale": torch.tensor(20.0).log(),
@@ -74,7 +74,7 @@ def test_any_window_length(encoder, samples):
     assert encoder.audio(sounds(1, samples)).shape == (1, 32)
 
 
-def test_a_still_is_a_pair_of_equal_frames(encoder):
+def test_a_single_image_is_a_pair_of_equal_frames(encoder):
     still = images(2)
     pair = torch.stack([still, still], 1)
     assert torch.equal(encoder.vision(still), encoder.vision(pair))
@@ -109,7 +109,7 @@ def test_other_images_are_refused(encoder, wrong):
 
 
 def test_the_learned_key_and_value_count_without_gradients_too(encoder):
-    """PyTorch's fused path for inference would drop them without a word."""
+    """PyTorch's fused path for inference would silently ignore them."""
     spectrograms = torch.randn(1, 1, 128, 204, generator=torch.Generator().manual_seed(3))
     trunk = encoder.audio_trunk
     with torch.inference_mode():
@@ -123,7 +123,7 @@ def test_the_learned_key_and_value_count_without_gradients_too(encoder):
     assert not torch.allclose(other.eval()(spectrograms), fused_or_not, atol=1e-3)
 
 
-def test_encoding_leaves_no_global_switch_behind(encoder):
+def test_encoding_restores_global_settings(encoder):
     before = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.allow_tf32
     encoder.audio(sounds(1))
     assert before == (torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.allow_tf32)
@@ -164,7 +164,7 @@ def test_safetensors_half_precision_and_old_files_hold_the_same(encoder, tmp_pat
     torch.testing.assert_close(half, encoder.vision(images(2)), atol=1e-2, rtol=1e-2)
 
 
-def test_the_file_not_its_place_makes_the_digest(checkpoint, tmp_path):
+def test_the_digest_depends_on_the_file_not_on_its_path(checkpoint, tmp_path):
     moved = tmp_path / "elsewhere.pth"
     moved.write_bytes(checkpoint.read_bytes())
     first, second = load(checkpoint), load(moved)
@@ -187,7 +187,7 @@ def test_missing_unexpected_and_misshaped_names_are_listed(tmp_path):
         del state["modality_heads.audio.2.weight"]
         state["modality_heads.vision.2.weight"] = torch.zeros(7, 64)
         state["modality_trunks.vision.blocks.4.norm_1.bias"] = torch.zeros(64)
-        state["modality_trunks.audio.blocks.0.norm_1.bias"] = "no tensor"
+        state["modality_trunks.audio.blocks.0.norm_1.bias"] = "not a tensor"
 
     with pytest.raises(ValueError, match="not the ImageBind checkpoint") as caught:
         load(broken(tmp_path, change))
@@ -234,7 +234,7 @@ class ExternalFeatures:
 
 
 @pytest.mark.parametrize("content", [b"no checkpoint\n", b"\x80\x02X", b"\0" * 99, b"PK\x03\x04"])
-def test_a_file_of_another_kind_is_refused_in_our_words(tmp_path, content):
+def test_a_file_of_another_kind_is_refused_without_pytorchs_advice(tmp_path, content):
     path = tmp_path / "other.pth"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"other\.pth .* is not a checkpoint") as refusal:
@@ -255,7 +255,7 @@ def test_a_pickle_that_would_run_code_is_refused_unread(tmp_path, monkeypatch, a
     assert not (tmp_path / "made").exists()
 
 
-def test_where_the_checkpoint_is_looked_for(checkpoint, tmp_path, monkeypatch):
+def test_where_the_checkpoint_is_searched(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SEMANTICMAC_IMAGEBIND", raising=False)
     with pytest.raises(ValueError, match="CC BY-NC-SA") as caught:
@@ -268,7 +268,7 @@ def test_where_the_checkpoint_is_looked_for(checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision_is_near_and_says_so(checkpoint, encoder, dtype):
+def test_mixed_precision_is_close_and_part_of_the_settings(checkpoint, encoder, dtype):
     mixed = load(checkpoint, dtype=dtype)
     assert mixed.settings["precision"] == str(dtype).removeprefix("torch.")
     assert mixed.settings | {"precision": "float32"} == encoder.settings

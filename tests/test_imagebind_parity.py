@@ -22,7 +22,7 @@ CONFIG = replace(TINY, vision_dim=80, vision_layers=3, vision_heads=4, audio_dim
 
 @pytest.fixture(scope="module")
 def upstream():
-    """The published model's module, imported without what only its other modalities call."""
+    """The published model's module, imported without the dependencies of other modalities."""
     if importlib.util.find_spec("imagebind") is None or importlib.util.find_spec("einops") is None:
         pytest.skip("imagebind-unofficial and einops are not installed (`make test` installs them)")
     placeholders = {
@@ -48,7 +48,7 @@ def upstream():
 
 @pytest.fixture(scope="module")
 def model(upstream):
-    """The published model itself, all six modalities, small and random: nothing of ours."""
+    """The published model with all six modalities, small and random."""
     torch.manual_seed(11)
     model = upstream.ImageBindModel(
         out_embed_dim=CONFIG.embedding_dim,
@@ -63,7 +63,7 @@ def model(upstream):
         **{f"{other}_num_blocks": 1 for other in ("text", "depth", "thermal", "imu")},
     ).eval()
     with torch.no_grad():
-        # biases and norms begin as zeros and ones, where a swapped pair would go unseen
+        # biases and norms are initialised to zeros and ones, which would hide a swapped pair
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     return model
@@ -86,8 +86,8 @@ def inputs():
 
 
 def prepared(inputs):
-    """As the authors' own loaders hand them over: ``[n, 1, 128, 204]``, ``[n, 3, 224, 224]``."""
-    # CLIP's, written out: a slip of ours would go unseen if it were in both
+    """Inputs as the authors' loaders return them: ``[n, 1, 128, 204]``, ``[n, 3, 224, 224]``."""
+    # CLIP's constants, written out: an error in ours would not be found if shared
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     return {
@@ -116,7 +116,7 @@ def test_the_layout_is_the_published_model_s(model):
 
 @pytest.mark.parametrize("modality", ["audio", "vision"])
 def test_every_norm_has_its_epsilon(model, checkpoint, modality):
-    """At usual activations a wrong one hides below the tolerance of the comparisons."""
+    """At usual activations a wrong one is below the tolerance of the comparisons."""
 
     def epsilons(modules):
         norms = [m for module in modules for m in module.modules()]

@@ -1,4 +1,4 @@
-"""Who decodes and who encodes when: what several blocks of one worker share."""
+"""The encoder, ffmpeg processes and progress events that the blocks of a worker share."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from tests.test_extract import write_clip, write_manifest
 
 @pytest.fixture
 def job(tmp_path) -> Job:
-    """Of a folder with eight clips."""
+    """A job on a folder with eight clips."""
     (tmp_path / "data").mkdir()
     first = write_clip(tmp_path / "data/0.mp4", 1.0)
     for i in range(1, 8):
@@ -34,8 +34,8 @@ def job(tmp_path) -> Job:
 
 
 @pytest.fixture
-def wrapped(tmp_path, monkeypatch):
-    """Puts a shell script in the place of ffmpeg; ``$ffmpeg`` is the real one."""
+def replace_ffmpeg(tmp_path, monkeypatch):
+    """Replace ffmpeg by a shell script, in which ``$ffmpeg`` is the real one."""
 
     def wrap(script: str) -> None:
         wrapper = tmp_path / "wrapper"
@@ -50,36 +50,38 @@ def utterances(*names: int) -> list[Utterance]:
     return [Utterance(f"u{i}", f"{i}.mp4") for i in names]
 
 
-def test_the_oldest_block_comes_first_at_the_encoder():
-    turns, order = EncoderLock(), []
+def test_the_encoder_lock_is_granted_to_the_oldest_block():
+    lock, order = EncoderLock(), []
 
     def encode(age: int) -> None:
-        with turns.turn(age):
+        with lock.turn(age):
             order.append(age)
 
-    with turns.turn(9):
+    with lock.turn(9):
         waiting = [threading.Thread(target=encode, args=(age,)) for age in (3, 1, 2)]
         for thread in waiting:
             thread.start()
-        while turns.waiting < 3:
+        while lock.waiting < 3:
             pass
     for thread in waiting:
         thread.join()
     assert order == [1, 2, 3]
 
 
-def test_an_error_at_the_encoder_leaves_it_free():
-    turns = EncoderLock()
-    with pytest.raises(KeyError), turns.turn(1):
+def test_the_encoder_lock_is_released_after_an_error():
+    lock = EncoderLock()
+    with pytest.raises(KeyError), lock.turn(1):
         raise KeyError
-    with turns.turn(2):
+    with lock.turn(2):
         pass
 
 
-def test_blocks_share_their_ffmpegs(job, wrapped, tmp_path):
-    """Two blocks of four files: never more at once than one block alone may have."""
+def test_blocks_share_their_ffmpeg_processes(job, replace_ffmpeg, tmp_path):
+    """Two blocks of four files run no more ffmpeg processes at once than one block."""
     log = tmp_path / "log"
-    wrapped(f'echo + >> {log}\n"$ffmpeg" "$@"\nstatus=$?\nsleep 0.1\necho - >> {log}\nexit $status')
+    replace_ffmpeg(
+        f'echo + >> {log}\n"$ffmpeg" "$@"\nstatus=$?\nsleep 0.1\necho - >> {log}\nexit $status'
+    )
     with ThreadPoolExecutor(2) as pool:
         blocks = [utterances(*range(4)), utterances(*range(4, 8))]
         for records in pool.map(lambda block: extract_block(job, block, 2), blocks):
@@ -91,51 +93,51 @@ def test_blocks_share_their_ffmpegs(job, wrapped, tmp_path):
     assert most == 2
 
 
-def test_what_is_not_needed_any_more_is_not_decoded(job, wrapped, tmp_path):
+def test_prefetching_stops_when_the_block_is_abandoned(job, replace_ffmpeg, tmp_path):
     log = tmp_path / "log"
-    wrapped(f'echo + >> {log}\nsleep 0.2\nexec "$ffmpeg" "$@"')
-    with prefetch.prefetch_clips(job, utterances(*range(8)), 4, _unheard) as clips:
+    replace_ffmpeg(f'echo + >> {log}\nsleep 0.2\nexec "$ffmpeg" "$@"')
+    with prefetch.prefetch_clips(job, utterances(*range(8)), 4, ignore_stage) as clips:
         next(clips)
     prefetch.decoder_pool(4).submit(int).result()
     assert len(log.read_text().split()) <= 6
 
 
-def test_ffmpeg_comes_after_the_encoder(job, wrapped):
-    wrapped("exec sleep 60")
+def test_ffmpeg_runs_at_a_lower_priority(job, replace_ffmpeg):
+    replace_ffmpeg("exec sleep 60")
     running = threading.Thread(
         target=extract_block, args=(replace(job, timeout=2.0), utterances(0))
     )
     running.start()
     me = psutil.Process()
-    while not (ffmpegs := [child for child in me.children() if child.name() == "sleep"]):
+    while not (decoders := [child for child in me.children() if child.name() == "sleep"]):
         assert running.is_alive()
-    while ffmpegs[0].nice() != me.nice() + FFMPEG_NICE:
+    while decoders[0].nice() != me.nice() + FFMPEG_NICE:
         assert running.is_alive()
     running.join()
-    assert not ffmpegs[0].is_running()
+    assert not decoders[0].is_running()
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
-def test_an_interrupted_ffmpeg_is_no_broken_video(job, wrapped, name):
-    """Ctrl-C and a job's end reach the whole group of processes: the block is not written."""
-    # at the speed of the clip, so that the signal comes in the middle
-    wrapped(f'exec timeout --preserve-status -s {name} 0.25 "$ffmpeg" -re "$@"')
-    said = attempt_block(job, utterances(0), 2, _unheard)
-    assert "terminated by a signal" in said
+def test_an_interrupted_ffmpeg_is_not_a_failed_video(job, replace_ffmpeg, name):
+    """Ctrl-C and the end of a job signal the whole process group: the block is not written."""
+    # -re: at the speed of the clip, so that the signal arrives in the middle
+    replace_ffmpeg(f'exec timeout --preserve-status -s {name} 0.25 "$ffmpeg" -re "$@"')
+    message = attempt_block(job, utterances(0), 2, ignore_stage)
+    assert "terminated by a signal" in message
     assert not Parts(job.store).read()
 
 
-def test_stages_are_told_as_they_are_reached(job, tmp_path):
-    heard: list[tuple[str, str]] = []
+def test_stages_are_reported_in_order(job, tmp_path):
+    stages: list[tuple[str, str]] = []
     extract_block(
-        job, utterances(0, 1), 2, lambda stage, ids: heard.extend((stage, i) for i in ids)
+        job, utterances(0, 1), 2, lambda stage, ids: stages.extend((stage, i) for i in ids)
     )
-    assert sorted(heard) == [(s, f"u{i}") for s in ("decoded", "encoded") for i in (0, 1)]
+    assert sorted(stages) == [(s, f"u{i}") for s in ("decoded", "encoded") for i in (0, 1)]
     for i in (0, 1):
-        assert heard.index(("decoded", f"u{i}")) < heard.index(("encoded", f"u{i}"))
+        assert stages.index(("decoded", f"u{i}")) < stages.index(("encoded", f"u{i}"))
 
 
-def test_stages_reach_the_one_who_watches(job, tmp_path):
+def test_stages_reach_the_callback_of_the_run(job, tmp_path):
     write_manifest(job.data, {f"u{i}": f"{i}.mp4" for i in range(8)})
     tallies: list[Tally] = []
     settings = Settings(EncoderSpec("imagebind-tiny"))
@@ -156,20 +158,20 @@ def test_workers_share_cores_and_memory():
     assert len(set(limits)) == 1
 
 
-def _unheard(stage: str, ids: list[str]) -> None:
-    """Nobody watches."""
+def ignore_stage(stage: str, ids: list[str]) -> None:
+    """Ignore a progress event."""
 
 
-# Counts, and gives a byte when it is done; {sink} is where to.
+# Count, then write a byte to the file descriptor {sink}.
 COUNT = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; printf x > /dev/fd/{sink}"
 
 
-def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
-    """Stopped for most of its time, the process is late without having done its seconds."""
+def test_a_process_short_of_processor_time_may_exceed_its_timeout(monkeypatch):
+    """A process that was stopped most of the time is late, but has not used its seconds."""
     pids, popen = [], subprocess.Popen
     started = threading.Event()
 
-    def watched(*args, **options):
+    def recording_popen(*args, **options):
         process = popen(*args, **options)
         pids.append(process.pid)
         started.set()
@@ -180,10 +182,10 @@ def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
         while psutil.Process(pids[0]).cpu_times().user < 0.03:
             time.sleep(0.005)
         os.kill(pids[0], signal.SIGSTOP)
-        time.sleep(max(0.0, began + 3.2 - time.monotonic()))  # until it is late
+        time.sleep(max(0.0, began + 3.2 - time.monotonic()))  # until its timeout is over
         os.kill(pids[0], signal.SIGCONT)
 
-    monkeypatch.setattr(subprocess, "Popen", watched)
+    monkeypatch.setattr(subprocess, "Popen", recording_popen)
     began = time.monotonic()
     stopping = threading.Thread(target=stop)
     stopping.start()
@@ -196,6 +198,6 @@ def test_who_is_short_of_a_core_is_not_hanging(monkeypatch):
     assert streams["byte"].read() == b"x"
 
 
-def test_who_works_for_ever_is_ended():
+def test_a_process_that_never_ends_is_killed():
     with pytest.raises(HangingError, match=r"within 0\.5 s"):
         run_process(["none"], lambda sinks: ["sh", "-c", "while :; do :; done"], 0.5)

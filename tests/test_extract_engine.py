@@ -1,4 +1,4 @@
-"""What the extraction promises about failures: retried alone, carried over, never half a store."""
+"""Retried failures, blocks, progress, dry runs and the choice of workers."""
 
 import io
 import os
@@ -32,7 +32,7 @@ ABOUT = {"licence": "none"}
 
 
 def retry_part(store: Path, frames: int = 2) -> Parts:
-    """The failed utterance ``bad`` came out well this time."""
+    """Write a part in which the failed utterance ``bad`` succeeds; return the parts."""
     place = Parts(store.with_name(store.name + ".retry"))
     rows = {m: features_of("bad", m, frames, width) for m, width in WIDTHS.items()}
     place.write([Record("bad", "ok", "", 1.5, frames, frames)], rows, "float16")
@@ -40,14 +40,14 @@ def retry_part(store: Path, frames: int = 2) -> Parts:
 
 
 @pytest.fixture(params=["exchange", "two renames"])
-def either_way(request, monkeypatch):
-    """The system can swap folders, or it cannot."""
+def swap_or_rename(request, monkeypatch):
+    """Replace a store by swapping folders, or by two renames where that is not supported."""
     if request.param == "two renames":
         monkeypatch.setattr("cache.store.publish.exchange", lambda one, other: False)
 
 
-@pytest.mark.usefixtures("either_way")
-def test_republished_is_as_if_nothing_had_failed(tmp_path):
+@pytest.mark.usefixtures("swap_or_rename")
+def test_republished_store_equals_one_without_failures(tmp_path):
     store = build_store(tmp_path / "once")
     place = retry_part(store)
     republish(store, RECIPE, WIDTHS, ABOUT, place)
@@ -56,16 +56,16 @@ def test_republished_is_as_if_nothing_had_failed(tmp_path):
     assert [path.name for path in store.parent.iterdir()] == [store.name]
 
 
-@pytest.mark.usefixtures("either_way")
-def test_without_parts_the_same_store_stands_again(tmp_path):
+@pytest.mark.usefixtures("swap_or_rename")
+def test_republishing_without_parts_changes_nothing(tmp_path):
     store = build_store(tmp_path)
     before = tree_of(store)
     republish(store, RECIPE, WIDTHS, ABOUT, Parts(store.with_name("none")))
     assert tree_of(store) == before
 
 
-@pytest.mark.usefixtures("either_way")
-def test_a_mapped_old_store_outlives_its_replacement(tmp_path):
+@pytest.mark.usefixtures("swap_or_rename")
+def test_a_mapped_store_stays_readable_after_its_replacement(tmp_path):
     store = build_store(tmp_path)
     features = FeatureStore.open(store).select(["a", "b"], resident=False)
     before = features.batch(features.lengths["audio"] * 0)["audio"].values.clone()
@@ -75,8 +75,8 @@ def test_a_mapped_old_store_outlives_its_replacement(tmp_path):
 
 
 @pytest.mark.parametrize(("renames", "status"), [(1, "failed"), (2, "ok")])
-def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
-    """Dead after its first or its second rename: the next reader finds the old store or the new."""
+def test_killed_while_replacing_a_store(tmp_path, renames, status):
+    """Killed after the first or second rename: the next reader finds the old or the new store."""
     store = build_store(tmp_path)
     old = tree_of(store)
     retry_part(store)
@@ -86,13 +86,13 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
         import cache.store.publish
         from tests.stores import RECIPE, WIDTHS
         rename, left = Path.rename, {renames}
-        def dying(self, target):
+        def rename_and_die(self, target):
             global left
             rename(self, target)
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
-        Path.rename = dying
+        Path.rename = rename_and_die
         cache.store.publish.exchange = lambda one, other: False
         store = Path({str(store)!r})
         parts = cache.store.publish.Parts(store.with_name(store.name + ".retry"))
@@ -101,7 +101,7 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert store.exists() == (renames == 2)
-    assert FeatureStore.open(store).status["bad"] == status  # opening puts back what was aside
+    assert FeatureStore.open(store).status["bad"] == status  # opening restores the old store
     assert (tree_of(store) == old) == (status == "failed")
     republish(store, RECIPE, WIDTHS, ABOUT, retry_part(store))
     assert FeatureStore.open(store).status["bad"] == "ok"
@@ -111,7 +111,7 @@ def test_killed_while_it_replaces_a_store(tmp_path, renames, status):
 # --- plan, progress, machines ---------------------------------------------------------------------
 
 
-def test_blocks_have_equal_length_but_the_first_and_hold_everything_once(monkeypatch):
+def test_blocks_have_equal_length_except_the_first_and_cover_all_utterances(monkeypatch):
     utterances = [
         Utterance(f"{i:03}", f"{i % 7}.mp4", float(i), i + 1.0 + i % 5) for i in range(99)
     ]
@@ -128,13 +128,13 @@ def test_blocks_have_equal_length_but_the_first_and_hold_everything_once(monkeyp
     assert max(map(len, plan_blocks(utterances, lengths, workers=1))) == 4
 
 
-def test_length_of_a_whole_file_is_guessed_from_its_size(tmp_path):
+def test_length_of_a_whole_file_is_estimated_from_its_size(tmp_path):
     (tmp_path / "a.mp4").write_bytes(bytes(250_000))
     rows = [Utterance("a", "a.mp4"), Utterance("b", "a.mp4", 1.0, 4.0), Utterance("c", "gone.mp4")]
     assert durations(rows, tmp_path) == {"a": 2.0, "b": 3.0, "c": 0.0}
 
 
-def test_progress_in_a_line():
+def test_progress_line():
     tally = Tally(total=10, total_s=20.0, began=0.0)
     tally.add([Record("a", "ok", "", 4.0, 8, 8), Record("b", "failed", "why")], seconds=5.0)
     assert tally.line(now=10.0) == (
@@ -142,7 +142,7 @@ def test_progress_in_a_line():
     )
 
 
-def test_progress_tells_the_stages_of_what_is_under_way():
+def test_progress_line_counts_stages():
     tally = Tally(total=10, total_s=20.0, began=0.0)
     tally.reached("decoded", ["a", "b"])
     tally.reached("decoded", ["b"])  # again, after its worker was lost
@@ -150,7 +150,7 @@ def test_progress_tells_the_stages_of_what_is_under_way():
     assert tally.line(now=10.0) == "0 of 10 utterances, 2 decoded, 1 encoded, 0 written"
 
 
-def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
+def test_progress_without_a_terminal_is_a_line_per_interval(monkeypatch, capsys):
     tally = Tally(total=10, total_s=20.0)
     monkeypatch.setattr("extract.progress.EVERY_S", 1e9)
     with ProgressView(Console(file=io.StringIO())) as view:
@@ -181,11 +181,11 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert 4 <= estimate.blocks <= 12
     assert estimate.bytes == pytest.approx(12 * 2 * 64 * 2, rel=0.2)  # rows, both widths, float16
     assert 0 < estimate.took < 60
-    elsewhere = Settings(
+    remote = Settings(
         EncoderSpec("imagebind-tiny", device="cuda"),
         cluster=ClusterSpec(workers=2, scheduler="tcp://nowhere:8786"),
     )
-    assert dry_run(Manifest.load(data), data, tmp_path / "s", elsewhere).utterances == 12
+    assert dry_run(Manifest.load(data), data, tmp_path / "s", remote).utterances == 12
     assert main([str(data), "--stores", str(tmp_path / "s"), "--dry-run", "--workers", "2"]) == 0
     out = capsys.readouterr().out
     assert "Nothing was written" in out
@@ -203,7 +203,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
         ({"scheduler": "tcp://a:1", "slurm": Path("p")}, "not both"),
     ],
 )
-def test_unusable_machines_are_refused(wrong, message):
+def test_invalid_cluster_options_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ClusterSpec(**wrong)
 
@@ -222,8 +222,8 @@ def test_each_worker_sees_one_gpu(monkeypatch):
     assert sorted(seen.values()) == ["3", "3", "5"]
 
 
-def test_videos_lie_where_the_manifest_does(tmp_path, monkeypatch, capsys):
-    """A bare name is a dataset of ``data/``, though a folder of that name lies here as well."""
+def test_default_folder_of_videos_is_the_manifests(tmp_path, monkeypatch, capsys):
+    """A bare name is a dataset of ``data/``, even if a folder of that name exists here."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data" / "toy"
     (folder / "v").mkdir(parents=True)
@@ -234,7 +234,7 @@ def test_videos_lie_where_the_manifest_does(tmp_path, monkeypatch, capsys):
     assert "Nothing was written." in capsys.readouterr().out
 
 
-def test_an_estimate_leaves_the_threads_as_they_were(tmp_path, capsys):
+def test_a_dry_run_restores_the_number_of_threads(tmp_path, capsys):
     write_clip(tmp_path / "0.mp4", 0.5)
     write_manifest(tmp_path, {"u0": "0.mp4"})
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What the extraction promises on real processes: whatever happens, good rows are as ever."""
+"""Killed workers and runs, and damaged files, on real processes: other rows do not change."""
 
 import contextlib
 import ctypes
@@ -39,14 +39,14 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory) -> Path:
-    """The store of a run that nothing happened to."""
+def reference_store(data, tmp_path_factory) -> Path:
+    """The store of a run without faults."""
     settings = Settings(EncoderSpec("imagebind-tiny"))
     return extract(Manifest.load(data), data, tmp_path_factory.mktemp("stores"), settings).store
 
 
 def decoders(pid: int) -> list[psutil.Process]:
-    """The ffmpegs below a process."""
+    """The ffmpeg processes below a process."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,29 +65,29 @@ def wait_until(condition, seconds: float = 180) -> None:
 # --- processes that die ---------------------------------------------------------------------------
 
 
-def test_worker_killed_in_the_middle_of_a_block(data, undisturbed, tmp_path):
-    killed = []
+def test_worker_killed_in_the_middle_of_a_block(data, reference_store, tmp_path):
+    killed_workers = []
 
-    def kill_who_decodes() -> None:
+    def kill_decoding_worker() -> None:
         wait_until(lambda: decoders(os.getpid()))
         with contextlib.suppress(psutil.NoSuchProcess, IndexError):
             worker = decoders(os.getpid())[0].parent()
             worker.kill()
-            killed.append(worker)
+            killed_workers.append(worker)
 
-    killer = threading.Thread(target=kill_who_decodes)
+    killer = threading.Thread(target=kill_decoding_worker)
     killer.start()
     store = extract(
         Manifest.load(data), data, tmp_path, Settings(EncoderSpec("imagebind-tiny"))
     ).store
     killer.join()
-    assert killed
-    assert tree_of(store) == tree_of(undisturbed)
+    assert killed_workers
+    assert tree_of(store) == tree_of(reference_store)
 
 
-def test_whole_run_killed_and_started_again(data, undisturbed, tmp_path, capsys):
+def test_run_killed_and_resumed(data, reference_store, tmp_path, capsys):
     command = [str(data), "--stores", str(tmp_path), "--workers", "1"]
-    store = tmp_path / "toy" / undisturbed.name
+    store = tmp_path / "toy" / reference_store.name
     run = subprocess.Popen([sys.executable, "-m", "extract", *command])
     wait_until(lambda: any(Parts(store).folder.glob("*.part")))
     for process in [run.pid, *(p.pid for p in psutil.Process(run.pid).children(recursive=True))]:
@@ -97,10 +97,10 @@ def test_whole_run_killed_and_started_again(data, undisturbed, tmp_path, capsys)
     assert not is_published(store)
     assert main(command) == 0
     assert "from an earlier run" in capsys.readouterr().out
-    assert tree_of(store) == tree_of(undisturbed)
+    assert tree_of(store) == tree_of(reference_store)
 
 
-KILLER = f"""
+DEADLY_PRELOAD = f"""
 import os, signal
 import extract.scheduler
 from extract.block import extract_block
@@ -113,17 +113,17 @@ def deadly(job, block, *rest):
     return extract_block(job, block, *rest)
 extract.scheduler.extract_block = deadly
 """
-"""Put into each worker before it works: two utterances are the end of whoever takes them."""
+"""Imported by each worker at its start: two utterances kill every worker that processes them."""
 
 
-def test_those_that_end_their_workers_fail_alone(data, undisturbed, tmp_path):
-    killer = tmp_path / "killer.py"
-    killer.write_text(KILLER)
+def test_utterances_that_kill_their_workers_fail_alone(data, reference_store, tmp_path):
+    preload_file = tmp_path / "preload.py"
+    preload_file.write_text(DEADLY_PRELOAD)
     cluster = ClusterSpec(workers=1, memory_limit="1500MB")
     settings = Settings(EncoderSpec("imagebind-tiny"), cluster=cluster)
-    with dask.config.set({"distributed.worker.preload": [str(killer)]}):
+    with dask.config.set({"distributed.worker.preload": [str(preload_file)]}):
         store = extract(Manifest.load(data), data, tmp_path / "stores", settings).store
-    cache, good = FeatureStore.open(store), FeatureStore.open(undisturbed)
+    cache, good = FeatureStore.open(store), FeatureStore.open(reference_store)
     assert {i for i, status in cache.status.items() if status != "ok"} == {KILLS, FILLS}
     reasons = dict(zip(cache.ids, cache.column("error"), strict=True))
     assert "ended its worker 3 times: it was killed" in reasons[KILLS]
@@ -159,7 +159,7 @@ def test_workers_that_cannot_start_end_the_run_at_once(data, tmp_path, capsys):
     assert "the workers could not be started: no such library" in capsys.readouterr().err
 
 
-def test_workers_that_cannot_be_started_again_end_the_run(data, tmp_path, capsys, monkeypatch):
+def test_workers_that_cannot_be_restarted_end_the_run(data, tmp_path, capsys, monkeypatch):
     """The first worker is killed by its block, all later ones end while they start."""
     mark = tmp_path / "killed"
     once = tmp_path / "once.py"
@@ -183,13 +183,13 @@ extract.scheduler.extract_block = deadly
     assert "finished blocks are kept" in error
 
 
-# --- files that are broken ------------------------------------------------------------------------
+# --- damaged files --------------------------------------------------------------------------------
 
 GOOD = 200
 
 
-def break_in_ten_ways(source: Path, folder: Path) -> dict[str, str]:
-    """Nine bad files and a missing one; what each one's status and reason must match."""
+def write_damaged_files(source: Path, folder: Path) -> dict[str, str]:
+    """Write nine damaged files; return the status and reason expected of each, by name."""
     whole = source.read_bytes()
     cut = np.random.default_rng(0).integers(len(whole) // 10, len(whole) * 9 // 10)
     header, large = bytearray(whole), bytearray(whole)
@@ -201,7 +201,7 @@ def break_in_ten_ways(source: Path, folder: Path) -> dict[str, str]:
         "zero": b"",
         "truncated": whole[:cut],
         "container": b"RIFF" + whole[4:40] + b"\0" * 4000,
-        "text": b"this is no video\n" * 50,
+        "text": b"this is not a video\n" * 50,
         "codec": bytes(header),
         "absurd": bytes(large),
         "locked": whole,
@@ -216,7 +216,7 @@ def break_in_ten_ways(source: Path, folder: Path) -> dict[str, str]:
         "truncated": "failed: ",
         "container": "failed: ",
         "text": "failed: ",
-        "codec": "",  # a decoder may make something of wrong parameters: anything but nothing
+        "codec": "",  # with wrong parameters a decoder may succeed: any status, but a row
         "absurd": "",
         "locked": "failed: cannot be read: Permission denied",
         "missing": "failed: file not found",
@@ -226,7 +226,7 @@ def break_in_ten_ways(source: Path, folder: Path) -> dict[str, str]:
 
 
 def obey_file_modes() -> None:
-    """In a worker: give up root's privilege to read what nobody may read."""
+    """Drop root's privilege to read every file, in a worker."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
@@ -238,7 +238,7 @@ def obey_file_modes() -> None:
 
 @pytest.fixture(scope="module")
 def scheduler():
-    """Address of a scheduler somebody else started, with two workers."""
+    """Address of a running scheduler with two workers."""
     if os.geteuid() == 0 and sys.platform != "linux":
         pytest.skip("root reads every file, and here it cannot give that up")
     with (
@@ -255,13 +255,15 @@ def scheduler():
         yield cluster.scheduler_address
 
 
-def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, tmp_path, capsys):
-    """Five percent are broken; retried once they are whole, and only they."""
+def test_ten_kinds_of_damaged_files_affect_only_their_rows(
+    data, reference_store, scheduler, tmp_path, capsys
+):
+    """Five percent are damaged; after their repair only they are retried."""
     (tmp_path / "v").mkdir()
     good = {f"g{i:03}": f"v/{i:03}.mp4" for i in range(GOOD)}
     for i, video in enumerate(good.values()):
         (tmp_path / video).hardlink_to(data / f"v/{i % CLIPS:02}.mp4")
-    expected = break_in_ten_ways(data / "v/05.mp4", tmp_path / "v")
+    expected = write_damaged_files(data / "v/05.mp4", tmp_path / "v")
     write_manifest(tmp_path, {**good, **{name: f"v/{name}.mp4" for name in expected}})
     command = [str(tmp_path), "--stores", str(tmp_path / "stores"), "--scheduler", scheduler]
     assert main(command) == EXIT_SOME_FAILED
@@ -274,9 +276,9 @@ def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, t
     outcome = {i: f"{cache.status[i]}: {reasons[i]}" for i in expected}
     assert {i: text for i, text in outcome.items() if not text.startswith(expected[i])} == {}
     assert all(reasons[i] for i in expected if cache.status[i] != "ok")
-    same_as_undisturbed(cache, list(good), undisturbed)
+    assert_equal_to_reference(cache, list(good), reference_store)
 
-    # All come back, and a good one has become another clip: it is not looked at again.
+    # Repair all, and replace a good one by another clip: it must not be decoded again.
     for name in expected:
         (tmp_path / f"v/{name}.mp4").unlink(missing_ok=True)
         shutil.copy(data / "v/05.mp4", tmp_path / f"v/{name}.mp4")
@@ -284,20 +286,20 @@ def test_ten_kinds_of_broken_files_harm_no_other(data, undisturbed, scheduler, t
     capsys.readouterr()
     assert main([*command, "--retry-failed"]) == 0
     again = FeatureStore.open(store)
-    same_as_undisturbed(again, list(good), undisturbed)
+    assert_equal_to_reference(again, list(good), reference_store)
     failed = [i for i in expected if cache.status[i] == "failed"]
-    before = FeatureStore.open(undisturbed).select(["u05"] * len(failed))
+    before = FeatureStore.open(reference_store).select(["u05"] * len(failed))
     for modality in again.widths:
         assert again.select(failed).values[modality].equal(before.values[modality])
-    # what has features of a kind did not fail
+    # an utterance with features of one modality has not failed
     assert again.status["no_audio"] == "no_audio"
     assert [path.name for path in store.parent.iterdir()] == [store.name]
     assert main([*command, "--retry-failed"]) == 0
     assert "nothing to decode" in capsys.readouterr().out
 
 
-def same_as_undisturbed(cache: FeatureStore, ids: list[str], undisturbed: Path) -> None:
-    before = FeatureStore.open(undisturbed)
+def assert_equal_to_reference(cache: FeatureStore, ids: list[str], reference_store: Path) -> None:
+    before = FeatureStore.open(reference_store)
     theirs = before.select([f"u{i % CLIPS:02}" for i in range(len(ids))])
     mine = cache.select(ids)
     for modality in cache.widths:
@@ -305,7 +307,7 @@ def same_as_undisturbed(cache: FeatureStore, ids: list[str], undisturbed: Path) 
         assert mine.lengths[modality].equal(theirs.lengths[modality])
 
 
-# --- other ways to look ---------------------------------------------------------------------------
+# --- sampling options -----------------------------------------------------------------------------
 
 
 def test_tubelets_crops_and_precision_reach_the_store(data, scheduler, tmp_path):
