@@ -114,10 +114,13 @@ def extract(
     _check_data_folder(utterances, data)
     attributes = _attributes(manifest, settings.sampling)
     work = _Work.of(store, utterances, data, settings)
-    tally = Tally(len(work.wanted), sum(work.lengths[u.id] for u in work.remaining))
-    tally.done = len(work.wanted) - len(work.remaining)
-    tally.failed = work.failed
-    resumed = tally.done
+    resumed = len(work.wanted) - len(work.remaining)
+    tally = Tally(
+        total=len(work.wanted),
+        total_s=sum(work.lengths[u.id] for u in work.remaining),
+        done=resumed,
+        failed=work.failed,
+    )
     job = settings.job(work.place, data)
     if work.blocks:
         write_failed = partial(_write_failed, job, encoder.widths)
@@ -162,11 +165,19 @@ def dry_run(
     job = settings.job(work.place, data)
     most = worker_count(settings.cluster, job.encoder.device)
     count = max(1, min(most, len(work.blocks)))
-    amount = work.remaining, work.lengths, len(work.blocks)
-    if settings.cluster.is_remote:  # their hardware is unknown: assume that of this machine
-        here = replace(job, encoder=replace(job.encoder, device="cpu"))
-        return estimate_extraction(here, encoder, *amount, count, threads(1), CPU_COUNT * count)
-    return estimate_extraction(job, encoder, *amount, count, threads(count), CPU_COUNT)
+    remote = settings.cluster.is_remote  # of unknown hardware: assume one like this per worker
+    if remote:
+        job = replace(job, encoder=replace(job.encoder, device="cpu"))
+    return estimate_extraction(
+        job,
+        encoder,
+        work.remaining,
+        work.lengths,
+        in_blocks=len(work.blocks),
+        workers=count,
+        threads=threads(1 if remote else count),
+        cores=CPU_COUNT * count if remote else CPU_COUNT,
+    )
 
 
 @dataclass(frozen=True)
