@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.store.temp_paths import TempPath
-from cache.store.temp_paths import TempPath
 from manifests.printing import escape_controls
 
 if TYPE_CHECKING:
