@@ -124,7 +124,7 @@ def test_no_store_is_published_if_all_utterances_fail(tmp_path, capsys):
         assert main(command) == 1
         error = capsys.readouterr().err
         assert "none of 6 utterances could be extracted" in error
-        assert "  6 x u0, u1, u2, ...: " in error
+        assert "  6 x u0, u1, u2, and 3 more: " in error
         (parts,) = (root / "toy").iterdir()
         assert parts.name.endswith(".parts")
     clip = write_clip(tmp_path / "clip.mp4", 0.5)
