@@ -3,9 +3,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from dataclasses import replace
@@ -145,6 +148,40 @@ def test_every_package_is_typed_checked_and_distributed():
     )
     checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
     assert packages < set(checked)
+
+
+BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The names of the files in the sdist and in the wheel."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    listed = ["*.cfg", "*.toml", "*.in", "*.md", "*.txt", "LICENSE", "Makefile"]
+    for path in [path for pattern in listed for path in ROOT.glob(pattern)]:
+        shutil.copy(path, source)
+    for folder in (*STAGES, "semanticmac", "benchmarks", "docs", "tests"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    for kind in ("sdist", "wheel"):
+        command = [sys.executable, "-c", BUILD.format(kind, str(out))]
+        subprocess.run(command, cwd=source, capture_output=True, check=True)
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    with tarfile.open(sdist) as tar:
+        in_sdist = {name.partition("/")[2] for name in tar.getnames()}
+    everything = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
+    return everything, in_sdist, set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_sdist_contains_every_file_and_the_wheel_those_of_the_packages(distributions):
+    everything, in_sdist, in_wheel = distributions
+    built = {name for name in everything if name.startswith(("build/", "semanticmac.egg-info/"))}
+    everything -= built
+    assert everything - in_sdist == set()
+    packages = (*STAGES, "semanticmac")
+    assert {name for name in everything if name.partition("/")[0] in packages} == {
+        name for name in in_wheel if ".dist-info/" not in name
+    }
 
 
 def test_a_remedy_names_packages_and_not_a_file_of_the_clone(monkeypatch):

@@ -61,7 +61,7 @@ class _Remaining(TimeRemainingColumn):
 
 def metrics_table(predictors: Mapping[str, Metrics]) -> Table:
     """Format metrics side by side, one column per predictor; fractions in percent."""
-    table = Table("figure", caption_justify="left")
+    table = Table("metric", caption_justify="left")
     for predictor in predictors:
         table.add_column(predictor, justify="right")
     for name in next(iter(predictors.values())):
