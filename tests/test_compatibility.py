@@ -115,7 +115,7 @@ def test_a_finished_run_is_evaluated(capsys):
     rows = [line.split("│")[1:4] for line in said.splitlines() if "│" in line]
     assert rows == EXPECTED["finished"]["shown"]
     assert train(["fit", "--resume", str(FINISHED)]) == 0
-    assert "this run has finished" in capsys.readouterr().out
+    assert "run already finished" in capsys.readouterr().out
     assert contents(FINISHED) == before
     check_finished(FINISHED, EXPECTED["finished"])
 
@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_and_ends_as_it_would_have(capsys):
     assert list((INTERRUPTED / "state").iterdir())
     assert not (INTERRUPTED / "metrics.json").exists()
     assert train(["fit", "--resume", str(INTERRUPTED)]) == 0
-    assert "goes on in epoch 3 after 1 steps" in capsys.readouterr().out
+    assert "resumes in epoch 3 after 1 steps" in capsys.readouterr().out
     assert not (INTERRUPTED / "state").exists()
     check_finished(INTERRUPTED, EXPECTED["interrupted"])
 

@@ -147,7 +147,7 @@ def test_training_refuses_separate_crop_rows(tmp_path):
     assert main([*command, "--crop-rows", "separate"]) == 0
     (store,) = (tmp_path / "s/toy").iterdir()
     config = make_config(None, ["text.source=model"])
-    with pytest.raises(ValueError, match=r"3 vision rows a frame.*--crop-rows mean"):
+    with pytest.raises(ValueError, match=r"3 vision rows per frame.*--crop-rows mean"):
         load_splits(
             manifest,
             FeatureStore.open(store),

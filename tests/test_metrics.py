@@ -235,5 +235,5 @@ def test_bad_input(name):
 
 
 def test_unknown_set():
-    with pytest.raises(ValueError, match="there are: mosi, sims"):
+    with pytest.raises(ValueError, match="choose from mosi, sims"):
         compute("mos", np.zeros(2), np.zeros(2))

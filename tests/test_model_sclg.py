@@ -141,7 +141,7 @@ def test_state_survives_a_checkpoint():
 
 def test_a_small_split_takes_all_its_neighbours(caplog):
     assert pseudo([0.0, 2.0, 1.0], knn=5).knn == 2
-    assert "sclg.knn=5 is more than there are; using 2" in caplog.text
+    assert "sclg.knn=5 exceeds the number of neighbours; using 2" in caplog.text
     with pytest.raises(ValueError, match="at least 2"):
         pseudo([0.0])
 

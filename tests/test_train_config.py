@@ -100,7 +100,7 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
         ("train.epochs=many", "key 'train.epochs' must be a whole number, not many"),
         ("train.epochs=2.5", "key 'train.epochs' must be a whole number, not 2.5"),
         ("optim.lr=fast", "key 'optim.lr' must be a number, not fast"),
-        ("sccl.enabled=5.5", "key 'sccl.enabled' cannot hold this"),
+        ("sccl.enabled=5.5", "key 'sccl.enabled' has an invalid value"),
         ("train.epochs=0", "must be above 0"),
         ("train.patience=-1", "must be 0 or above"),
         ("sgfi.gate=both", "use one of query, output, none"),
@@ -109,7 +109,7 @@ def test_a_later_layer_wins_and_a_saved_one_comes_back(tmp_path):
         ("optim.clip=-1", "must be 0 or above"),
         ("sgfi.bridge_tokens=-1", "must be 0 or above"),
         ("sccl.bins=[1,0]", "the borders must increase"),
-        ("sgfi.heads=3", "cannot be cut into sgfi.heads=3"),
+        ("sgfi.heads=3", "is not divisible by sgfi.heads=3"),
         ("dropout=1.5", "key 'dropout' is 1.5: it must be 0 or above, and below 1"),
         ("optim.lr=nan", "must be 0 or above"),
         ("loss.weights.t=-1", "must be 0 or above"),
@@ -130,7 +130,7 @@ def test_a_dataset_is_needed(capsys):
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="no preset is called 'nosuch'; there are: demo"):
+    with pytest.raises(ValueError, match="unknown preset 'nosuch'; choose from demo"):
         make_config("nosuch")
 
 

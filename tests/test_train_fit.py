@@ -142,7 +142,7 @@ def fit(place, language_model, monkeypatch, capsys):
 
 def test_a_run_learns_and_leaves_its_files(fit, capsys):
     folder, said = fit("score")
-    assert "train: left out 1 utterances without features" in said
+    assert "train: excluded 1 utterances without features" in said
     assert said.count("epoch ") >= 5
     found = {path.name for path in folder.iterdir()}
     assert found == {
@@ -277,10 +277,10 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
     for wrong, says in {
         "perceiver.max_frames=4": "raise perceiver.max_frames",
         "text.model=models/nosuch": "models/nosuch: no such folder",
-        "text.model=builtin:nosuch": "no language model is called",
-        "method=nosuch": "no method is called 'nosuch'",
+        "text.model=builtin:nosuch": "unknown language model",
+        "method=nosuch": "unknown method 'nosuch'",
         "dataset=nosuch": "no such file",
-        "cache=stores/one/tiny.zarr": "holds features of 'one', not of 'score'",
+        "cache=stores/one/tiny.zarr": "has features of 'one', not of 'score'",
         "cache=stores/none.zarr": "not a published feature store",
     }.items():
         assert main(["fit", *base, wrong]) == 1
@@ -295,7 +295,7 @@ def test_mistakes_are_told_before_a_language_model_is_waited_for(place, monkeypa
     monkeypatch.chdir(place)
     base = ["dataset=score", "text.model=org/none", *FAST]
     for wrong, says in {
-        ("method=nosuch",): "no method is called 'nosuch'",
+        ("method=nosuch",): "unknown method 'nosuch'",
         ("options.rank=3",): "method=semanticmac has no options",
         ("method=lmf", "options.rank=0"): "'options.rank' is 0: it must be above 0",
         ("cache=stores/none.zarr",): "not a published feature store",

@@ -89,7 +89,7 @@ def test_an_id_in_two_splits_is_refused(place, one, other):
     again = table.iloc[[one]].assign(split=SPLITS[other])
     shared = table.loc[one, "id"]
     where = " and ".join(sorted({SPLITS[one], SPLITS[other]}))
-    with pytest.raises(ValueError, match=f"1 ids stand in several splits.*'{shared}' in {where}"):
+    with pytest.raises(ValueError, match=f"1 ids are in several splits.*'{shared}' in {where}"):
         load(place, pd.concat([table, again]))
 
 
@@ -99,7 +99,7 @@ def test_the_command_refuses_a_leak_in_one_line(here, capsys):
     Manifest(CARD, table).save("leaky")
     assert main(["fit", "dataset=./leaky", f"text.model={here}/xlnet", *FAST]) == 1
     error = capsys.readouterr().err
-    assert "ids stand in several splits" in error
+    assert "ids are in several splits" in error
     assert error.count("\n") == 1
     assert list(here.glob("runs/**")) == before
 
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_the_test_split_comes_out_at_once(place):
     with pytest.raises(ValueError, match="have no label, the first is 'u26'"):
         load(place, table.assign(label=table["label"].where(table["id"] != "u26")))
     renamed = table.replace({"id": {"u26": "new"}})
-    with pytest.raises(ValueError, match="holds no features of 1 utterances of the split 'test'"):
+    with pytest.raises(ValueError, match="has no features of 1 utterances of the split 'test'"):
         load(place, renamed)
 
 
@@ -172,7 +172,7 @@ def test_a_run_reads_the_test_split_once_and_last(here, monkeypatch, capsys):
     assert {name: sorted(rows["id"]) for name, rows in predictions.groupby("split")} == ids
     assert "15 train, 5 valid, 5 test utterances" in said
     for name, dropped in metrics["dropped"].items():
-        assert f"{name}: left out 1 utterances without features: {dropped[0]}" in said
+        assert f"{name}: excluded 1 utterances without features: {dropped[0]}" in said
     assert main(["evaluate", str(folder)]) == 0  # the context is found again
 
 
@@ -208,7 +208,7 @@ def test_context_stays_within_its_split(place):
 
 def test_context_without_dialogues_is_refused(place):
     table = table_of().drop(columns=["dialogue", "turn"])
-    with pytest.raises(ValueError, match="tells of no context"):
+    with pytest.raises(ValueError, match="has neither a column `context` nor"):
         load(place, table, "text.context_turns=1")
     splits, _ = load(place, table.assign(context="good\nbad"), "text.context_turns=1")
     alone, _ = load(place, table)

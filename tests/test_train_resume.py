@@ -113,7 +113,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(place, forks, whole):
     assert state.name == "00002-00000004"
     code, said = resume(forks, folder)
     assert code == 0
-    assert "goes on in epoch 2 after 4 steps" in said
+    assert "resumes in epoch 2 after 4 steps" in said
     assert contents(folder) == contents(whole)
 
 
@@ -129,7 +129,7 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_too(place, forks, whole):
 def test_a_finished_run_says_so(place, forks, whole):
     code, said = resume(forks, whole)
     assert code == 0
-    assert "has finished" in said
+    assert "already finished" in said
     mae = json.loads((whole / "metrics.json").read_text())["test"]["MAE"]
     assert f"{mae:.3f}" in said
 
@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_its_own_data_only(place, forks):
     (folder / "environment.json").write_text(json.dumps(environment))
     code, said = resume(forks, folder)
     assert code == 1
-    assert "cannot go on: manifest_digest is" in said
+    assert "cannot be resumed: manifest_digest is" in said
 
 
 def test_resume_takes_a_run_and_nothing_else(place, forks, whole):

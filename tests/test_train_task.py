@@ -39,7 +39,9 @@ def test_labels_that_cannot_be_read_name_the_utterance():
     with pytest.raises(ValueError, match="the first is 'w'"):
         regression().encode(rows)
     rows["label"] = pd.Series(["a", "z"], dtype="string")
-    with pytest.raises(ValueError, match=r"'w' has the label 'z', the card knows: a, b, c"):
+    with pytest.raises(
+        ValueError, match=r"'w' has the label 'z', the card has the classes: a, b, c"
+    ):
         classification().encode(rows)
 
 

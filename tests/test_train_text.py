@@ -136,7 +136,7 @@ def test_more_layers_than_there_are(folder):
 def test_more_tokens_than_the_model_takes(folder):
     tokenizer = load_tokenizer(folder("roberta"))
     tokenizer.model_max_length = 64
-    with pytest.raises(ValueError, match=r"text.max_tokens=65: the language model takes 64"):
+    with pytest.raises(ValueError, match=r"max_tokens=65: the language model supports at most 64"):
         tokenize(tokenizer, TEXTS, 65)
 
 

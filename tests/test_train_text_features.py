@@ -92,7 +92,7 @@ def test_same_seed_same_result(place, capsys):
 def test_a_store_without_text_features_is_a_clear_error(place, capsys):
     assert main(arguments("mute")) == 1
     error = capsys.readouterr().err
-    assert "mute.zarr holds no text features" in error
+    assert "mute.zarr has no text features" in error
     assert "set text.source=model" in error
     assert error.count("\n") == 1
 

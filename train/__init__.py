@@ -1,16 +1,13 @@
-"""LEARN from what was kept: a manifest and a feature cache become a trained run.
+"""Train: load a dataset's features, fit a model on them and evaluate it.
 
     python -m train fit dataset=demo
     python -m train evaluate runs/demo/semanticmac/20250101-120000-seed1
 
-The files, in the order in which a run meets them: `config` (every switch), `task` (what is
-predicted), `data` (manifest and cache joined into batches, with `context`), `text` and
-`text_features` (what reads the words), `perceiver`, `sgfi`, `sclg` with `neighbours`, `sccl` (the
-paper's parts; `sequences` and `predictor` are those of the other methods), `method` (what the loop
-expects of any method) and `methods/` (one file each), `optimiser`, `processes`, `state`, `watch`,
-`metrics`, `record` (a run's folder), `report`, and `fit` (the loop).
+The modules, in the order in which a run uses them: `config` (every key), `task` (the target),
+`data` (manifest and store joined into batches, with `context`), `methods` (one file per method,
+with the interface in `method`), `model` (the paper's modules, and the layers and frame operations
+that all methods share), `optimizer`, `distributed`, `checkpoint`, `loss_meter`, `metrics`,
+`run_folder`, `report`, and `fit` (the training loop).
 
-What is done with finished runs: `predict` a new clip (`trained_model`, `clips`), `compare` two of
-them (`predictions`, `run_commands`), and several in one table: `study`, with `ablations`,
-`compare_methods`, `search` and `tables`; `labels` says what generated labels are worth.
+`study` trains and compares several runs; `predict` applies a finished run to new clips.
 """

@@ -1,4 +1,4 @@
-"""Which utterances make up which batch: a pure function of (seed, epoch), whoever asks."""
+"""Batches of an epoch: a pure function of seed and epoch, the same in every process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ def epoch_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> list[Tensor]:
-    """The batches of one epoch.
+    """Return the batches of one epoch.
 
-    The shuffled utterances are cut into even windows of at most ``window`` batches, sorted by
-    length within a window and cut into batches, which are shuffled again: little padding, batches
-    still mixed. A small split gets at least four windows, or its batches would always be the same.
+    The shuffled utterances are split into even windows of at most ``window`` batches, sorted by
+    length within a window and split into batches, which are shuffled again: this keeps padding low
+    and batches mixed. A small split gets at least four windows; with one, all epochs would have the
+    same batches.
 
-    Several ranks divide each batch among themselves, every ``ranks``-th utterance each: together
-    they see the same batches as one process, without overlap or loss.
+    Each rank takes every ``ranks``-th utterance of a batch: together the ranks see the same batches
+    as one process, each utterance once.
 
     Args:
-        lengths: ``[N]``, what padding costs (frames or tokens of each utterance).
+        lengths: ``[N]``, frames or tokens of each utterance.
         batch_size: utterances in a batch over all ranks; the last one may be smaller.
         seed: the run's seed.
         epoch: number of the epoch.
         window: batches in a window.
-        rank: which of the processes asks.
-        ranks: how many there are.
+        rank: the rank of this process, from 0.
+        ranks: the number of processes.
 
     Returns:
         One int64 tensor of indices per batch, this rank's share; over the ranks each utterance
@@ -43,9 +44,9 @@ def epoch_batches(
     assert 0 <= rank < ranks
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(lengths), generator=generator)
-    batches_in_all = -(-len(lengths) // batch_size)
-    windows = max(min(4, batches_in_all), -(-batches_in_all // window))
-    size = batch_size * -(-batches_in_all // windows) if windows else 1
+    total = -(-len(lengths) // batch_size)
+    windows = max(min(4, total), -(-total // window))
+    size = batch_size * -(-total // windows) if windows else 1
     batches: list[Tensor] = []
     for part in order.split(size):
         part = part[lengths[part].argsort(stable=True)]

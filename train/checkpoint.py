@@ -1,13 +1,13 @@
-"""A run's state: all that it needs to go on as if it had never stopped, whole or not there.
+"""Checkpoints: everything needed to resume a run exactly, written atomically.
 
-``<run>/state/<epoch>-<step>/`` is written aside, synced and renamed; the one before is kept until
-then. It holds::
+``<run>/state/<epoch>-<step>/`` is written as a temporary folder, synced and renamed; the previous
+checkpoint is kept until then. It holds::
 
     progress.json           epoch, step, history, the best epoch, the gradient scaler
-    weights.safetensors     what predicting needs, as it is now
-    best.safetensors        the same in the epoch that the validation split chose
+    weights.safetensors     the current weights, as far as predicting needs them
+    best.safetensors        the same, of the epoch with the best validation score
     optimiser.safetensors   AdamW's moments
-    process-<rank>.json     one of each process: Python's and NumPy's random states, loss sums
+    process-<rank>.json     per process: Python's and NumPy's random states, loss sums
     process-<rank>.safetensors   PyTorch's random states, the method's training state
 """
 
@@ -41,16 +41,16 @@ from train.optimizer import OptimizerStep
 
 @dataclass
 class TrainState:
-    """How far a run has come.
+    """The position and history of a run.
 
     Attributes:
-        epoch: the epoch under way, from 1.
-        step: how many of its steps are done.
-        elapsed: seconds spent on them.
-        best_epoch: the epoch that the validation split chose so far; 0 before the first.
-        best_score: its score, highest best.
-        best_loss: its validation loss; of epochs with one score the lowest is best.
-        history: per finished epoch the seconds, the mean of each loss term, the validation figures.
+        epoch: the current epoch, from 1.
+        step: its finished steps.
+        elapsed: seconds that they took.
+        best_epoch: the epoch with the best validation score so far; 0 before the first.
+        best_score: its score; higher is better.
+        best_loss: its validation loss; among epochs with equal scores the lowest is best.
+        history: per finished epoch the seconds, the mean of each loss term, the validation metrics.
     """
 
     epoch: int = 1
@@ -62,20 +62,20 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def ends(self, epochs: int, patience: int) -> bool:
-        """Whether no epoch follows: all are done, or ``patience`` of them brought nothing."""
+        """Whether all epochs are done, or the last ``patience`` of them brought no better score."""
         finished = self.epoch - 1
         waited = finished - self.best_epoch if self.best_epoch else 0
         return finished >= epochs or bool(patience and waited >= patience)
 
 
 class Checkpointer:
-    """Saves and restores a run.
+    """Saves and restores the state of a run.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         method: after `Method.begin`.
-        optimizer: its optimiser.
-        meter: the sums of its loss terms.
+        optimizer: the method's optimizer.
+        meter: the sums of the loss terms.
     """
 
     def __init__(
@@ -88,21 +88,20 @@ class Checkpointer:
         self._place: tuple[int, int] | None = None
 
     def keep_best(self) -> None:
-        """Make the present weights the best ones, in memory until the next `save`."""
+        """Copy the current weights as the best ones; the next `save` writes them."""
         if distributed.rank() == 0:
             self._best = run_folder.predicting_state(self.method)
 
     def save_if_due(self, progress: TrainState, seconds: float) -> None:
-        """`save`, unless the last one is less than so many seconds ago."""
+        """Call `save` if the last one was at least ``seconds`` ago on any rank."""
         due = time.monotonic() - self._saved >= seconds
         if any(distributed.all_gather(due)):  # clocks differ; all save or none
             self.save(progress)
 
     def save(self, progress: TrainState) -> None:
-        """Write the state.
+        """Write a checkpoint, unless there is one of this epoch and step.
 
-        All processes call this at the same step; each writes what only it knows. What is saved
-        already, at this epoch and step, is not written again.
+        All processes call this at the same step; each writes its own random states and buffers.
         """
         place = progress.epoch, progress.step
         if place == self._place:
@@ -139,10 +138,10 @@ class Checkpointer:
         self._best, self._saved, self._place = None, time.monotonic(), place
 
     def restore(self) -> TrainState | None:
-        """Go back to the newest state; None where there is none yet.
+        """Restore the newest checkpoint; None if there is no checkpoint yet.
 
         Raises:
-            ValueError: another number of processes wrote it.
+            ValueError: it was written by another number of processes.
         """
         here = newest(self.folder)
         if here is None:
@@ -167,9 +166,9 @@ class Checkpointer:
         return at
 
     def publish(self) -> None:
-        """Put the best and the last weights into the run's folder, for all processes to read."""
+        """Link the best and the last weights into the run's folder, for all processes to read."""
         here = newest(self.folder)
-        assert here is not None, "an epoch ends with a state"
+        assert here is not None, "an epoch ends with a checkpoint"
         if distributed.rank() == 0:
             run = self.folder.parent
             link(here / "best.safetensors", run_folder.weights_path(run))
@@ -199,10 +198,10 @@ class Checkpointer:
 
 
 class InterruptHandler:
-    """Ctrl-C asks the loop to end after a whole step; a second one does not wait for that.
+    """Delays Ctrl-C to the end of the step; a second Ctrl-C interrupts at once.
 
     Args:
-        every: steps between two at which several processes agree whether one was asked.
+        every: steps between two checks whether any process was interrupted.
     """
 
     def __init__(self, every: int) -> None:
@@ -210,7 +209,7 @@ class InterruptHandler:
 
     def __enter__(self) -> InterruptHandler:
         self._before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is threading.main_thread():  # no other may set it
+        if threading.current_thread() is threading.main_thread():  # only this thread may set it
             signal.signal(signal.SIGINT, self._ask)
         return self
 
@@ -219,26 +218,26 @@ class InterruptHandler:
             signal.signal(signal.SIGINT, self._before)
 
     def after(self, step: int) -> bool:
-        """Whether to end after this step of the run."""
+        """Whether to end after step ``step`` of the run."""
         return (distributed.world_size() == 1 or step % self._every == 0) and self.asked()
 
     def asked(self) -> bool:
-        """Whether any process was asked to end."""
+        """Whether any process was interrupted."""
         return any(distributed.all_gather(self._asked))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        if distributed.world_size() == 1:  # a launcher passes on what the terminal has sent already
+        if distributed.world_size() == 1:  # a launcher sends the signal again
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def newest(folder: Path) -> Path | None:
-    """The latest whole state in a run's ``state/``."""
+    """Return the newest complete checkpoint in a run's ``state/``; None: no checkpoint."""
     return max(folder.glob("[0-9]*"), default=None)
 
 
 def link(source: Path, target: Path) -> None:
-    """One file under two names; a copy where the file system knows no links."""
+    """Hard-link a file; copy it where the file system has no hard links."""
     aside = target.with_name(f".{target.name}")
     aside.unlink(missing_ok=True)
     try:
@@ -259,5 +258,5 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")  # numbers come back bit for bit
+    path.write_text(json.dumps(content), encoding="utf-8")  # floats are restored exactly
     sync(path)

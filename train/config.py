@@ -1,6 +1,6 @@
-"""Every switch of a training run: defaults, then a preset, then the command line's ``key=value``.
+"""Configuration keys of a run: defaults, then a preset, then ``key=value`` on the command line.
 
-A comment marked [R] stands at a choice that the paper leaves open; docs/method.md explains each.
+[R] marks a choice that the paper leaves open; docs/method.md explains each.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ TRAINABLE = Range(
 
 @dataclass
 class TextConfig:
-    """The language model, or the text features in its place."""
+    """The language model, or the text features that replace it."""
 
     # model | features: the store's text features, no language model
     source: Annotated[str, one_of("model", "features")] = "model"
-    model: str | None = None  # hub name, folder or builtin:minilm; null: the card's
+    model: str | None = (
+        None  # hub name, folder or builtin:minilm; null: the one that the card names
+    )
     # all | none | n: the last n layers
     trainable: Annotated[Union[int, str], TRAINABLE] = "all"  # noqa: UP007  read by OmegaConf
-    max_tokens: Positive[int] = 128  # longer transcripts are cut at the end, and counted
-    context_turns: NotNegative[int] = 0  # preceding utterances to read, as far as they fit
+    max_tokens: Positive[int] = 128  # longer transcripts are truncated at the end, and counted
+    context_turns: NotNegative[int] = 0  # preceding utterances to read, if they fit
 
 
 @dataclass
@@ -62,10 +64,10 @@ class PerceiverConfig:
     heads: Positive[int] = 4
     ffn: Positive[int] = 2  # hidden width of the feed forward network, in model widths
     max_frames: Positive[int] = 128  # rows of the frame embedding
-    # error | subsample: how to treat videos of more than max_frames frames
+    # error | subsample: treatment of videos with more than max_frames frames
     long_video: Annotated[str, one_of("error", "subsample")] = "error"
     frames: Positive[Optional[int]] = None  # noqa: UP045  resample every video to n frames, evenly
-    # [R] learned | zero: the embedding that the tokens of an absent modality attend to
+    # [R] learned | zero: the embedding that represents an absent modality
     missing: Annotated[str, one_of("learned", "zero")] = "learned"
     frame_embedding: bool = True
     layer_norm: bool = True
@@ -97,7 +99,7 @@ class SCLGConfig:
     # [R] mean | sum of the label shifts over the neighbours
     reduction: Annotated[str, one_of("mean", "sum")] = "mean"
     start_epoch: NotNegative[int] = 2
-    # auto | exact | faiss: how to search neighbours (auto: faiss for large training splits)
+    # auto | exact | faiss: search method (auto: faiss for large training splits)
     index: Annotated[str, one_of("auto", "exact", "faiss")] = "auto"
     momentum: bool = True  # false: a pseudo label is y + delta of the last epoch alone
 
@@ -156,8 +158,10 @@ class TrainConfig:
     batch_size: Positive[int] = 32
     # fp32 | bf16 | fp16: of the forward pass
     precision: Annotated[str, one_of("fp32", "bf16", "fp16")] = "fp32"
-    cpu: bool = False  # use the CPU even if there is a GPU
-    bucket: Positive[int] = 100  # batches in a window within which utterances are sorted by length
+    cpu: bool = False  # use the CPU even if a GPU is available
+    bucket: Positive[int] = (
+        100  # batches per window; utterances are sorted by length within a window
+    )
     check_every: Positive[int] = 50  # steps between two checks for a loss that is not finite
     accumulate: Positive[int] = 1  # micro-batches per batch, to save memory
     patience: NotNegative[int] = 0  # stop after n epochs without a better one; 0: never
@@ -168,16 +172,16 @@ class TrainConfig:
 
 @dataclass
 class Config:
-    """A run. Every field is a key of the command line: ``dataset=demo sclg.knn=5``.
+    """All keys of a run, set on the command line as ``dataset=demo sclg.knn=5``.
 
-    A default never changes: the digests of finished runs leave out keys at their defaults.
+    Defaults must never change: the digests of finished runs omit keys with default values.
     """
 
     dataset: str = ""  # folder below data/, or a path to a folder with a manifest
-    preset: str | None = None  # name in train/presets; null: the one the dataset's card names
+    preset: str | None = None  # name in train/presets; null: the one that the card names
     method: str = "semanticmac"
-    options: dict[str, Any] = field(default_factory=dict)  # the method's own keys: see its file
-    name: str | None = None  # ends the run folder's name; null: seed<seed>
+    options: dict[str, Any] = field(default_factory=dict)  # the method's own keys, see its file
+    name: str | None = None  # suffix of the run folder's name; null: seed<seed>
     seed: NotNegative[int] = 1
     cache: str | None = None  # feature store, path or URL; null: the one in <stores>/<dataset>
     stores: str = "stores"
@@ -195,22 +199,22 @@ class Config:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with this package, sorted."""
+    """Return the sorted names of the presets in this package."""
     names = [item.name for item in PRESETS.iterdir()]
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def make_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the preset's YAML, then ``key=value`` strings; a later one wins.
+    """Merge the defaults, the preset's YAML and ``key=value`` strings, in this order.
 
     Raises:
-        ValueError: an unknown preset or key, or a value that the key cannot take.
+        ValueError: an unknown preset or key, or an invalid value.
     """
     layers: list[Any] = [OmegaConf.structured(Config)]
     if preset:
         if preset not in preset_names():
             known = ", ".join(preset_names())
-            raise ValueError(f"no preset is called {preset!r}; there are: {known}")
+            raise ValueError(f"unknown preset {preset!r}; choose from {known}")
         text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
         layers.append(OmegaConf.create(text))
     layers.append(read_overrides(overrides))
@@ -218,21 +222,21 @@ def make_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def choose_config(overrides: Sequence[str]) -> Config:
-    """The configuration of ``key=value`` strings, over the preset that they or the card name.
+    """Merge ``key=value`` strings with the preset that they name, else the card's.
 
     Raises:
-        ValueError: as `make_config`, or there is no ``dataset``.
+        ValueError: same as `make_config`; or ``dataset`` is missing or has no manifest.
     """
     early = make_config(None, overrides)
     if not early.dataset:
-        raise ValueError("which dataset? say dataset=NAME, for instance dataset=demo")
+        raise ValueError("no dataset: add dataset=NAME, for example dataset=demo")
     card = Card.load(find_manifest(early.dataset).parent / CARD)
     preset = early.preset or card.preset
     return make_config(preset, [*overrides, f"preset={preset}"])
 
 
 def load_config(run: Path) -> Config:
-    """The configuration of a run, from its folder.
+    """Read the configuration of a run from its folder.
 
     Raises:
         ValueError: the folder has no ``config.yaml``.
@@ -249,10 +253,10 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of the keys that decide a run's results and differ from their defaults.
+    """Compute the SHA-256 of the keys that affect the results and differ from their defaults.
 
-    A key that is added later, with a default that changes nothing, keeps every digest. Where the
-    store is found does not count: a run records the digest of the store itself.
+    A key that is added later with a neutral default changes no digest. The path of the store is
+    excluded: a run records the digest of the store itself.
     """
     ours, defaults = _flat_keys(config), _flat_keys(Config())
     keys = {
@@ -264,7 +268,7 @@ def config_digest(config: Config) -> str:
 
 
 def _flat_keys(group: Any, prefix: str = "") -> dict[str, Any]:
-    """Every key with its value: ``{"sclg.knn": 10, ...}``."""
+    """Return all keys with their values: ``{"sclg.knn": 10, ...}``."""
     keys: dict[str, Any] = {}
     for name, value in vars(group).items():
         inner = is_dataclass(value)
@@ -273,7 +277,7 @@ def _flat_keys(group: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def read_overrides(overrides: Sequence[str]) -> Any:
-    """``key=value`` strings as an (unchecked) OmegaConf mapping; ValueError on other strings."""
+    """Parse ``key=value`` strings to an unchecked OmegaConf mapping; ValueError if malformed."""
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"{override!r} is not of the form key=value")
@@ -284,10 +288,10 @@ def read_overrides(overrides: Sequence[str]) -> Any:
 
 
 def read_options(kind: type[Options], config: Config) -> Options:
-    """A method's own options: the defaults of its dataclass, then ``config.options``.
+    """Merge the defaults of a method's ``Options`` with ``config.options``.
 
     Raises:
-        ValueError: an option that the method does not have, or a value that it cannot take.
+        ValueError: an unknown option, or an invalid value.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), config.options)
@@ -312,7 +316,10 @@ def _merge(layers: list[Any]) -> Config:
             group = key.rpartition(".")[0]
             raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
         raise ValueError(f"key {key!r} {_refused(error)}") from error
-    if config.train.precision in ("no", "False"):  # the old word; YAML parses a bare no as False
+    if config.train.precision in (
+        "no",
+        "False",
+    ):  # the former value; YAML parses a bare no as False
         config.train.precision = "fp32"
     check_ranges(config)
     _check_combinations(config)
@@ -320,10 +327,10 @@ def _merge(layers: list[Any]) -> Config:
 
 
 def _check_combinations(config: Config) -> None:
-    """Raise a ValueError if two keys contradict each other."""
+    """Raise a ValueError if keys contradict each other."""
     for part, heads in (("perceiver", config.perceiver.heads), ("sgfi", config.sgfi.heads)):
         if config.width % heads:
-            raise ValueError(f"width={config.width} cannot be cut into {part}.heads={heads} heads")
+            raise ValueError(f"width={config.width} is not divisible by {part}.heads={heads}")
     frames, most = config.perceiver.frames, config.perceiver.max_frames
     if frames is not None and frames > most:
         raise ValueError(
@@ -331,7 +338,7 @@ def _check_combinations(config: Config) -> None:
             f"perceiver.max_frames={most}"
         )
     if config.text.context_turns and config.text.source == "features":
-        raise ValueError("text.context_turns is read by a language model: set text.source=model")
+        raise ValueError("text.context_turns needs a language model: set text.source=model")
 
 
 def _keys_of(group: str) -> str:
@@ -341,11 +348,11 @@ def _keys_of(group: str) -> str:
 
 
 def _refused(error: BaseException) -> str:
-    """What is wrong with a key's value, after the key."""
+    """Describe why a key's value was refused; follows the key in a message."""
     line = _first_line(error)
     found = re.search(r"Value '(.*)' .*could not be converted to (\w+)$", line)
     if found is None or found[2] not in WANTED:
-        return f"cannot hold this: {line}"
+        return f"has an invalid value: {line}"
     return f"must be {WANTED[found[2]]}, not {found[1]}"
 
 

@@ -1,4 +1,4 @@
-"""A manifest and a feature cache joined, by id, into the batches of a split."""
+"""Join a manifest and a feature store by id into the batches of a split."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from train.task import Task
 
 @dataclass(frozen=True)
 class Batch:
-    """Some utterances of one split.
+    """A batch of utterances of one split.
 
     Attributes:
-        index: ``[B]`` int64, their places in the split.
-        text: their tokens, or with ``text.source=features`` the store's text features.
+        index: ``[B]`` int64, positions in the split.
+        text: tokens, or with ``text.source=features`` the store's text features.
         audio: one row per frame; an absent modality has length 0.
-        vision: the same.
+        vision: same as audio.
         labels: ``[B, C]`` float32 targets.
     """
 
@@ -44,7 +44,7 @@ class Batch:
         return len(self.index)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """Copy the batch to a device."""
         return Batch(
             self.index.to(device, non_blocking=True),
             self.text.to(device),
@@ -58,16 +58,16 @@ class Batch:
 class Split:
     """The utterances of one split, in the order of their ids.
 
-    Features and labels are read when they are first asked for, and then stay in memory: those of
-    the test split not before the model is chosen.
+    Features and labels are read on first use and then kept in memory; those of the test split are
+    first used after the best epoch is chosen.
 
     Attributes:
         name: train, valid or test.
-        rows: their manifest rows.
-        tokens: their texts; None with ``text.source=features``.
-        cache: holds their features.
-        task: encodes their labels.
-        dropped: utterances of the split whose extraction failed; they are not here.
+        rows: manifest rows.
+        tokens: the texts; None with ``text.source=features``.
+        cache: the feature store.
+        task: encodes the labels.
+        dropped: ids of the utterances that are excluded because their extraction failed.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Split:
 
     @cached_property
     def features(self) -> Features:
-        """What the frozen encoder saw and heard."""
+        """Features of the frozen encoder."""
         unread = () if self.tokens is None else ("text",)
         modalities = [m for m in self.cache.widths if m not in unread]
         return self.cache.select(self.ids, modalities=modalities)
@@ -103,26 +103,26 @@ class Split:
         return self.features.lengths["text"] if self.tokens is None else self.tokens.lengths
 
     def batch(self, index_B: Tensor) -> Batch:
-        """The utterances at ``index_B``."""
+        """Return the utterances at positions ``index_B``."""
         packed = self.features.batch(index_B)
         text = packed["text"] if self.tokens is None else self.tokens.batch(index_B)
         return Batch(index_B, text, packed["audio"], packed["vision"], self.labels[index_B])
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All utterances once, longest text first, so that little is padding."""
+        """Iterate over all utterances once, longest text first to keep padding low."""
         order = self.text_lengths.argsort(descending=True, stable=True)
         for index_B in order.split(batch_size):
             yield self.batch(index_B)
 
 
 def resolve(config: Config, manifest: Manifest) -> Config:
-    """A copy of the configuration with the keys filled in that it leaves to the dataset.
+    """Return a copy of the configuration, with the defaults that depend on the dataset.
 
-    ``text.model`` becomes the language model of the dataset's card, unless ``text.source=features``
-    needs none, and ``cache`` the dataset's store in ``stores``.
+    If unset, ``text.model`` becomes the language model of the dataset's card (unless
+    ``text.source=features``) and ``cache`` the dataset's store in ``stores``.
 
     Raises:
-        ValueError: ``stores`` holds no store of the dataset, or several that fit equally well.
+        ValueError: ``stores`` has no store of the dataset, or several that fit equally well.
     """
     text, store = config.text, config.cache
     if text.source == "model":
@@ -136,41 +136,41 @@ def resolve(config: Config, manifest: Manifest) -> Config:
 def load_splits(
     manifest: Manifest, cache: FeatureStore, task: Task, tokenizer: Any, config: Config
 ) -> dict[str, Split]:
-    """All three splits; what is wrong with any of them comes out here, not after training.
+    """Load all three splits; invalid input is reported here, not after training.
 
     Args:
         manifest: ids, splits, transcripts and labels.
-        cache: features of the same dataset.
+        cache: the feature store of the same dataset.
         task: encodes the labels.
-        tokenizer: the language model's; None where the cache's text features stand in for it.
+        tokenizer: the language model's; None to use the store's text features.
         config: limits.
 
     Raises:
-        ValueError: two splits share an id, the cache lacks an utterance, belongs to another
-            dataset or holds several rows a frame, a label cannot be read, a video has more frames
-            than ``perceiver.max_frames``, a split is empty, or there is no context although
-            ``text.context_turns`` asks for some.
+        ValueError: two splits share an id; the store lacks an utterance, belongs to another
+            dataset or has several rows per frame; a label is invalid; a video has more frames than
+            ``perceiver.max_frames``; a split is empty; or ``text.context_turns`` is set and the
+            manifest has no context.
     """
     if cache.dataset != manifest.card.name:
         raise ValueError(
-            f"{cache.path} holds features of {cache.dataset!r}, not of {manifest.card.name!r}"
+            f"{cache.path} has features of {cache.dataset!r}, not of {manifest.card.name!r}"
         )
     rows = cache.attributes.get("rows_per_frame", {}).get("vision", 1)
     if rows > 1:
         raise ValueError(
-            f"{cache.path} holds {rows} vision rows a frame, the crops of a picture, which would "
-            "be taken for frames one after the other: extract with --crop-rows mean"
+            f"{cache.path} has {rows} vision rows per frame (one per crop), training expects one: "
+            "extract with --crop-rows mean"
         )
     if tokenizer is None and "text" not in cache.widths:
         raise ValueError(
-            f"{cache.path} holds no text features, which text.source=features asks for: name a "
-            "store that was imported with some (cache=<path>), or set text.source=model"
+            f"{cache.path} has no text features, which text.source=features needs: choose a store "
+            "with text features (cache=<path>), or set text.source=model"
         )
     if config.text.context_turns and not has_context(manifest.table):
         raise ValueError(
             f"text.context_turns={config.text.context_turns}: the manifest of "
-            f"{manifest.card.name!r} tells of no context, neither in a column `context` nor by "
-            "dialogue and turn; set text.context_turns=0"
+            f"{manifest.card.name!r} has neither a column `context` nor dialogues and turns; set "
+            "text.context_turns=0"
         )
     check_no_leak(manifest.table)
     return {name: _load_split(name, manifest, cache, task, tokenizer, config) for name in SPLITS}
@@ -188,7 +188,7 @@ def _load_split(
     status = rows["id"].map(cache.status)
     if status.isna().any():
         raise ValueError(
-            f"{cache.path} holds no features of {int(status.isna().sum())} utterances of the split "
+            f"{cache.path} has no features of {int(status.isna().sum())} utterances of the split "
             f"{name!r}, the first is {str(rows.loc[status.isna(), 'id'].iloc[0])!r}; it was "
             "extracted from another manifest: extract again"
         )
@@ -202,28 +202,28 @@ def _load_split(
         contexts = None
         if config.text.context_turns:
             before = preceding(rows, config.text.context_turns)
-            contexts = [said for said, gone in zip(before, failed, strict=True) if not gone]
+            contexts = [c for c, excluded in zip(before, failed, strict=True) if not excluded]
         tokens = tokenize(tokenizer, texts, config.text.max_tokens, contexts)
     dropped = [str(i) for i in rows.loc[failed, "id"]]
     split = Split(name, kept, tokens, cache, task, dropped)
     _check_frames(split, frame_limit(config.perceiver))
-    task.encode(kept)  # for its errors only: the labels themselves wait until they are needed
+    task.encode(kept)  # for its errors only; the labels are encoded again on first use
     return split
 
 
 def check_no_leak(table: pd.DataFrame) -> None:
-    """What is learnt from may not be judged: raise a ValueError if an id stands in two splits."""
+    """Raise a ValueError if an id is in more than one split (data leak)."""
     splits = table.groupby("id")["split"].agg(lambda names: sorted(set(names)))
     shared = splits[splits.map(len) > 1]
     if len(shared):
         raise ValueError(
-            f"{len(shared)} ids stand in several splits, the first is {str(shared.index[0])!r} in "
-            f"{' and '.join(shared.iloc[0])}: give every utterance an id and a split of its own"
+            f"{len(shared)} ids are in several splits, the first is {str(shared.index[0])!r} in "
+            f"{' and '.join(shared.iloc[0])}: give every utterance a unique id in one split"
         )
 
 
 def frame_limit(config: PerceiverConfig) -> int | None:
-    """Most frames that an utterance may have; None where longer ones are subsampled."""
+    """Return the maximum number of frames; None if longer utterances are subsampled."""
     subsampled = config.frames is not None or config.long_video == "subsample"
     return None if subsampled else config.max_frames
 

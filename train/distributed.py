@@ -1,7 +1,7 @@
-"""Collective operations among the ranks of a run; with one process each is a no-op.
+"""Collective operations among the ranks of a run; no-ops in a single process.
 
 Accelerate starts the processes and averages their gradients. Every rank must call a collective at
-the same point of the program, or the run hangs.
+the same point of the program, else the run hangs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The rank of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if _several() else 0
 
 
 def world_size() -> int:
-    """The world size: how many processes work on this run."""
+    """Return the number of processes of this run."""
     return dist.get_world_size() if _several() else 1
 
 
@@ -33,7 +33,7 @@ def barrier() -> None:
 
 
 def all_gather(thing: T) -> list[T]:
-    """The object of each rank, in the order of ranks; anything that pickles."""
+    """Gather a picklable object from each rank, in the order of ranks."""
     if not _several():
         return [thing]
     things: list[Any] = [None] * world_size()
@@ -42,9 +42,9 @@ def all_gather(thing: T) -> list[T]:
 
 
 def shard(index_B: Tensor, pieces: int) -> tuple[Tensor, ...]:
-    """The shard of a batch that is this rank's, cut into at most ``pieces`` micro-batches.
+    """Split this rank's share of a batch into at most ``pieces`` micro-batches.
 
-    Every rank gets the same number of them; the batch has at least one utterance per rank.
+    Every rank gets the same number of micro-batches; a batch has at least one utterance per rank.
     """
     pieces = min(pieces, len(index_B) // world_size())
     return index_B[rank() :: world_size()].tensor_split(pieces)
@@ -59,23 +59,23 @@ def all_reduce_sum(x: Tensor) -> None:
 def gather_batch(
     features_BD: Tensor, labels_BC: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """All-gather the rows of a batch, with gradient, for a contrastive loss among all of them.
+    """All-gather the rows of a batch, with gradient, for a contrastive loss over the whole batch.
 
-    Shards may differ in length; they are padded to a length that every rank knows, so that no
-    sizes are exchanged. The backward pass gives each rank the gradient of its own rows.
+    Shards may differ in length; all are padded to the same length, which needs no communication.
+    The backward pass gives each rank the gradient of its own rows.
 
     Args:
-        features_BD: this rank's features.
-        labels_BC: its targets.
+        features_BD: features of this rank.
+        labels_BC: targets of this rank.
         batch_size: global batch size of a step.
 
     Returns:
-        Features and targets of all ranks, and ``[rows]`` bool, False on padding; None where there
-        is none.
+        Features and targets of all ranks, and ``[rows]`` bool, False on padding; None without
+        padding.
     """
     if not _several():
         return features_BD, labels_BC, None
-    # One more: a batch of fewer utterances than processes has joined another one.
+    # One extra row: a batch with fewer utterances than processes is merged into another one.
     rows = -(-batch_size // world_size()) + 1
     assert len(features_BD) <= rows
     fill = (0, 0, 0, rows - len(features_BD))
@@ -85,7 +85,7 @@ def gather_batch(
 
 
 class _Gather(torch.autograd.Function):
-    """Differentiable all-gather along the first axis; as many rows on every rank."""
+    """Differentiable all-gather along the first axis; every rank has the same number of rows."""
 
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Each rank has a loss of its own over all rows: a row's gradient is the sum of theirs.
+        # Each rank computes its own loss over all rows: gradients of a row are summed over ranks.
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total.chunk(world_size())[rank()]

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: prepare -> fit -> evaluate, in this order."""
+"""Train a run: prepare, fit, evaluate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from train.task import Task
 
 @dataclass
 class Setup:
-    """Everything that a run works with."""
+    """The configuration, data and model of a run."""
 
     config: Config
     accelerator: Accelerator
@@ -55,16 +55,16 @@ class Setup:
 
 
 def train(config: Config, console: Console, folder: Path | None = None) -> Path:
-    """Train one model, judge it, and return the run's folder.
+    """Train and evaluate one model, and return the run's folder.
 
     Args:
-        config: the run.
-        console: where to report.
-        folder: a run that was begun; it goes on from its last state. None: a new one.
+        config: the keys of the run.
+        console: for messages and the progress bar.
+        folder: of an interrupted run, which resumes from its last checkpoint; None: a new run.
 
     Raises:
         ValueError: inputs that do not fit together, or a loss that is not finite.
-        KeyboardInterrupt: Ctrl-C; the state is saved, the message says how to go on.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is saved, the message tells how to resume.
     """
     setup = prepare(config, console)
     setup.method.begin(setup.splits["train"].labels)
@@ -72,30 +72,30 @@ def train(config: Config, console: Console, folder: Path | None = None) -> Path:
         origin = setup.origin | {"config_digest": config_digest(setup.config)}
         folder = run_folder.create_run(setup.config, setup.manifest.card, setup.cache, origin)
     elif changed := run_folder.provenance_changes(folder, setup.origin):
-        raise ValueError(f"{folder} cannot go on: {'; '.join(changed)}")
+        raise ValueError(f"{folder} cannot be resumed: {'; '.join(changed)}")
     fitted = fit(setup, folder, console)
     evaluate(setup, fitted, folder)
     return folder
 
 
 def resume(folder: Path, console: Console) -> Path:
-    """Go on with a run where its last state was saved; one that has finished is shown again.
+    """Resume a run from its last checkpoint; a finished run is only reported.
 
     Raises:
-        ValueError: no run is there, or its manifest or store is another than when it began.
+        ValueError: not a run, or its manifest or store has changed.
     """
     config = load_config(folder)
     if not (folder / "metrics.json").is_file():
         return train(config, console, folder)
-    print_plain(console, "this run has finished")
+    print_plain(console, "run already finished; showing its results")
     return folder
 
 
 def prepare(config: Config, console: Console) -> Setup:
     """Load the data and build a seeded, untrained model.
 
-    The setup's configuration is resolved (`train.data.resolve`). With ``text.source=features`` no
-    language model is loaded. Only rank 0 prints.
+    The configuration of the result is resolved (`train.data.resolve`). With
+    ``text.source=features`` no language model is loaded. Only rank 0 prints.
     """
     accelerator = Accelerator(
         cpu=config.train.cpu,
@@ -107,7 +107,7 @@ def prepare(config: Config, console: Console) -> Setup:
     console.quiet = console.quiet or not accelerator.is_main_process
     manifest = Manifest.load(config.dataset)
     card = manifest.card
-    find_method(config)  # a language model may have to be downloaded: mistakes are told before
+    find_method(config)  # report wrong options before a language model is downloaded
     config = resolve(config, manifest)
     assert config.cache is not None
     features = open_store(config.cache)
@@ -119,34 +119,34 @@ def prepare(config: Config, console: Console) -> Setup:
     smallest = min(config.train.batch_size, len(splits["train"]))
     if accelerator.num_processes > smallest:
         many = f"{accelerator.num_processes} processes"
-        raise ValueError(f"{many} cannot share a batch of {smallest} utterances: start fewer")
+        raise ValueError(f"{many} are too many for a batch of {smallest} utterances: start fewer")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
     print_plain(
         console, f"{card.name}: {sizes} utterances; {features.path.name}; {accelerator.device}"
     )
     for name, split in splits.items():
         if split.dropped:
-            left_out = f"{len(split.dropped)} utterances without features"
-            print_plain(console, f"{name}: left out {left_out}: {preview(split.dropped)}")
+            excluded = f"{len(split.dropped)} utterances without features"
+            print_plain(console, f"{name}: excluded {excluded}: {preview(split.dropped)}")
         if split.tokens is not None and split.tokens.cut:
             limit = f"text.max_tokens={config.text.max_tokens}"
-            print_plain(console, f"{name}: {split.tokens.cut} texts cut at {limit}")
+            print_plain(console, f"{name}: {split.tokens.cut} texts truncated to {limit}")
     set_seed(config.seed)
     method = build_method(config, task, features.widths).to(accelerator.device)
     if accelerator.process_index:
-        set_seed(config.seed, device_specific=True)  # dropout of its own, the same weights
+        set_seed(config.seed, device_specific=True)  # same weights, different dropout per process
     return Setup(config, accelerator, manifest, features, task, splits, method)
 
 
 def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
-    """Train for all epochs; the validation split chooses the one to keep.
+    """Train for all epochs and keep the one with the best validation score.
 
-    The run's state is saved in ``folder`` (``train.save_seconds``, ``train.save_every``), and
-    restored from there first. A method without weights to train sees one epoch.
+    Checkpoints are saved in ``folder`` (``train.save_seconds``, ``train.save_every``); training
+    resumes from the newest one. A method without trainable weights runs for one epoch.
 
     Raises:
-        ValueError: a term of the loss is not finite; names it and the batch's utterances.
-        KeyboardInterrupt: Ctrl-C; the state is saved.
+        ValueError: a term of the loss is not finite; names the term and the batch's utterances.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is saved.
     """
     config, split, method = setup.config, setup.splits["train"], setup.method
     optimizer = OptimizerStep(method, config, setup.accelerator)
@@ -154,7 +154,7 @@ def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
     state = Checkpointer(folder, method, optimizer, meter)
     at = state.restore() or TrainState()
     if at != TrainState():
-        print_plain(console, f"{folder} goes on in epoch {at.epoch} after {at.step} steps")
+        print_plain(console, f"{folder} resumes in epoch {at.epoch} after {at.step} steps")
     steps = len(_order(setup, 1))
     epochs = config.train.epochs if optimizer.optimizer else 1
     done = (at.epoch - 1) * steps + at.step
@@ -212,11 +212,11 @@ def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
 
 
 class Predicted(NamedTuple):
-    """What a method says of a split, in its order.
+    """Predictions of a split, in its order.
 
     Attributes:
         outputs: raw outputs ``[N, C]`` of every sub-task.
-        reported: ``[N]`` per name, what the method reports beside them.
+        reported: ``[N]`` per name, `Outputs.reported`.
         loss: the mean over the utterances.
     """
 
@@ -255,28 +255,28 @@ def predict(setup: Setup, split_name: str) -> Predicted:
 
 
 def evaluate_outputs(setup: Setup, split_name: str, output_NC: Tensor) -> Metrics:
-    """The dataset's metric set for raw outputs on one split."""
+    """Compute the metrics of raw outputs on a split."""
     return _figures(setup, split_name, setup.task.scores(output_NC))
 
 
 def baseline_metrics(setup: Setup, split_name: str) -> Metrics:
-    """The same figures for the predictor that knows only the training labels."""
-    known = setup.splits["train"].labels.numpy()
-    scores = setup.task.baseline(known, len(setup.splits[split_name]))
+    """Compute the metrics of the constant baseline on a split."""
+    train_NC = setup.splits["train"].labels.numpy()
+    scores = setup.task.baseline(train_NC, len(setup.splits[split_name]))
     return _figures(setup, split_name, torch.from_numpy(scores))
 
 
 def evaluate(setup: Setup, fitted: TrainState, folder: Path) -> None:
-    """Judge the chosen weights on every split and write the run's files; its state goes.
+    """Evaluate the best weights on every split, write the run's files, and remove its checkpoint.
 
-    The test split is read here and nowhere before. Its figures stand beside those of the trivial
-    predictor, which knows the mean score or the majority class of the training split.
+    The test split is read here for the first time. Its metrics are saved with those of the constant
+    baseline: the mean score or the majority class of the training split.
     """
     exported = setup.method.exports()
     run_folder.load_weights(setup.method, folder)
-    said = {name: predict(setup, name) for name in setup.splits}
-    figures = {
-        name: evaluate_outputs(setup, name, each.outputs["M"]) for name, each in said.items()
+    predicted = {name: predict(setup, name) for name in setup.splits}
+    evaluated = {
+        name: evaluate_outputs(setup, name, each.outputs["M"]) for name, each in predicted.items()
     }
     tables = [
         run_folder.prediction_table(
@@ -288,7 +288,7 @@ def evaluate(setup: Setup, fitted: TrainState, folder: Path) -> None:
             exported if name == "train" else {},
             each.reported,
         )
-        for name, each in said.items()
+        for name, each in predicted.items()
     ]
     trivial = baseline_metrics(setup, "test")
     if setup.accelerator.is_main_process:
@@ -297,9 +297,9 @@ def evaluate(setup: Setup, fitted: TrainState, folder: Path) -> None:
         run_folder.write_json(
             folder / "metrics.json",
             {
-                **figures,
+                **evaluated,
                 "trivial": trivial,
-                "reported": {x: float(x_N.mean()) for x, x_N in said["test"].reported.items()},
+                "reported": {x: float(x_N.mean()) for x, x_N in predicted["test"].reported.items()},
                 "best_epoch": fitted.best_epoch,
                 "best_score": fitted.best_score,
                 "utterances": {name: len(split) for name, split in setup.splits.items()},
@@ -313,10 +313,10 @@ def evaluate(setup: Setup, fitted: TrainState, folder: Path) -> None:
 
 
 def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, Metrics]:
-    """Judge a finished run's weights again on one split, from its manifest and cache.
+    """Evaluate a finished run's weights again on one split, from its manifest and store.
 
     Raises:
-        ValueError: no finished run stands in ``folder``.
+        ValueError: ``folder`` is not a finished run.
     """
     setup = prepare(load_config(folder), console)
     run_folder.load_weights(setup.method, folder)
@@ -338,13 +338,13 @@ def _figures(setup: Setup, split_name: str, scores_NC: Tensor) -> Metrics:
 
 
 def _score(task: Task, loss: float, figures: Metrics) -> float:
-    """What chooses an epoch: the weighted F1, or for a score the loss; highest best."""
+    """Score that chooses the epoch, higher is better: weighted F1, or for regression -loss."""
     select = metrics.METRIC_SETS[task.metrics].select
     return figures[select] if select else -loss
 
 
 def _order(setup: Setup, epoch: int) -> list[Tensor]:
-    """The batches of an epoch. One with fewer utterances than ranks joins another."""
+    """Batches of an epoch; those with fewer utterances than ranks are merged into the first."""
     train, lengths_N = setup.config.train, setup.splits["train"].text_lengths
     order = epoch_batches(lengths_N, train.batch_size, setup.config.seed, epoch, train.bucket)
     few = [index_B for index_B in order if len(index_B) < distributed.world_size()]

@@ -1,7 +1,7 @@
-"""What the training loop asks of a method; train/methods/ holds the methods themselves.
+"""The interface between the training loop and the methods in `train.methods`.
 
-The loop calls, in this order: `begin` once, then per epoch `forward` and `loss` for each batch and
-`end_epoch`; after the last epoch `exports`. It knows no method by name.
+The loop calls, in this order: `begin` once; per epoch `forward` and `loss` for each batch, then
+`end_epoch`; after the last epoch `exports`. The loop does not depend on any method.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives.
+    """The result of a forward pass.
 
     Attributes:
-        predictions: raw outputs ``[B, C]`` per sub-task; "M" is the method's answer.
-        features: vectors ``[B, D]`` by name, for losses, probes and figures.
+        predictions: raw outputs ``[B, C]`` per sub-task; "M" is the method's prediction.
+        features: vectors ``[B, D]`` by name, for losses and probes.
         specific: modality-specific vectors ``[B, M, D]``, or None.
         shared: modality-shared vectors ``[B, M, D]``, or None.
-        reported: per name one number per utterance, ``[B]``, to stand beside the predictions.
+        reported: per name one number per utterance, ``[B]``, saved with the predictions.
     """
 
     predictions: dict[str, Tensor]
@@ -42,19 +42,19 @@ class Outputs(NamedTuple):
 
 
 class Method(nn.Module):
-    """A model with its loss. A sub-class writes `forward`; more loss and hooks are optional.
+    """A model with its loss. Sub-classes implement `forward`; other methods are optional.
 
     Args:
-        config: sizes and switches.
+        config: all keys of the run.
         task: the target.
-        widths: columns of the cached features, keys "audio" and "vision", and "text" with
+        widths: columns of the features, keys "audio" and "vision", and "text" with
             ``text.source=features``.
 
     Attributes:
         Options: dataclass of the method's own keys, ``options.<key>``.
         text_modules: paths of the sub-modules trained with the language model's learning rate.
-        training_state: names of the sub-modules needed to go on training, not to predict; their
-            buffers stay out of ``model.safetensors``.
+        training_state: names of the sub-modules that only training needs; their buffers are not in
+            ``model.safetensors``.
     """
 
     @dataclass
@@ -69,25 +69,25 @@ class Method(nn.Module):
         self.config, self.task = config, task
 
     def forward(self, batch: Batch) -> Outputs:
-        """Predictions and features of a batch."""
+        """Compute predictions and features of a batch."""
         raise NotImplementedError
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """The training loss: scalar terms by name and their weighted sum "total".
+        """Compute the training loss: scalar terms by name, and their weighted sum "total".
 
-        Here l of the answer M alone; a method adds its own terms. Each term is a mean over the
-        utterances, so that the mean over processes is right. Not called on the validation and test
-        splits: all methods are evaluated by l of the answer M.
+        By default the loss of the prediction M; a method adds its own terms. Each term is a mean
+        over the utterances, which makes the mean over processes correct. Not called on the
+        validation and test splits: there, the loss of every method is that of M.
         """
         term = self.task.loss(outputs.predictions["M"], batch.labels).mean()
         return {"task_M": term, "total": term}
 
     def begin(self, labels_NC: Tensor) -> None:
-        """Before the first epoch: the targets of the training split, in its order."""
+        """Prepare for training, given the targets of the training split in its order."""
 
     def end_epoch(self, epoch: int) -> None:
-        """After all batches of epoch ``epoch``, counted from 1."""
+        """Finish epoch ``epoch``, counted from 1."""
 
     def exports(self) -> dict[str, Tensor]:
-        """After the last epoch: per name a ``[N, C]`` tensor over the training split to keep."""
+        """Return tensors ``[N, C]`` over the training split, by name, to save with the run."""
         return {}

@@ -1,10 +1,10 @@
-"""Every figure that a run reports, by metric set, each exactly as its dataset's papers define it.
+"""Metric sets, with every metric defined as in the papers on its dataset.
 
-A set takes decisions and truth as `Task.to_decision` gives them: floats ``[N]`` for a score, class
-indices ``[N]`` for one class, 0/1 ``[N, C]`` for several. Figures are fractions, not percent. A
-figure that the data leave undefined is NaN, and an average leaves it out: correlation with a
-constant, n-Acc of an emotion that no utterance has, F1 of a class that is neither among the truth
-nor among the predictions. NaN in the input is an error.
+A set takes decisions and truth from `Task.to_decision`: floats ``[N]`` for a score, class indices
+``[N]`` for one class, 0/1 ``[N, C]`` for several. Metrics are fractions, not percent. A metric that
+is undefined on the data is NaN, and averages exclude it: correlation with a constant, n-Acc of an
+emotion that no utterance has, F1 of a class that is in neither the truth nor the predictions. NaN
+in the input is an error.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class MetricSet:
-    """A set of figures.
+    """The metrics reported for a kind of dataset.
 
     Attributes:
-        task: the kind of task it judges: regression, classification or multilabel.
-        figures: decisions, truth and class names to figures.
-        select: the figure of the validation split by which an epoch is chosen, highest best; ""
-            chooses by the lowest loss.
+        task: regression, classification or multilabel.
+        compute: maps decisions, truth and class names to metrics.
+        select: the metric on the validation split that chooses the epoch, higher is better; "":
+            the lowest loss chooses.
     """
 
     task: str
-    figures: Callable[[np.ndarray, np.ndarray, Sequence[str]], Metrics]
+    compute: Callable[[np.ndarray, np.ndarray, Sequence[str]], Metrics]
     select: str
 
 
 def compute(
     name: str, decided: np.ndarray, truth: np.ndarray, classes: Sequence[str] = ()
 ) -> Metrics:
-    """The figures of one metric set.
+    """Compute the metrics of a set.
 
     Raises:
-        ValueError: an unknown set, no rows, shapes that differ, or NaN in the input.
+        ValueError: an unknown set, no rows, different shapes, or NaN in the input.
     """
     if name not in METRIC_SETS:
-        raise ValueError(f"no metric set is called {name!r}; there are: {', '.join(METRIC_SETS)}")
+        raise ValueError(f"unknown metric set {name!r}; choose from {', '.join(METRIC_SETS)}")
     if decided.shape != truth.shape or not len(truth):
         raise ValueError(f"cannot compare predictions {decided.shape} with truth {truth.shape}")
     for what, values in (("predictions", decided), ("truth", truth)):
         bad = ~np.isfinite(np.asarray(values, dtype=float))
         if bad.any():
             raise ValueError(f"{int(bad.sum())} of the {what} are NaN or infinite")
-    return METRIC_SETS[name].figures(decided, truth, classes)
+    return METRIC_SETS[name].compute(decided, truth, classes)
 
 
 def _mosi(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """CMU-MOSI and MOSEI, scores in [-3, 3]; MAE and Corr on unclipped predictions."""
+    """Metrics of CMU-MOSI and MOSEI, scores in [-3, 3]; MAE and Corr on unclipped predictions."""
     rated = truth != 0
     has0 = _two_classes(decided >= 0, truth >= 0)
     non0 = _two_classes(decided[rated] > 0, truth[rated] > 0)
@@ -80,7 +80,7 @@ def _mosi(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Met
 
 
 def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """CH-SIMS and v2, scores in [-1, 1]; everything is clipped first, 0 counts as negative."""
+    """Metrics of CH-SIMS and v2, scores in [-1, 1]: clipped first; 0 counts as negative."""
     decided, truth = decided.clip(-1, 1), truth.clip(-1, 1)
     acc2, f1 = _two_classes(decided > 0, truth > 0)
     return {
@@ -94,10 +94,10 @@ def _sims(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Met
 
 
 def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """A score on any scale: mean absolute and root mean square error, correlation, CCC.
+    """Metrics of a score on any scale: MAE, RMSE, correlation, CCC.
 
-    CCC is Lin's concordance, 2 cov(x, y) / (var x + var y + (mean x - mean y)^2); NaN where both
-    sides are one and the same constant.
+    CCC is Lin's concordance, 2 cov(x, y) / (var x + var y + (mean x - mean y)^2); NaN if both
+    are the same constant.
     """
     spread = truth.var() + decided.var() + (truth.mean() - decided.mean()) ** 2
     shared = ((truth - truth.mean()) * (decided - decided.mean())).mean()
@@ -110,7 +110,7 @@ def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Me
 
 
 def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """Six emotions, any number at once: n-Acc = (TPR + TNR) / 2, binary and weighted F1 each."""
+    """Metrics per emotion, multilabel: n-Acc = (TPR + TNR) / 2, binary and weighted F1."""
     figures: Metrics = {}
     for c, name in enumerate(classes):
         guess, true = decided[:, c].astype(bool), truth[:, c].astype(bool)
@@ -122,9 +122,9 @@ def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str
 
 
 def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """One of six emotions: s-Acc and b-F1, each emotion against the rest, and the overall figures.
+    """Metrics of one of six emotions: s-Acc and b-F1 one against the rest, and overall metrics.
 
-    b-F1 of an emotion is what the conversation setting calls its F1.
+    b-F1 of an emotion is its F1 in the conversation setting.
     """
     figures: Metrics = {}
     f1 = _f1_each(decided, truth, len(classes))
@@ -135,14 +135,14 @@ def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
 
 
 def _one_class(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """One of several emotions: accuracy (weighted by support), weighted F1, F1 each."""
+    """Metrics of one of several emotions: accuracy, weighted F1, F1 of each."""
     each = _f1_each(decided, truth, len(classes))
     named = {f"F1_{name}": f1 for name, f1 in zip(classes, each, strict=True)}
     return _overall(decided, truth) | named
 
 
 def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """UR-FUNNY and MUStARD: precision, recall and F1 weighted by support, accuracy."""
+    """Metrics of UR-FUNNY and MUStARD: precision, recall, F1 weighted by support; accuracy."""
     weighted = {"average": "weighted", "zero_division": 0.0}
     return {
         "wPrecision": float(precision_score(truth, decided, **weighted)),
@@ -153,10 +153,10 @@ def _binary(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> M
 
 
 def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
-    """One emotion, as speech emotion papers report it; UAR and macro F1 over the classes there are.
+    """Metrics of speech emotion papers; UAR and macro F1 over the classes that occur.
 
-    A class counts for macro F1 where it is among the truth or the predictions, for UAR (the mean
-    of the recalls) where it is among the truth.
+    Macro F1 averages the classes that occur in the truth or the predictions; UAR, the mean recall,
+    averages those in the truth.
     """
     recalls = [_share(decided[truth == c] == c) for c in np.unique(truth)]
     figures = {
@@ -180,12 +180,12 @@ METRIC_SETS = {
     "binary": MetricSet("classification", _binary, "wF1"),
     "emotion": MetricSet("classification", _emotion, "wF1"),
 }
-# The figures that are no fractions and so are never shown in percent.
+# Metrics that are not fractions: never printed in percent.
 UNSCALED = ("MAE", "RMSE", "Corr", "CCC")
 
 
 def _corr(decided: np.ndarray, truth: np.ndarray) -> float:
-    """Pearson's r; NaN where one side is constant or there is one row."""
+    """Pearson's r; NaN if one side is constant or there is only one row."""
     if len(truth) < 2 or np.ptp(decided) == 0 or np.ptp(truth) == 0:
         return float("nan")
     with warnings.catch_warnings():
@@ -194,24 +194,24 @@ def _corr(decided: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _rounded_accuracy(decided: np.ndarray, truth: np.ndarray, limit: int) -> float:
-    """Both clipped to [-limit, limit] and rounded, half to even."""
+    """Accuracy after both are clipped to [-limit, limit] and rounded, half to even."""
     return float(
         accuracy_score(np.round(truth.clip(-limit, limit)), np.round(decided.clip(-limit, limit)))
     )
 
 
 def _binned_accuracy(decided: np.ndarray, truth: np.ndarray, edges: Sequence[float]) -> float:
-    """Both cut into bins that contain their right edge.
+    """Accuracy after both are sorted into bins that contain their right edge.
 
-    The edges are compared in the values' own precision: a label 0.1 read as float32 is a little
-    more than the double 0.1, and would leave its bin.
+    The edges have the dtype of the values: 0.1 as float32 is slightly larger than as float64 and
+    would be in another bin.
     """
     bins = [np.digitize(x, np.asarray(edges, dtype=x.dtype), right=True) for x in (decided, truth)]
     return float(accuracy_score(bins[1], bins[0]))
 
 
 def _two_classes(decided: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Accuracy and weighted F1; NaN without rows."""
+    """Accuracy and weighted F1 of two classes; NaN without rows."""
     if not len(truth):
         return float("nan"), float("nan")
     return float(accuracy_score(truth, decided)), _f1(truth, decided, average="weighted")
@@ -222,7 +222,7 @@ def _f1(truth: np.ndarray, decided: np.ndarray, average: str) -> float:
 
 
 def _f1_each(decided: np.ndarray, truth: np.ndarray, classes: int) -> list[float]:
-    """F1 of each class against the rest; NaN for one among neither the truth nor the decisions."""
+    """F1 of each class against the rest; NaN for a class in neither truth nor decisions."""
     labels = list(range(classes))
     each = f1_score(truth, decided, labels=labels, average=None, zero_division=np.nan)
     return [float(value) for value in each]
@@ -240,7 +240,7 @@ def _share(hits: np.ndarray) -> float:
 
 
 def _averages(figures: Metrics, kinds: Sequence[str]) -> Metrics:
-    """The figures, led by the mean of each kind over the emotions where it is defined."""
+    """Prepend the mean of each kind of metric over the emotions where it is defined."""
     means: Metrics = {}
     for kind in kinds:
         values = np.array([value for name, value in figures.items() if name.startswith(f"{kind}_")])

@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a field may hold.
+    """The valid values of a field.
 
     Attributes:
-        rule: the values in words; ends the message about a wrong one.
-        allows: whether a value is one of them; False for NaN.
+        rule: a description of the values, the end of an error message.
+        allows: whether a value is valid; False for NaN.
     """
 
     rule: str
@@ -23,7 +23,7 @@ class Range:
 
 
 def one_of(*words: str) -> Range:
-    """A few words."""
+    """Return the range of some words."""
     return Range(f"use one of {', '.join(words)}", words.__contains__)
 
 
@@ -38,10 +38,10 @@ def check_ranges(group: Any, prefix: str = "") -> None:
 
     Args:
         group: the dataclass.
-        prefix: stands before a field's name in the message.
+        prefix: precedes a field's name in the message.
 
     Raises:
-        ValueError: a field has a value outside its range; names the first one.
+        ValueError: a field has an invalid value; names the first such field.
     """
     for name, hint in get_type_hints(type(group), include_extras=True).items():
         value = getattr(group, name)

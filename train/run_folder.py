@@ -1,10 +1,9 @@
-"""A run's folder: what is written there, and how it is found again.
+"""Create, read and write the folder of a run.
 
-``runs/<dataset>/<method>/<time>-<name>/`` holds ``config.yaml``, ``card.yaml`` (the dataset's),
-``encoder.json`` (what made the features), ``environment.json`` and ``log/`` (TensorBoard); while it
-is under way ``state/`` (train/checkpoint.py); when it has finished ``model.safetensors`` (the best
-epoch), ``last.safetensors`` (the last one), ``predictions.parquet`` and, written last,
-``metrics.json``.
+``runs/<dataset>/<method>/<time>-<name>/`` holds ``config.yaml``, ``card.yaml`` (of the dataset),
+``encoder.json`` (recipe of the features), ``environment.json`` and ``log/`` (TensorBoard); during
+training ``state/`` (`train.checkpoint`); after training ``model.safetensors`` (best epoch),
+``last.safetensors`` (last epoch), ``predictions.parquet`` and, written last, ``metrics.json``.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ PACKAGES = (
 def create_run(
     config: Config, card: Card, features: FeatureStore, origin: Mapping[str, str]
 ) -> Path:
-    """Make the folder of a run that starts now and write down what it is made from.
+    """Create the folder of a new run and record its configuration and inputs.
 
-    Of several processes the first does so, and the others learn its place.
+    Rank 0 creates it; all ranks return its path.
     """
     folder = None
     if distributed.rank() == 0:
@@ -56,7 +55,7 @@ def create_run(
         write_json(folder / "environment.json", environment(origin))
         card.save(folder / "card.yaml")
         made_by = {"recipe": features.recipe, "widths": features.widths}
-        write_json(folder / "encoder.json", made_by)  # all that new clips need of the store
+        write_json(folder / "encoder.json", made_by)  # all that `predict` needs of the store
         save_config(config, folder / "config.yaml")
     (folder, *_) = distributed.all_gather(folder)
     assert folder is not None
@@ -64,7 +63,7 @@ def create_run(
 
 
 def provenance_changes(folder: Path, origin: Mapping[str, str]) -> list[str]:
-    """What of the manifest and the store is another than when the run began, in words."""
+    """Describe which of manifest and store changed since the run was created."""
     then = read_json(folder / "environment.json")
     return [
         f"{what} is {now}, the run was trained with {then[what]}"
@@ -92,7 +91,7 @@ def _new_folder(config: Config, dataset: str) -> Path:
 def tensorboard(
     accelerator: Accelerator, folder: Path
 ) -> Iterator[Callable[[dict[str, float], int], None]]:
-    """TensorBoard files in ``<folder>/log``; yields what takes figures and their epoch."""
+    """Write TensorBoard files to ``<folder>/log``; yields a function of metrics and epoch."""
     accelerator.project_configuration = ProjectConfiguration(str(folder), str(folder))
     accelerator.log_with = ["tensorboard"]
     accelerator.init_trackers("log")
@@ -104,24 +103,24 @@ def tensorboard(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all, folders included; NaN becomes null."""
+    """Write JSON atomically, with its parent folders; NaN becomes null."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read one of a run's JSON files."""
+    """Read a JSON file of a run."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The figures and history of a finished run."""
+    """Read the metrics and history of a finished run."""
     return dict(read_json(folder / "metrics.json"))
 
 
 def environment(origin: Mapping[str, str]) -> dict[str, Any]:
-    """With what a run is made: ``origin``, versions of packages, git revision of this code."""
+    """Describe the environment: ``origin``, versions of packages, git revision of the code."""
     return {
         **origin,
         "python": platform.python_version(),
@@ -134,24 +133,24 @@ def environment(origin: Mapping[str, str]) -> dict[str, Any]:
 
 
 def predicting_state(method: Method) -> dict[str, Tensor]:
-    """A copy of all weights and buffers that predicting needs, on the CPU."""
+    """Copy all weights and buffers that predicting needs to the CPU."""
     kept = _training_state(method)
     state = method.state_dict()
     return {name: x.cpu().clone() for name, x in state.items() if not name.startswith(kept)}
 
 
 def training_state(method: Method) -> dict[str, Tensor]:
-    """A copy of the buffers that only training needs, on the CPU."""
+    """Copy the buffers that only training needs to the CPU."""
     kept = _training_state(method)
     state = method.state_dict()
     return {name: x.cpu().clone() for name, x in state.items() if name.startswith(kept)}
 
 
 def load_weights(method: Method, folder: Path) -> None:
-    """Fill a method with the best weights of a run.
+    """Load the best weights of a run into a method.
 
     Raises:
-        ValueError: the run has no weights, or they belong to another model.
+        ValueError: the run has no weights, or they do not fit the method.
     """
     path = weights_path(folder)
     if not path.is_file():
@@ -171,7 +170,7 @@ def _training_state(method: Method) -> tuple[str, ...]:
 
 
 def weights_path(folder: Path) -> Path:
-    """Where a run keeps its weights."""
+    """Return the path of a run's weights."""
     return folder / "model.safetensors"
 
 
@@ -184,12 +183,12 @@ def prediction_table(
     pseudo: Mapping[str, Tensor],
     reported: Mapping[str, Tensor],
 ) -> pd.DataFrame:
-    """One row per utterance of a split.
+    """Build the table of predictions, one row per utterance of a split.
 
     Columns: ``id``, ``split``, ``prediction`` and ``truth`` (several classes: one 0/1 column each,
     ``prediction_<class>``), per sub-task its score ``M`` (classes: a probability each,
-    ``M_<class>``), the final pseudo label as ``pseudo_S`` (``pseudo_S_<class>``) and what the
-    method reports of each utterance, under the method's names.
+    ``M_<class>``), the final pseudo label as ``pseudo_S`` (``pseudo_S_<class>``) and
+    ``Outputs.reported`` under its own names.
     """
     columns: dict[str, Any] = {"id": ids, "split": split}
     decided = {"prediction": task.scores(outputs["M"]), "truth": truth_NC}
@@ -228,15 +227,15 @@ def _version(package: str) -> str | None:
 
 
 def code_version() -> tuple[str | None, str | None]:
-    """Which code this is: its release and its git revision."""
+    """Return the release and the git revision of this code."""
     return _version("semanticmac"), git_revision()
 
 
 @lru_cache
 def git_revision() -> str | None:
-    """The commit this code stands at, with "+" when the working tree differs from it.
+    """Return the commit of this code, with "+" if the working tree is modified; None: unknown.
 
-    Asked once: a process runs the code that it loaded, whatever is committed meanwhile.
+    Cached: a process runs the code that it loaded, even if later commits follow.
     """
     here = Path(__file__)
 

@@ -1,4 +1,4 @@
-"""The methods: one file each, and one line in the table below."""
+"""The methods, one file each, and the table of their names."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def build_method(config: Config, task: Task, widths: Mapping[str, int]) -> Metho
     Args:
         config: sizes and switches.
         task: the target.
-        widths: columns of the cached features per modality.
+        widths: columns of the features per modality.
 
     Raises:
-        ValueError: as `find_method`, or the method cannot learn this task from these features.
+        ValueError: same as `find_method`, or the method does not support the task or features.
     """
     return find_method(config)(config, task, widths)
 
@@ -70,7 +70,7 @@ def find_method(config: Config) -> type[Method]:
     """
     known = METHODS | PROBES
     if config.method not in known:
-        raise ValueError(f"no method is called {config.method!r}; there are: {', '.join(known)}")
+        raise ValueError(f"unknown method {config.method!r}; choose from {', '.join(known)}")
     method = known[config.method]
     if config.options and not fields(method.Options):
         given = ", ".join(f"options.{key}" for key in config.options)

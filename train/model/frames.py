@@ -1,4 +1,4 @@
-"""Frames as the methods without a perceiver take them: padded, aligned, or as one vector.
+"""Frame operations: padding, alignment, resampling, and sequences to vectors.
 
 Letters: B batch, T frames, L target positions, K steps, d width of a frame, H width of a state.
 """
@@ -14,16 +14,15 @@ from train.config import Config
 
 
 class Frames(nn.Module):
-    """The cached frames of one modality, normalised; an absent one is a single learnt frame.
+    """Pads the frames of one modality and normalises them; an absent one is one learned frame.
 
-    Layer normalisation stands for what the papers' own pipelines do to their features over the
-    whole data set or by batch normalisation: it needs no statistics, and a batch may be a single
-    utterance.
+    Layer normalisation replaces the normalisation over the dataset or the batch in the papers' own
+    pipelines: it needs no statistics and works with a batch of one utterance.
 
     Args:
-        width: columns of the cached features, d.
-        config: ``perceiver.frames`` and ``perceiver.max_frames`` choose among the frames, as they
-            do for the perceiver.
+        width: columns of the features, d.
+        config: ``perceiver.frames`` and ``perceiver.max_frames`` select frames, same as in the
+            perceiver.
     """
 
     def __init__(self, width: int, config: Config) -> None:
@@ -33,7 +32,7 @@ class Frames(nn.Module):
         self.missing = nn.Parameter(0.02 * torch.randn(width))
 
     def forward(self, frames: Packed) -> tuple[Tensor, Tensor]:
-        """``x [B, T, d]`` and ``mask [B, T]``, True on real frames, at least one a row."""
+        """Return ``x [B, T, d]`` and ``mask [B, T]``, True on real frames, at least one per row."""
         frames = (
             resample(frames, self.frames) if self.frames else subsample(frames, self.max_frames)
         )
@@ -46,13 +45,13 @@ class Frames(nn.Module):
 
 
 class LastState(nn.Module):
-    """The last states of an LSTM over the real positions: all layers and directions side by side.
+    """The last states of an LSTM over the real positions, all layers and directions concatenated.
 
     Args:
         width: d.
         hidden: H, of one layer and direction.
-        layers: how many stand one on another.
-        bidirectional: whether each also reads from the end.
+        layers: number of layers.
+        bidirectional: whether each layer also reads in reverse.
     """
 
     def __init__(
@@ -63,8 +62,8 @@ class LastState(nn.Module):
         self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, x_BTd: Tensor, mask_BT: Tensor) -> Tensor:
-        """``[B, width]``, H for each layer and direction."""
-        # Some language models pad in front; the LSTM's packing wants the padding at the end.
+        """Return ``[B, width]``, H for each layer and direction."""
+        # Some language models pad on the left; packing for the LSTM needs padding on the right.
         order_BT = (~mask_BT).to(torch.uint8).argsort(dim=1, stable=True)
         x_BTd = x_BTd.gather(1, order_BT[..., None].expand_as(x_BTd))
         length_B = mask_BT.sum(1).cpu()
@@ -74,16 +73,16 @@ class LastState(nn.Module):
 
 
 def align(x_BTd: Tensor, mask_BT: Tensor, target_BL: Tensor) -> Tensor:
-    """Frames brought to the positions of another sequence, ``[B, L, d]``.
+    """Align frames to the positions of another sequence, ``[B, L, d]``.
 
-    Time is cut into as many equal spans as there are real target positions, and a position gets
-    the mean of the frames that its span touches: of n frames and k positions, position i those from
-    floor(i n / k) to ceil((i + 1) n / k). With fewer frames than positions they repeat.
+    Time is divided into one equal span per real target position, and each position gets the mean of
+    the frames that its span touches: with n frames and k positions, position i those from
+    floor(i n / k) to ceil((i + 1) n / k). With fewer frames than positions, frames repeat.
 
     Args:
         x_BTd: frames.
-        mask_BT: True on real ones, at least one a row.
-        target_BL: True on the real target positions; the others become zeros.
+        mask_BT: True on real frames, at least one per row.
+        target_BL: True on the real target positions; the others become zero.
     """
     n_B11, k_B11 = mask_BT.sum(1)[:, None, None], target_BL.sum(1)[:, None, None]
     place_B1T = (mask_BT.cumsum(1) - 1)[:, None, :]
@@ -97,12 +96,12 @@ def align(x_BTd: Tensor, mask_BT: Tensor, target_BL: Tensor) -> Tensor:
 
 
 def pool_to_length(x_BTd: Tensor, mask_BT: Tensor, steps: int) -> Tensor:
-    """A sequence of any length as ``steps`` steps, ``[B, K, d]``: `align` with equal spans."""
+    """Pool a sequence of any length to ``steps`` steps, ``[B, K, d]``: `align` to equal spans."""
     return align(x_BTd, mask_BT, mask_BT.new_ones(len(mask_BT), steps))
 
 
 def subsample(frames: Packed, most: int) -> Packed:
-    """At most ``most`` frames of each utterance, evenly spread over its length.
+    """Subsample each utterance to at most ``most`` frames, evenly spread over its length.
 
     Frame ``i`` of a longer utterance of n frames is its frame ``floor(i n / most)``; a shorter one
     keeps all its frames.
@@ -113,15 +112,15 @@ def subsample(frames: Packed, most: int) -> Packed:
 
 
 def resample(frames: Packed, count: int) -> Packed:
-    """Exactly ``count`` frames of each utterance, evenly spread; an absent one stays absent.
+    """Resample each utterance to ``count`` frames, evenly spread; an absent one stays absent.
 
-    Frame ``i`` is frame ``floor(i n / count)`` of an utterance's n: some are left out, or repeated.
+    Frame ``i`` is frame ``floor(i n / count)`` of an utterance's n: some are skipped or repeated.
     """
     return _chosen(frames, torch.where(frames.lengths > 0, count, 0))
 
 
 def _chosen(frames: Packed, count_B: Tensor) -> Packed:
-    """``count_B`` frames of each utterance, evenly spread over its length."""
+    """Select ``count_B`` frames of each utterance, evenly spread over its length."""
     i_R = row_places(count_B)
     start_B = frames.lengths.cumsum(0) - frames.lengths
     start_R, length_R, count_R = (
@@ -132,18 +131,18 @@ def _chosen(frames: Packed, count_B: Tensor) -> Packed:
 
 
 def row_places(length_B: Tensor) -> Tensor:
-    """The place of each row within its utterance, ``[R]``."""
+    """Return the position of each row within its utterance, ``[R]``."""
     end_B = length_B.cumsum(0)
     return torch.arange(int(end_B[-1])) - (end_B - length_B).repeat_interleave(length_B)
 
 
 def row_layout(length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where packed rows lie, worked out on the CPU, where the lengths are known.
+    """Compute the layout of packed rows on the CPU, where the lengths are.
 
     Returns:
-        ``[R]`` each row's place in its utterance; ``[B, T]`` the row of each place, R where there
-        is none; ``[B, T]`` True on places to look at: the real ones, and the first one of an
-        utterance that has none.
+        ``[R]`` each row's position in its utterance; ``[B, T]`` the row at each position, R on
+        padding; ``[B, T]`` True on positions to attend to: the real ones, and the first one of an
+        utterance without rows.
     """
     place_T = torch.arange(max(1, int(length_B.max())))
     real_BT = place_T < length_B[:, None]

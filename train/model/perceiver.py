@@ -1,4 +1,4 @@
-"""The Affective Perceiver: any number of frames to N tokens of width D, equations (3) and (4).
+"""The Affective Perceiver: maps any number of frames to N tokens, equations (3) and (4).
 
 Letters: B batch, T frames, R rows (all frames of a batch, packed), N latent tokens, D model width,
 H heads, d = D / H.
@@ -17,15 +17,15 @@ from train.model.layers import feed_forward
 
 
 class AffectivePerceiver(nn.Module):
-    """Learnable tokens that gather what is affective in the frames of one modality.
+    """Learnable tokens that attend to the frames of one modality.
 
-    Frames stay packed through every layer; only keys and values are laid out by utterance.
+    Frames stay packed through every layer; only keys and values are padded.
 
     Args:
-        frame_width: columns of the cached embeddings.
+        frame_width: columns of the features.
         width: D.
-        dropout: applied to what each sub-layer adds.
-        config: sizes and switches.
+        dropout: applied to the output of each sub-layer.
+        config: keys of the perceiver.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class AffectivePerceiver(nn.Module):
         )
 
     def forward(self, frames: Packed) -> Tensor:
-        """The tokens after the last layer, ``X_u [B, N, D]``."""
+        """Compute the tokens after the last layer, ``X_u [B, N, D]``."""
         frames = (
             resample(frames, self.frames) if self.frames else subsample(frames, self.max_frames)
         )
@@ -58,18 +58,18 @@ class AffectivePerceiver(nn.Module):
         e_RD = self.project(frames.values.to(self.project.weight.dtype))
         if self.frame_embedding is not None:
             e_RD = e_RD + self.frame_embedding.index_select(0, place_R)  # (3)
-        # One row more, the "missing" embedding: the one frame of an absent modality.
+        # One extra row, the "missing" embedding: the only frame of an absent modality.
         e_RD = torch.cat([e_RD, self.missing.to(e_RD.dtype)[None]])
-        z_BND = self.tokens[None]  # in the first layer all utterances ask the same
+        z_BND = self.tokens[None]  # the first layer's queries are identical for all utterances
         for layer in self.layers:
             z_BND = layer(z_BND, e_RD, row_BT, mask_BT)
         return z_BND
 
 
 class PerceiverLayer(nn.Module):
-    """One pre-norm layer of equation (4): the tokens look at the frames, then at themselves.
+    """One pre-norm layer of equation (4): cross-attention to the frames, then feed-forward.
 
-    The parts that an ablation removes (normalisation, residual) are switches of the configuration.
+    Normalisation and residual connections can be switched off for ablations.
     """
 
     def __init__(self, width: int, dropout: float, config: PerceiverConfig) -> None:
@@ -82,9 +82,9 @@ class PerceiverLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, z_BND: Tensor, e_RD: Tensor, row_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """The tokens after this layer, ``[B, N, D]``."""
-        heard = self.attention(self.norm_tokens(z_BND), self.norm_frames(e_RD), row_BT, mask_BT)
-        z_BND = self._add(z_BND, heard)
+        """Compute the tokens after this layer, ``[B, N, D]``."""
+        attended = self.attention(self.norm_tokens(z_BND), self.norm_frames(e_RD), row_BT, mask_BT)
+        z_BND = self._add(z_BND, attended)
         return self._add(z_BND, self.ffn(self.norm_ffn(z_BND)))
 
     def _add(self, x: Tensor, change: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class PerceiverLayer(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries to packed keys that are their own values."""
+    """Multi-head attention to packed rows, which give both keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -103,13 +103,13 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, q_BND: Tensor, kv_RD: Tensor, row_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """``[B, N, D]``.
+        """Attend to the rows of each utterance, ``[B, N, D]``.
 
         Args:
-            q_BND: queries; ``[1, N, D]`` where they are the same for all utterances.
-            kv_RD: rows that are looked at.
-            row_BT: which of them are an utterance's keys.
-            mask_BT: keys where it is False are not looked at.
+            q_BND: queries; ``[1, N, D]`` if they are the same for all utterances.
+            kv_RD: packed rows.
+            row_BT: the rows of each utterance.
+            mask_BT: False on rows to ignore.
         """
         q_BHNd = self.query(q_BND).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         kv_BTE = self.key_value(kv_RD).index_select(0, row_BT.flatten()).unflatten(0, row_BT.shape)

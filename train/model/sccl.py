@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def intra_sample(specific_BMD: Tensor, shared_BMD: Tensor, tau: float) -> Tensor:
-    """L_intra, equations (16) and (17): a scalar, the mean over the batch.
+    """Compute L_intra, equations (16) and (17): a scalar, the mean over the batch.
 
     Within one utterance the shared vectors s_m attract each other; the specific vectors p_m repel
     each other and repel the shared vector of their own modality. Pairs are ordered: 6 positive,
@@ -26,32 +26,32 @@ def intra_sample(specific_BMD: Tensor, shared_BMD: Tensor, tau: float) -> Tensor
 
 
 def _pairs(z_BMD: Tensor, own_MM: Tensor) -> Tensor:
-    """z_m . z_n of all ordered pairs, ``[B, M M]``; -inf where m = n, so that e to it adds 0."""
+    """Dot products z_m . z_n of all ordered pairs, ``[B, M M]``; -inf (excluded) where m = n."""
     return (z_BMD @ z_BMD.transpose(1, 2)).masked_fill(own_MM, -torch.inf).flatten(1)
 
 
 def inter_sample(
-    features_BD: Tensor, alike_BB: Tensor, tau: float, real_B: Tensor | None = None
+    features_BD: Tensor, same_class_BB: Tensor, tau: float, real_B: Tensor | None = None
 ) -> Tensor:
-    """L_inter, equation (18): supervised contrast among the multimodal vectors, a scalar.
+    """Compute L_inter, equation (18): supervised contrast of the multimodal vectors, a scalar.
 
     Args:
         features_BD: F_M.
-        alike_BB: True where two utterances are of one class; the diagonal is ignored.
+        same_class_BB: True where two utterances are of the same class; the diagonal is ignored.
         tau: temperature tau'.
-        real_B: False on rows that only fill up; None: there are none.
+        real_B: False on padding rows; None: no padding.
 
-    An utterance with nothing alike in the batch adds 0, and still counts in the mean.
+    An utterance without another one of its class in the batch adds 0 and still counts in the mean.
     """
     z_BD = F.normalize(features_BD, dim=-1)
-    none_BB = torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
+    ignored_BB = torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
     if real_B is not None:
-        none_BB = none_BB | ~(real_B[:, None] & real_B[None, :])
+        ignored_BB = ignored_BB | ~(real_B[:, None] & real_B[None, :])
     similarity_BB = z_BD @ z_BD.T / tau
-    # Finite, so that a batch of one utterance gives 0 and no NaN.
+    # Finite, so that a batch of one utterance gives 0 and not NaN.
     lowest = torch.finfo(similarity_BB.dtype).min
-    log_share_BB = similarity_BB.masked_fill(none_BB, lowest).log_softmax(1)
-    positive_BB = alike_BB & ~none_BB
+    log_share_BB = similarity_BB.masked_fill(ignored_BB, lowest).log_softmax(1)
+    positive_BB = same_class_BB & ~ignored_BB
     count_B = positive_BB.sum(1).clamp(min=1)
     loss_B = -(log_share_BB.where(positive_BB, 0.0).sum(1) / count_B)
     return loss_B.mean() if real_B is None else loss_B.sum() / real_B.sum()

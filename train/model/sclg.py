@@ -1,6 +1,6 @@
-"""Semantic-centric Label Generation (SCLG): pseudo labels for the sub-tasks, (13) to (15).
+"""Semantic-centric Label Generation (SCLG): pseudo labels of the sub-tasks, (13) to (15).
 
-Letters: N training utterances, R rows that one process works out, D feature width, C outputs,
+Letters: N training utterances, R rows of one process, D feature width, C outputs,
 K neighbours (in features_KBD: sub-tasks).
 """
 
@@ -20,22 +20,21 @@ log = logging.getLogger(__name__)
 
 
 class PseudoLabels(nn.Module):
-    """The pseudo labels of all training utterances, moved once per epoch.
+    """The pseudo labels of all training utterances, updated once per epoch.
 
-    They are state, not parameters: buffers, so that a checkpoint carries them. Several processes
-    hold the same labels; each gathers the features of its own utterances and searches neighbours
-    for its share of the rows.
+    They are buffers, not parameters, so that a checkpoint contains them. All processes hold the
+    same labels; each collects the features of its own utterances and searches neighbours for its
+    share of the rows.
 
     Args:
         truth_NC: y, the multimodal ground truth of the training split.
         subtasks: names of the sub-tasks with pseudo labels.
         width: D.
-        clamp: keeps labels in their range.
+        clamp: clamps labels to their range.
         config: neighbours, sigma, momentum.
 
     Raises:
-        ValueError: there is no neighbour (only one training utterance), or ``sclg.index=faiss``
-            without FAISS.
+        ValueError: only one training utterance, or ``sclg.index=faiss`` without FAISS.
     """
 
     truth: Tensor
@@ -51,12 +50,14 @@ class PseudoLabels(nn.Module):
         config: SCLGConfig,
     ) -> None:
         super().__init__()
-        # A split of k utterances or fewer has fewer neighbours than asked for: take them all.
+        # A small split has fewer than knn neighbours: use all of them.
         self.knn = min(config.knn, len(truth_NC) - 1)
         if config.enabled and self.knn < config.knn:
             if not self.knn:
-                raise ValueError("pseudo labels need at least 2 training utterances, there is 1")
-            log.warning("sclg.knn=%d is more than there are; using %d", config.knn, self.knn)
+                raise ValueError("pseudo labels need at least 2 training utterances, not 1")
+            log.warning(
+                "sclg.knn=%d exceeds the number of neighbours; using %d", config.knn, self.knn
+            )
         if config.enabled:
             neighbours.check(config.index)
         self.subtasks = tuple(subtasks)
@@ -67,20 +68,20 @@ class PseudoLabels(nn.Module):
         self.register_buffer("features", truth_NC.new_zeros(count, len(truth_NC), width))
 
     def lookup(self, index_B: Tensor) -> Tensor:
-        """The present pseudo labels of some utterances, ``[sub-tasks, B, C]``."""
+        """Return the current pseudo labels of some utterances, ``[sub-tasks, B, C]``."""
         return self.labels.index_select(1, index_B)
 
     @torch.no_grad()
     def collect(self, index_B: Tensor, features_KBD: Tensor) -> None:
-        """Keep this epoch's features of some utterances for the coming move.
+        """Store this epoch's features of some utterances for the next update.
 
-        In an epoch each utterance comes once, to one of the processes.
+        In an epoch each utterance is collected once, by one of the processes.
         """
         self.features.index_copy_(1, index_B, features_KBD.detach().to(self.features.dtype))
 
     @torch.no_grad()
     def update(self, epoch: int) -> None:
-        """Equation (15) after epoch ``epoch`` (from 1), once every utterance was gathered."""
+        """Apply equation (15) after epoch ``epoch`` (from 1), when all utterances are collected."""
         if self.config.enabled and epoch >= self.config.start_epoch:
             distributed.all_reduce_sum(self.features)
             for k in range(len(self.subtasks)):
@@ -89,10 +90,10 @@ class PseudoLabels(nn.Module):
                     old = (epoch - 1) / (epoch + 1)
                     moved_NC = old * self.labels[k] + 2 / (epoch + 1) * moved_NC
                 self.labels[k] = self.clamp(moved_NC)
-        self.features.zero_()  # what another process gathers next must not be added to this
+        self.features.zero_()  # the next epoch's sum over processes starts from zero
 
     def _delta(self, features_ND: Tensor) -> Tensor:
-        """Equation (14), ``[N, C]``: every process works out its rows, and all get all of them."""
+        """Compute equation (14), ``[N, C]``: each process computes its rows, all get the sum."""
         n, config = len(features_ND), self.config
         rows_R = torch.arange(n, device=features_ND.device)
         rows_R = rows_R.tensor_split(distributed.world_size())[distributed.rank()]
@@ -113,13 +114,13 @@ def label_shift(
     sigma: float,
     reduction: str,
 ) -> Tensor:
-    """Delta ``[R, C]``: how far labels move towards their neighbours'; equation (14).
+    """Compute delta ``[R, C]``, the shift of labels towards their neighbours'; equation (14).
 
     Args:
         truth_NC: y of all utterances.
-        rows_R: those that are asked for.
-        distance_RK: D_ij of each to its neighbours.
-        neighbour_RK: j.
+        rows_R: i, the rows to compute.
+        distance_RK: D_ij.
+        neighbour_RK: j, the neighbours of each row.
         sigma: width of the Gaussian potential.
         reduction: "mean" or "sum" over the neighbours.
     """

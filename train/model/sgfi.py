@@ -1,7 +1,7 @@
 """Semantic-centric Gated Feature Interaction (SGFI), equations (5) to (11).
 
-The modalities of an utterance lie one after the other in one sequence and share their weights, so
-every layer is computed once for all of them; `AttentionMasks` holds the attention masks.
+The modalities of an utterance are concatenated to one sequence and share their weights, so every
+layer is computed once for all of them; `AttentionMasks` separates them.
 
 Letters: B batch, L query positions, S key positions, M modalities of the query, K bridge tokens of
 all of them, D model width, H heads, d = D / H.
@@ -27,9 +27,9 @@ class AttentionMasks(NamedTuple):
         pool: ``[B, K, L]`` weights that pool each modality's query to its bridge tokens, equation
             (7); None without bridge tokens.
         bridge: ``[L, K]``, True where a query position may attend to a bridge token (those of its
-            own modality); None without bridge tokens, or where there is but one modality.
+            own modality); None without bridge tokens, or with a single modality.
         key: ``[B, 1, K, S]``, True where a bridge token may attend to a key, one mask for all
-            heads; without bridge tokens ``[B, 1, L, S]``, True where a query position may.
+            heads; without bridge tokens ``[B, 1, L, S]`` for query positions.
     """
 
     pool: Tensor | None
@@ -44,7 +44,7 @@ class AttentionMasks(NamedTuple):
 
         Args:
             lengths: query positions of each modality, padding included.
-            mask_BL: False on padded query positions; at least one real one per modality.
+            mask_BL: False on padded query positions; at least one real position per modality.
             key_BMS: True on the keys that each modality attends to; at least one per modality.
             bridge_tokens: per modality; 0: none.
         """
@@ -62,7 +62,7 @@ class AttentionMasks(NamedTuple):
 
 
 def segment_masks(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """``[M, L]``, True on the positions of each of the sequences that lie one after the other."""
+    """Return ``[M, L]``, True on the positions of each of the concatenated sequences."""
     ones = (torch.ones(1, n, dtype=torch.bool, device=device) for n in lengths)
     return torch.block_diag(*ones)
 
@@ -70,7 +70,7 @@ def segment_masks(lengths: Sequence[int], device: torch.device) -> Tensor:
 class GatedInteraction(nn.Module):
     """A stack of Gated Bridge Attention layers: SGFI(X_q, X_kv) of equations (10) and (11).
 
-    Every layer moves the query; key and value stay what they were at the input.
+    Every layer updates the query; keys and values are those of the input.
     """
 
     def __init__(self, width: int, dropout: float, config: SGFIConfig) -> None:
@@ -80,7 +80,7 @@ class GatedInteraction(nn.Module):
         )
 
     def forward(self, x_BLD: Tensor, kv_BSD: Tensor, masks: AttentionMasks) -> Tensor:
-        """The query after all layers, ``[B, L, D]``; padded positions hold no meaning."""
+        """Compute the query after all layers, ``[B, L, D]``; padded positions are undefined."""
         for layer in self.layers:
             x_BLD = layer(x_BLD, kv_BSD, masks)
         return x_BLD
@@ -90,7 +90,7 @@ class GatedBridgeAttention(nn.Module):
     """One layer GBA(X_q, X_kv), equations (6) to (9).
 
     With ``multi_query`` all heads share one key and one value; without bridge tokens the query
-    attends to the keys directly; ``gate`` says what the ReLU looks at.
+    attends to the keys directly; ``gate`` selects the input of the ReLU gate.
     """
 
     def __init__(self, width: int, dropout: float, config: SGFIConfig) -> None:
@@ -109,14 +109,14 @@ class GatedBridgeAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, kv_BSD: Tensor, masks: AttentionMasks) -> Tensor:
-        """The query after this layer, ``[B, L, D]``."""
-        q_BLD = self.query(x_BLD)  # (6): all heads of Q_h side by side
+        """Compute the query after this layer, ``[B, L, D]``."""
+        q_BLD = self.query(x_BLD)  # (6): all heads Q_h concatenated
         k_BSe, v_BSe = self.key_value(kv_BSD).chunk(2, -1)  # e = d where shared, else D
         if masks.pool is None:
             o_BLD = self._attend(q_BLD, k_BSe, v_BSe, masks.key)
         else:
             bridge_BKD = masks.pool.to(q_BLD.dtype) @ q_BLD  # (7)
-            # (8), from the right: the bridge gathers from the keys, the query from the bridge.
+            # (8), from the right: the bridge attends to the keys, then the query to the bridge.
             gathered_BKD = self._attend(bridge_BKD, k_BSe, v_BSe, masks.key)
             o_BLD = self._attend(q_BLD, bridge_BKD, gathered_BKD, masks.bridge)
         x_BLD = x_BLD + self.dropout(self._gate(x_BLD, self.out(o_BLD)))  # (9)
@@ -128,23 +128,23 @@ class GatedBridgeAttention(nn.Module):
         return F.relu(self.gate(o_BLD)) if self.gated == "output" else o_BLD
 
     def _attend(self, q_BLD: Tensor, k_BSe: Tensor, v_BSe: Tensor, mask: Tensor | None) -> Tensor:
-        """concat_h(softmax(q_h k_h^T / sqrt(d)) v_h), ``[B, L, D]``."""
+        """Compute concat_h(softmax(q_h k_h^T / sqrt(d)) v_h), ``[B, L, D]``."""
         o_BHLd = F.scaled_dot_product_attention(
             self._heads(q_BLD), self._heads(k_BSe), self._heads(v_BSe), attn_mask=mask
         )
         return o_BHLd.transpose(1, 2).flatten(2)
 
     def _heads(self, x_BLe: Tensor) -> Tensor:
-        """``[B, H, L, d]``; what the heads share is expanded, not copied."""
+        """Split heads, ``[B, H, L, d]``; a shared key or value is expanded, not copied."""
         d = self.query.in_features // self.heads
         return x_BLe.unflatten(-1, (-1, d)).transpose(1, 2).expand(-1, self.heads, -1, -1)
 
 
 def pooling_weights(mask_BL: Tensor, bridge_tokens: int) -> Tensor:
-    """Adaptive average pooling over the real positions, as weights ``[B, K, L]``; equation (7).
+    """Compute adaptive average pooling over real positions as weights ``[B, K, L]``; equation (7).
 
     Of n real positions, bridge token k averages those from floor(k n / K) to ceil((k+1) n / K).
-    Padding on either side takes no part. Every row needs at least one real position.
+    Padding on either side is ignored. Every row needs at least one real position.
     """
     n_B11 = mask_BL.sum(1)[:, None, None]
     rank_B1L = (mask_BL.cumsum(1) - 1)[:, None, :]

@@ -1,4 +1,4 @@
-"""Precomputed text features in the place of the language model, and the choice between the two."""
+"""Text features of the store, and the choice between them and a language model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from train.model.language_model import LanguageModel
 
 
 class TextFeatures(nn.Module):
-    """The store's text features as they are; one embedding is learnt for where there are none.
+    """Pads the store's text features; a learned embedding replaces missing ones.
 
     Args:
-        width: columns of the cached features, ``d_t``.
+        width: columns of the features, ``d_t``.
     """
 
     def __init__(self, width: int) -> None:
@@ -25,9 +25,9 @@ class TextFeatures(nn.Module):
         self.missing = nn.Parameter(0.02 * torch.randn(width))
 
     def forward(self, rows: Packed) -> tuple[Tensor, Tensor]:
-        """``x_t [B, L, d_t]``, what equation (1) projects, and ``mask [B, L]``."""
+        """Return ``x_t [B, L, d_t]``, the input of equation (1), and ``mask [B, L]``."""
         x_BLd, mask_BL = rows.padded()
-        # An utterance without rows becomes one row that holds the "missing" embedding.
+        # An utterance without rows gets one row with the "missing" embedding.
         absent_B1 = ~mask_BL.any(1, keepdim=True)
         mask_BL = torch.cat([mask_BL[:, :1] | absent_B1, mask_BL[:, 1:]], dim=1)
         return torch.where(
@@ -36,13 +36,13 @@ class TextFeatures(nn.Module):
 
 
 def text_source(config: TextConfig, widths: Mapping[str, int]) -> LanguageModel | TextFeatures:
-    """What the text branch starts from, by ``text.source``.
+    """Build the language model or `TextFeatures`, as ``text.source`` selects.
 
     Args:
-        config: the language model and how much of it is trained.
-        widths: columns of the cached features per modality.
+        config: keys of the language model.
+        widths: columns of the features per modality.
     """
     if config.source == "features":
         return TextFeatures(widths["text"])
-    assert config.model is not None, "the loop fills in the card's language model"
+    assert config.model is not None, "train.data.resolve sets the card's language model"
     return LanguageModel(config.model, config.trainable)
