@@ -1,4 +1,4 @@
-"""docs/add-a-method.md, followed to the letter in a copy of this project; docs/methods.md."""
+"""docs/add-a-method.md, followed to the letter in a copy of this project; docs/baselines.md."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_the_tests_of_every_method_test_it(output):
 
 
 def test_every_method_stands_in_the_table_of_papers():
-    table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
     for name, method in METHODS.items():
         assert f"`{name}`" in table
         assert f"`{method.__module__.rpartition('.')[2]}.py`" in table
