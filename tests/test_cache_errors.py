@@ -122,7 +122,7 @@ def test_an_entry_that_is_not_ours_to_read_hides_no_other(store, lab):
     status, said, warned = as_anybody(lab, "list", "share")
     assert status == 0
     assert RECIPE.digest[:12] in said
-    assert "passing over an entry" in warned
+    assert "skipping an entry" in warned
     assert "chmod -R g+rwX" in warned
 
 
@@ -159,7 +159,7 @@ def test_permission_denied_names_the_remedy(store, lab):
     status, _, said = as_anybody(lab, "pull", f"share/{NAME}", "--stores", "mine")
     (lab / "share" / "toy").chmod(0o755)
     assert status == 1
-    assert f"runs: chmod -R g+rwX {lab / 'share'}" in said
+    assert f"to run: chmod -R g+rwX {lab / 'share'}" in said
     assert "umask 002" in said
 
 
@@ -172,7 +172,7 @@ def test_push_where_no_folder_can_be_made_is_a_clear_error(store, tmp_path, caps
 def test_push_does_not_make_a_mount_point(store, tmp_path, capsys):
     assert main(["push", str(store), str(tmp_path / "mnt" / "lab")]) == 1
     said = capsys.readouterr().err
-    assert f"there is no folder {tmp_path}/mnt; is it mounted?" in said
+    assert f"no such folder: {tmp_path}/mnt; is it mounted?" in said
     assert not (tmp_path / "mnt").exists()
     (tmp_path / "mnt").mkdir()
     assert main(["push", str(store), str(tmp_path / "mnt" / "lab")]) == 0

@@ -182,7 +182,7 @@ def test_a_store_that_no_terminal_can_print_hides_no_other(tmp_path, store, capl
     change_root(unseal(other), lambda root: root["attributes"].update(licence="\ud800"))
     assert main(["list", str(tmp_path / "here")]) == 0
     assert RECIPE.digest[:12] in capsys.readouterr().out
-    assert f"{other}: passing over it" in caplog.text
+    assert f"{other}: skipping it" in caplog.text
     assert main(["info", str(other)]) == 1
     assert "is not feature-store metadata" in capsys.readouterr().err
 

@@ -47,7 +47,7 @@ def test_push_goes_into_nothing_of_anybody(tmp_path, store, notes, holds, capsys
         notes.rename(place) if holds == "folder" else place.symlink_to(notes)
     for arguments in ([], ["--take-over"]):
         assert main(["push", str(store), str(tmp_path / "share"), *arguments]) == 1
-        assert "nothing there is touched: look what it is, and move it" in capsys.readouterr().err
+        assert "Nothing was changed; move it away and push again." in capsys.readouterr().err
     assert tree_of(place if holds == "folder" else notes) == NOTES
     assert not place.with_name(f"{NAME}.pushing").exists()  # in nobody's way
 
@@ -113,7 +113,7 @@ def test_a_mirrored_store_whose_checksums_nobody_can_read_is_pulled_again(tmp_pa
     unseal(pulled)
     (pulled / "checksums.json").write_text("{")
     shutil.rmtree(tmp_path / "share")
-    with pytest.raises(ShareError, match="there is no such folder"):
+    with pytest.raises(ShareError, match="no such folder"):
         mirror(there, tmp_path / "mirror")
 
 
@@ -126,7 +126,7 @@ def test_repair_touches_no_folder_that_is_no_store(tmp_path, store, notes, name,
     wrong = notes.rename(tmp_path / name) if name == "thesis" else store.parent
     before = tree_of(wrong)
     assert main(["verify", str(wrong), "--repair", str(copy)]) == 1
-    assert f"and is not called {NAME}: nothing of it is touched" in capsys.readouterr().err
+    assert f"and is not named {NAME}. Nothing was changed" in capsys.readouterr().err
     assert tree_of(wrong) == before
 
 

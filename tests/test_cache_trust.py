@@ -53,7 +53,7 @@ def test_no_dataset_or_encoder_is_called_so(tmp_path, store, name):
             Recipe(**{**plain, field: name})
     with pytest.raises(ValueError, match="cannot be part of a file name"):
         RemoteStore(Location.parse(tmp_path), name, NAME)
-    with pytest.raises(ValueError, match="is no store"):
+    with pytest.raises(ValueError, match="is not a store"):
         RemoteStore.parse(f"s3://lab/{name}/x.zarr")
 
 
@@ -95,7 +95,7 @@ def test_pull_replaces_nothing_but_a_published_store(tmp_path, store, holds, cap
     else:
         mine.symlink_to(tmp_path / "notes")
     assert main(["pull", str(tmp_path / "share"), "--stores", str(tmp_path / "mine")]) == 1
-    assert f"{mine} is there and is no published store" in capsys.readouterr().err
+    assert f"{mine} exists but is not a published store" in capsys.readouterr().err
     kept = mine / "notes.txt" if holds == "folder" else mine
     assert mine.is_symlink() if holds == "link" else kept.read_text() == "years of work"
 
@@ -272,7 +272,7 @@ def test_a_broken_entry_hides_no_other(tmp_path, store, change, caplog, capsys):
     (entries / "a.zarr.json").write_text(json.dumps(entry | change))
     assert main(["list", str(tmp_path / "share")]) == 0
     assert RECIPE.digest[:12] in capsys.readouterr().out
-    assert caplog.text.count("passing over an entry") == 1
+    assert caplog.text.count("skipping an entry") == 1
 
 
 def test_entries_that_are_none_hide_no_other(tmp_path, store, caplog):
@@ -285,7 +285,7 @@ def test_entries_that_are_none_hide_no_other(tmp_path, store, caplog):
     (entries / "large.zarr.json").write_bytes(b"[" + b"1," * (1 << 20))
     found = catalog.entries(Location.parse(tmp_path / "share"))
     assert [entry.name for entry in found] == [NAME]
-    assert caplog.text.count("passing over an entry") == 5
+    assert caplog.text.count("skipping an entry") == 5
 
 
 # --- while it changes -----------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_pull_of_what_is_replaced_meanwhile_says_to_pull_again(tmp_path, store
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteStore, "read", replaced_before)
-        with pytest.raises(ShareError, match="was replaced there while it was pulled; pull again"):
+        with pytest.raises(ShareError, match="was replaced while it was being pulled; pull again"):
             pull(source, tmp_path / "pulled", workers=1)
     shutil.rmtree(tmp_path / "share" / "toy")
     push(retried, share)

@@ -8,7 +8,7 @@ import pytest
 
 from cache.__main__ import main
 from cache.share.remote_store import RemoteStore
-from cache.share.transfer import fetch
+from cache.share.transfer import download
 from cache.share.verify import repair, verify
 from cache.store.checksums import Checksums
 from tests.stores import build_store, tree_of
@@ -64,7 +64,7 @@ def test_repair_never_writes_through_a_link(tmp_path, store):
     (store / "k").symlink_to(victim)
     checksums = Checksums.of(store)
     with pytest.raises(OSError, match="k is a symlink, or is behind one"):
-        fetch(RemoteStore.parse(good), checksums, ["k/authorized_keys"], store)
+        download(RemoteStore.parse(good), checksums, ["k/authorized_keys"], store)
     assert [f.problem for f in verify(store)] == ["link", "link"]
     repair(store, str(good))
     assert verify(store) == []
@@ -121,7 +121,7 @@ def test_files_as_published_are_not_enough(store, good, capsys, change, said):
     assert said in fault.problem
     change_root(good, change)
     assert main(["verify", str(store), "--repair", str(good)]) == 1
-    assert "it was published so" in capsys.readouterr().err
+    assert "published like this" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gone", ["audio", "audio/values/c/0/0", "utterances/status/zarr.json"])

@@ -1,10 +1,10 @@
-"""What a share holds.
+"""Read and write the catalogue of a share.
 
-The truth is one small file per store, ``catalog/<dataset>/<name>.json``, written once by whoever
-pushed the store: two writers never write the same file, so none can lose the other's entry, without
-any lock. ``catalog.json`` is made from them, for people and for web servers, which cannot list.
-Whoever has written it lists the entries again and starts over if another one came: the last writer
-therefore wrote all of them.
+The catalogue is one small file per store, ``catalog/<dataset>/<name>.json``, written once by the
+push of the store: two writers never write the same file, so no entry is lost and no lock is needed.
+``catalog.json`` is generated from these files, for people and for web servers, which cannot list
+folders. After writing it, a push lists the entries again and starts over if there is a new one: so
+the last writer has written all of them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Entry:
         dataset: name of the dataset.
         name: the store's folder, ``<encoder>-<sampling>-<digest12>.zarr``.
         encoder: the frozen encoder.
-        sampling: how frames and windows were taken.
+        sampling: settings of the frame and window sampling.
         digest: of the recipe, 64 hex digits.
         content: SHA-256 of ``checksums.json``, 64 hex digits.
         bytes: size of all files.
-        files: how many they are, ``checksums.json`` not counted.
-        utterances: rows in the store.
-        failures: utterances without features.
-        who: user name of who pushed it (or, in a share without catalogue, made it).
-        when: when it was pushed, ISO 8601 in UTC; empty if nobody wrote it down.
+        files: number of files without ``checksums.json``.
+        utterances: number of utterances in the store.
+        failures: number of utterances without features.
+        who: user name of the person who pushed it (in a share without catalogue: extracted it).
+        when: time of the push, ISO 8601 in UTC; empty if unknown.
         licence: the dataset's licence note.
     """
 
@@ -65,7 +65,7 @@ class Entry:
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any], checksums: Checksums) -> Entry:
-        """The entry of a store from its root attributes, pushed by nobody yet."""
+        """Make the entry of a store from its root attributes; ``when`` is empty."""
         recipe, counts = attributes["recipe"], attributes["counts"]
         return cls(
             dataset=recipe["dataset"],
@@ -85,22 +85,22 @@ class Entry:
 
     @classmethod
     def from_json(cls, plain: Any) -> Entry:
-        """Read an entry; keys of later releases are passed over.
+        """Validate an entry; unknown keys (of later releases) are ignored.
 
         Raises:
-            ValueError: a key is missing or of another type, or its names cannot be folders.
+            ValueError: a key is missing or has another type, or a name cannot be a folder's.
         """
         kinds = {"str": str, "int": int, "dict[str, Any]": dict}
         try:
             values = {field.name: plain[field.name] for field in fields(cls)}
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no catalogue entry: {error!r}") from error
+            raise ValueError(f"not a catalogue entry: {error!r}") from error
         for field in fields(cls):
             value, kind = values[field.name], kinds[str(field.type)]
             if not isinstance(value, kind) or (kind is int and not is_count(value)):
                 raise ValueError(f"{field.name} is {value!r:.200}")
             if isinstance(value, str):
-                value.encode()  # a lone surrogate, which no terminal prints, is a ValueError
+                value.encode()  # raises ValueError for a lone surrogate, which cannot be printed
         for name in ("digest", "content"):
             if not is_sha256(values[name]):
                 raise ValueError(f"{name} is {values[name]!r:.200}")
@@ -109,76 +109,78 @@ class Entry:
 
     @property
     def path(self) -> str:
-        """Where the store lies, relative to the share."""
+        """Path of the store, relative to the share."""
         return f"{self.dataset}/{self.name}"
 
 
 def add(share: Location, entry: Entry) -> None:
-    """Put a pushed store into the share's catalogue, once; ``who`` and ``when`` are now and us.
+    """Add a pushed store to the share's catalogue, unless it has the entry already.
+
+    ``who`` and ``when`` are set to this user and the present time.
 
     Raises:
-        ShareError: the share is out of reach or not ours to write.
+        ShareError: the share is unreachable or not writable.
     """
-    known = _written(share)
+    known = _read_entries(share)
     if not any((e.path, e.content) == (entry.path, entry.content) for e in known):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         signed = {**asdict(entry), "who": user_name(), "when": now}
-        share.write(f"{ENTRIES}/{entry.path}.json", _json(signed), waiting=ENTRIES)
-        known = _written(share)
+        share.write(f"{ENTRIES}/{entry.path}.json", _json(signed), temporary=ENTRIES)
+        known = _read_entries(share)
     while True:
         plain = {"version": 1, "stores": [asdict(e) for e in known]}
-        share.write(CATALOG, _json(plain), waiting=ENTRIES)
-        now_there = _written(share)
-        if now_there == known:
+        share.write(CATALOG, _json(plain), temporary=ENTRIES)
+        present = _read_entries(share)
+        if present == known:
             return
-        known = now_there
+        known = present
 
 
 def entries(share: Location) -> list[Entry]:
-    """The stores of a share, by path; looked for where nobody keeps a catalogue.
+    """List the stores of a share, sorted by path; a share without catalogue is searched.
 
     Raises:
-        ShareError: the share is out of reach.
+        ShareError: the share is unreachable.
     """
     share.check()
     if share.writable:
-        return _written(share) or _scan(share)
+        return _read_entries(share) or _scan(share)
     try:
         raw = share.read(CATALOG)
     except FileNotFoundError:
         return _scan(share)
     try:
         plain = parse_json(raw, str(share / CATALOG))["stores"]
-        return _readable(share, [(CATALOG, entry) for entry in plain])
+        return _valid(share, [(CATALOG, entry) for entry in plain])
     except (ValueError, KeyError, TypeError) as error:
         raise ShareError(f"{share / CATALOG} cannot be read: {error!r}") from error
 
 
-def _written(share: Location) -> list[Entry]:
+def _read_entries(share: Location) -> list[Entry]:
     found: list[tuple[str, Any]] = []
     for name in (f"{ENTRIES}/{below}" for below in sorted(share.sizes(ENTRIES))):
         if not name.endswith(".zarr.json"):
             continue
         try:
             found.append((name, share.read(name, _LARGEST_ENTRY)))
-        except UnreadableError as error:  # whose it is may keep it to himself
-            log.warning("passing over an entry: %s", error)
-    return _readable(share, found)
+        except UnreadableError as error:  # for instance: no permission
+            log.warning("skipping an entry: %s", error)
+    return _valid(share, found)
 
 
-def _readable(share: Location, found: list[tuple[str, Any]]) -> list[Entry]:
+def _valid(share: Location, found: list[tuple[str, Any]]) -> list[Entry]:
     good = []
     for name, plain in found:
         try:
             plain = parse_json(plain, "it") if isinstance(plain, bytes) else plain
             good.append(Entry.from_json(plain))
         except ValueError as error:
-            log.warning("%s: passing over an entry: %s", share / name, error)
+            log.warning("%s: skipping an entry: %s", share / name, error)
     return sorted(good, key=lambda entry: entry.path)
 
 
 def _scan(share: Location) -> list[Entry]:
-    """Every ``<dataset>/<name>.zarr`` with checksums, where the back-end can list folders."""
+    """Find every ``<dataset>/<name>.zarr`` with checksums, if the back-end can list folders."""
     from cache.store.consistency import check_named_by_recipe  # imports zarr
 
     found = []
@@ -193,17 +195,17 @@ def _scan(share: Location) -> list[Entry]:
         except FileNotFoundError:
             continue  # not published yet
         except ValueError as error:
-            log.warning("%s: passing over it: %s", where, error)
+            log.warning("%s: skipping it: %s", where, error)
     return sorted(found, key=lambda entry: entry.path)
 
 
 def _places(share: Location) -> Iterator[tuple[str, str]]:
-    """The folders of a share that are called as stores are."""
+    """Yield (dataset, name) of the folders of a share that have a store's name."""
     for dataset in share.names():
         try:
             names = share.names(dataset)
         except UnreadableError as error:
-            log.warning("passing over a dataset: %s", error)
+            log.warning("skipping a dataset: %s", error)
             continue
         for name in names:
             with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Find and delete what a mirror no longer needs: unused stores, remains of killed pulls."""
+"""Find and delete unused stores, and temporary files of killed pulls, in a mirror."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ _LEFT_BY_PULLS = {
     TempPath.REPLACED,
     TempPath.DELETED,
 }
-"""What a killed pull, repair or deletion leaves."""
+"""What killed pulls, repairs and deletions leave."""
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something in the mirror that may go: where, why, and how large it is in bytes."""
+    """Something in the mirror that can be deleted.
+
+    Attributes:
+        path: the file or folder.
+        reason: why it can be deleted.
+        bytes: its size.
+    """
 
     path: Path
     reason: str
@@ -36,18 +42,24 @@ class Garbage:
 def find_garbage(
     folder: Path, older_than_days: float | None = None, larger_than: int | None = None
 ) -> list[Garbage]:
-    """What may be deleted from a mirror.
+    """Find what can be deleted from a mirror.
 
-    Remains of pulls that nobody went on with for a day; stores that nobody asked for in
-    ``older_than_days``; and, the longest unused first, as many as it takes to bring the rest under
-    ``larger_than`` bytes. What is not ours by its name is none of our business, nor is what lies
-    behind a link, as to a share.
+    Files we did not create, and anything behind a symlink (to a share, for instance), are ignored.
+
+    Args:
+        folder: the mirror.
+        older_than_days: also find the stores that were not used for that long.
+        larger_than: also find the stores unused for longest, until the size of the others is at
+            most this number of bytes.
+
+    Returns:
+        Temporary files not written to for a day, then the stores.
     """
     now = time.time()
     found: list[Garbage] = []
     stores: list[tuple[float, Garbage]] = []
     for dataset in sorted(path for path in folder.glob("*/") if not path.is_symlink()):
-        published = {*published_in(dataset)}  # what was left aside as the only copy is now back
+        published = {*published_in(dataset)}  # restores one whose replacement was interrupted
         for path in sorted(dataset.iterdir()):
             if path in published and re.fullmatch(STORE_NAME, path.name):
                 if path.is_symlink():
@@ -72,14 +84,14 @@ def find_garbage(
 
 
 def delete_garbage(garbage: Garbage) -> None:
-    """Delete a store or remains; a store first loses its name, so that nobody sees half of it."""
+    """Delete it; it is renamed first, so that no reader sees half a store."""
     gone = TempPath.DELETED.next_to(garbage.path)
     garbage.path.rename(gone)
     remove_tree(gone) if gone.is_dir() else gone.unlink()
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether this is ours and can go; an old store put aside only while the new one stands."""
+    """Whether this is a temporary path; a replaced store is one only if its new store exists."""
     found = recognise(path.name)
     if found is None or found[0] not in _LEFT_BY_PULLS:
         return False

@@ -1,8 +1,8 @@
-"""Where stores are shared: a folder, a bucket, a web server, a machine reached by SSH.
+"""Read and write files at a location: a folder, a bucket, a web server, or a machine by SSH.
 
-Who may read or write there is the back-end's business: it takes its keys from where its own tools
-look for them. None is accepted in a location, because a location ends up in shell histories,
-process lists, configurations and logs.
+Access is configured in the back-end's own way (its configuration files or environment variables). A
+location must not contain a secret, because it ends up in shell histories, process lists,
+configurations and logs.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _WHERE_KEYS_BELONG = {
     **dict.fromkeys(_SSH, "the SSH agent or ~/.ssh"),
 }
 
-# fsspec looks for a folder and then makes it: two threads would both do so.
+# fsspec checks for a folder and then makes it: two threads would both do so.
 _making_folders = threading.Lock()
 
 CONNECT_S = 15
-"""Seconds until a machine that does not answer counts as out of reach."""
+"""Seconds until a machine that does not answer counts as unreachable."""
 
 
 class ShareError(ValueError):
-    """A location did not give what it should: out of reach, not permitted, or damaged."""
+    """A location is unreachable, a permission is missing, or a file is damaged."""
 
 
 class UnreadableError(ShareError):
-    """One file is not ours to read or write, or none that can be; others may well be."""
+    """One file cannot be read or written, for instance without permission; others may be."""
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,26 @@ class Location:
 
     @classmethod
     def parse(cls, text: str | Path) -> Location:
-        """A location from a URL or the path of a folder.
+        """Parse a URL or the path of a folder.
 
         Raises:
-            ValueError: unknown scheme, or the URL carries credentials or a query; or it is empty,
-                as a variable of the shell that is not set.
+            ValueError: an unknown scheme; a URL with credentials or a query; or an empty text, for
+                instance from an unset shell variable.
         """
         text = str(text)
         if not text.strip():
-            raise ValueError("the location is empty; the folder that you are in is called .")
+            raise ValueError("the location is empty; the current folder is '.'")
         scheme, separator, rest = text.partition("://")
         if not separator or scheme == "file":
             folder = Path(rest if separator else text).expanduser().absolute()
             return cls("file", "", folder.as_posix())
         if scheme not in _PACKAGE:
             known = ", ".join(f"{s}://" for s in _PACKAGE)
-            raise ValueError(f"no share can be at {scheme}://...; use a folder or one of {known}")
+            raise ValueError(f"{scheme}:// is not supported; use a folder or one of {known}")
         _check_no_secrets(scheme, rest)
         host, _, path = rest.partition("/")
         if not host:
-            raise ValueError(f"{scheme}:// wants a {'bucket' if scheme in 's3 gs' else 'host'}")
+            raise ValueError(f"{scheme}:// needs a {'bucket' if scheme in 's3 gs' else 'host'}")
         return cls(scheme, host, f"/{path}".rstrip("/"))
 
     def __str__(self) -> str:
@@ -112,61 +112,61 @@ class Location:
 
     @property
     def writable(self) -> bool:
-        """Whether the back-end can write at all; permissions are another matter."""
+        """Whether the back-end can write; permissions are not checked."""
         return self.scheme not in _WEB
 
     @property
     def folder(self) -> Path | None:
-        """The location as a folder of this machine, None if it is elsewhere."""
+        """The location as a folder of this machine, None for other back-ends."""
         return Path(self.path) if self.scheme == "file" else None
 
     def read(self, name: str = "", at_most: int = LARGEST_LIST) -> bytes:
-        """A whole file; of one that is larger than it may be, the first ``at_most + 1`` bytes.
+        """Read a file; of a larger one than expected, the first ``at_most + 1`` bytes.
 
         Args:
             name: the file, relative to this location.
-            at_most: bytes that it may have.
+            at_most: largest expected size in bytes.
 
         Raises:
-            FileNotFoundError: there is none of this name.
-            UnreadableError: it is not ours to read, or no regular file.
-            ShareError: anything else went wrong.
+            FileNotFoundError: no such file.
+            UnreadableError: no permission to read it, or not a regular file.
+            ShareError: any other error.
         """
         with self._as_share_error(name):
-            return self._start_of(name, at_most + 1)
+            return self._read_start(name, at_most + 1)
 
-    def write(self, name: str, data: bytes, waiting: str) -> None:
-        """Write a file so that a reader sees all of it or none, read-only in a folder.
+    def write(self, name: str, data: bytes, temporary: str) -> None:
+        """Write a file atomically; in a folder it becomes read-only.
 
         Args:
             name: the file, relative to this location.
-            data: what it shall hold.
-            waiting: folder, relative to this location, where the file waits for its name until it
-                is whole. Object stores need none: there a file appears when it is whole.
+            data: its content.
+            temporary: folder for the incomplete file, relative to this location. Object stores do
+                not use it: they write atomically.
 
         Raises:
             ShareError: it could not be written.
         """
-        aside = incomplete_file(waiting)
+        part = incomplete_file(temporary)
         with self._as_share_error(name, missing=True):
             if self.folder is not None:
                 group = self._group_bits()
-                for below in (name, aside):
+                for below in (name, part):
                     make_folder((self.folder / below).parent, group)
-                atomic_write(self.folder / name, data, self.folder / aside, group & ~stat.S_IXGRP)
+                atomic_write(self.folder / name, data, self.folder / part, group & ~stat.S_IXGRP)
                 make_read_only(self.folder / name)
             elif self.scheme in _SSH:
                 files = self._files()
                 with _making_folders:
-                    for below in (name, aside):
+                    for below in (name, part):
                         files.makedirs(self._address(below).rpartition("/")[0], exist_ok=True)
-                files.pipe_file(self._address(aside), data)
-                files.mv(self._address(aside), self._address(name))
+                files.pipe_file(self._address(part), data)
+                files.mv(self._address(part), self._address(name))
             else:
                 self._files().pipe_file(self._address(name), data)
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Every file below a folder, path relative to it -> bytes; empty if there is none."""
+        """Map every file below a folder (relative path) to its size in bytes; empty if missing."""
         root = self._address(name)
         with self._as_share_error(name):
             try:
@@ -177,7 +177,7 @@ class Location:
         return {n.removeprefix(prefix): int(entry["size"]) for n, entry in found.items()}
 
     def names(self, name: str = "") -> list[str]:
-        """What lies directly in a folder, sorted; empty if there is none or it cannot be listed."""
+        """List the names in a folder, sorted; empty if it is missing or cannot be listed."""
         with self._as_share_error(name):
             try:
                 found = self._files().ls(self._address(name), detail=False)
@@ -186,22 +186,22 @@ class Location:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder if it is there and the back-end lets us."""
-        # What is left over harms nobody, and a bucket may well forbid deleting.
+        """Remove a file or folder, if it exists and the back-end permits it."""
+        # Remaining files do no harm, and a bucket may forbid deleting.
         with suppress(FileNotFoundError, ShareError), self._as_share_error(name):
             self._files().rm(self._address(name), recursive=True)
 
     def check(self) -> None:
-        """Raise ShareError if a folder is not there: a file system that is not mounted."""
+        """Raise ShareError if a folder does not exist: its file system may not be mounted."""
         if self.folder is not None and not self.folder.is_dir():
-            raise ShareError(f"{self}: there is no such folder")
+            raise ShareError(f"{self}: no such folder")
 
-    def _start_of(self, name: str, count: int) -> bytes:
-        """The first bytes of a file."""
+    def _read_start(self, name: str, count: int) -> bytes:
+        """Read the first bytes of a file."""
         address = self._address(name)
         if self.folder is not None:
             return read_regular(Path(address), count - 1)
-        if self.scheme in _WEB:  # a server may well pass over the range that it is asked for
+        if self.scheme in _WEB:  # a server may ignore the requested range
             data = bytearray()
             with self._files().open(address, "rb", block_size=0, size=count) as stream:
                 while len(data) < count and (more := stream.read(count - len(data))):
@@ -215,13 +215,13 @@ class Location:
             raise
 
     def share_with_group(self, folder: Path) -> None:
-        """A new folder in this one: the group may do there what it may do here."""
+        """Give the group the same permissions in a new subfolder as in this folder."""
         add_mode(folder, self._group_bits())
 
     def _group_bits(self) -> int:
-        """What the group may do in a folder that it shares: all that lies in it is to be shared.
+        """Permissions of the group in a folder that it shares; 0 if the group may not write.
 
-        Otherwise one colleague's narrow umask shuts out the others.
+        New files and folders get them, else one user's narrow umask would exclude the others.
         """
         mode = 0
         if self.folder is not None and self.folder.is_dir():
@@ -229,7 +229,7 @@ class Location:
         return mode & stat.S_IRWXG if mode & stat.S_IWGRP else 0
 
     def _address(self, name: str) -> str:
-        """What the back-end calls a file of this location."""
+        """Return the back-end's own path of a file at this location."""
         path = f"{self.path}/{name}" if name else self.path
         if self.scheme in ("s3", "gs"):
             return self.host + path
@@ -263,7 +263,7 @@ class Location:
         except ImportError:
             package = _PACKAGE[self.scheme]
             raise ValueError(
-                f"{self.scheme}:// needs a package that is not there; run: pip install {package}"
+                f"{self.scheme}:// needs a missing package; run: pip install {package}"
             ) from None
 
     @contextmanager
@@ -284,13 +284,13 @@ class Location:
             reason = redacted(str(error))
             if self.folder is not None:
                 reason = (
-                    f"Permission denied. If this share is yours to use, whoever owns {self / name} "
-                    f"runs: chmod -R g+rwX {self}; and everybody pushes with umask 002"
+                    "Permission denied. If you should have access, ask the owner of "
+                    f"{self / name} to run: chmod -R g+rwX {self}; and push with umask 002"
                 )
             raise UnreadableError(f"{self / name if name else self}: {reason}") from None
         except IrregularFileError:
-            raise UnreadableError(f"{self / name}: it is no regular file") from None
-        except ValueError as error:  # unusable configuration: no try later will help
+            raise UnreadableError(f"{self / name}: not a regular file") from None
+        except ValueError as error:  # an invalid configuration: a retry does not help
             raise ValueError(redacted(str(error))) from None
         except Exception as error:
             reason = redacted(str(error)) or type(error).__name__
@@ -298,7 +298,7 @@ class Location:
 
 
 def redacted(text: str) -> str:
-    """A message without users, passwords and queries in its URLs, or the environment's secrets."""
+    """Remove credentials and queries of URLs, and secrets of the environment, from a message."""
     text = re.sub(r"(\w://)\S*@", r"\1", text)
     text = re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
     for name, value in os.environ.items():
@@ -308,15 +308,15 @@ def redacted(text: str) -> str:
 
 
 def _check_no_secrets(scheme: str, rest: str) -> None:
-    """Say no to ``user:password@`` and queries, without repeating them."""
+    """Raise ValueError for ``user:password@`` and queries, without repeating them."""
     host = urlsplit(f"//{rest}").netloc
     user = host.rpartition("@")[0]
     secret = ":" in user or (user and scheme not in _SSH)
-    # A password may hold a slash: then its @ comes after what looks like the host.
+    # A password may contain a slash: then its @ comes after what looks like the host.
     secret = secret or (":" in host and "@" in rest.partition("/")[2])
     if secret or "?" in rest or "#" in rest:
         raise ValueError(
-            f"this {scheme}:// location carries a user, a password, a key or a query; a location "
-            f"must not: it ends up in logs. Put access where {scheme} looks for it: "
+            f"this {scheme}:// location contains a user, a password, a key or a query. It "
+            f"must not: locations end up in logs. Configure access where {scheme} looks for it: "
             f"{_WHERE_KEYS_BELONG[scheme]}"
         )

@@ -1,8 +1,8 @@
-"""Stores of shares on this machine's own disk: pulled once, read by every run.
+"""Keep local copies of shared stores: pulled once, read by every run.
 
-The folder is ``$SEMANTICMAC_CACHE``, or ``semanticmac`` in the user's cache folder. A store lies
-there as ``<dataset>/<encoder>-<sampling>-<digest12>.zarr``: under the digest of what made it, not
-of where it came from. The folder's time says when it was last asked for.
+The mirror is ``$SEMANTICMAC_CACHE``, or ``semanticmac`` in the user's cache folder. A store is at
+``<dataset>/<encoder>-<sampling>-<digest12>.zarr`` in it; the digest is the recipe's, so a store has
+the same path whichever share it came from. The folder's modification time is its last use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER = "SEMANTICMAC_CACHE"
 
 
 def mirror_folder() -> Path:
-    """Where mirrored stores lie."""
+    """Return the folder of the mirror."""
     if os.environ.get(FOLDER):
         return Path(os.environ[FOLDER]).expanduser()
     if sys.platform == "darwin":
@@ -36,48 +36,49 @@ def mirror_folder() -> Path:
 
 
 def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = None) -> Path:
-    """The local copy of a shared store, pulled if it is not there yet.
+    """Return the local copy of a shared store; pull it if it is missing or outdated.
 
-    If it is there, only the share's ``checksums.json`` is looked at; if the share is out of reach,
-    what is there is used. Of several processes at once one pulls and the others wait.
+    If it exists, only ``checksums.json`` is read from the share; if the share is unreachable, the
+    local copy is used. Of several concurrent processes one pulls and the others wait.
 
     Args:
         url: ``LOCATION/DATASET/NAME.zarr``, ``LOCATION/DIGEST``, or a share with one store.
-        folder: where the mirror lies, :func:`mirror_folder` by default.
-        on_bytes: told of the progress.
+        folder: the mirror; :func:`mirror_folder` by default.
+        on_bytes: called with the progress.
 
     Returns:
         A published store on this machine.
 
     Raises:
         ValueError: no such store, or several.
-        ShareError: the share is out of reach and the store is not here, or it is damaged there.
+        ShareError: the share is unreachable and there is no local copy, or the shared store is
+            damaged.
     """
     folder = folder or mirror_folder()
     try:
         source = resolve_one(url)
         checksums = source.checksums()
         if checksums is None:
-            raise ShareError(f"{source}: there is no published store")
+            raise ShareError(f"{source} is not a published store")
     except ShareError as error:
-        store = _here(url, folder)
+        store = _find_copy(url, folder)
         if store is None or _damaged(store):
             raise
-        log.warning("%s; using the copy of %s", error, store)
-        return _used(store)
+        log.warning("%s; using the local copy %s", error, store)
+        return _touch(store)
     store = folder / source.dataset / source.name
     if is_published(store) and (store / CHECKSUMS).read_bytes() != checksums.raw:
-        log.warning("%s has other content now; replacing the copy in %s", source, store)
+        log.warning("%s has changed; replacing the local copy %s", source, store)
     elif is_published(store) and _damaged(store):
         log.warning("%s is damaged; repairing it from %s", store, source)
         repair(store, str(source))
     store, copied = pull(source, folder, replace=True, on_bytes=on_bytes)
-    log.info("%s: %s", source, f"pulled to {store}" if copied else f"using the copy {store}")
-    return _used(store)
+    log.info("%s: %s", source, f"pulled to {store}" if copied else f"using the local copy {store}")
+    return _touch(store)
 
 
-def _here(url: str, folder: Path) -> Path | None:
-    """The mirrored store that a location names, as far as one can tell without asking there."""
+def _find_copy(url: str, folder: Path) -> Path | None:
+    """Find the local copy for a location without reading the share."""
     where = Location.parse(url)
     if where.name.endswith(".zarr"):
         store = folder / where.parent.name / where.name
@@ -87,7 +88,7 @@ def _here(url: str, folder: Path) -> Path | None:
 
 
 def _damaged(store: Path) -> bool:
-    """Whether a file is missing or short; the bytes were compared when they came."""
+    """Whether a file is missing or has another size; its bytes were checked by the pull."""
     try:
         files = Checksums.of(store).files
     except ValueError:
@@ -99,7 +100,8 @@ def _damaged(store: Path) -> bool:
     return False
 
 
-def _used(store: Path) -> Path:
-    with suppress(OSError):  # somebody else's mirror: only its owner may say so
+def _touch(store: Path) -> Path:
+    """Record the use of a store in its folder's modification time."""
+    with suppress(OSError):  # only the owner of a mirror may set times in it
         os.utime(store)
     return store

@@ -1,7 +1,7 @@
-"""A store of a share, brought here.
+"""Copy a store from a share to this machine.
 
-What is read there is compared with the store's ``checksums.json`` before it gets a name here. An
-interrupted pull goes on where it stopped.
+Every file is compared with the store's ``checksums.json`` before it gets its name. An interrupted
+pull resumes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cache.share.location import Location, ShareError
 from cache.share.remote_store import RemoteStore
-from cache.share.transfer import WORKERS, Progress, fetch
+from cache.share.transfer import WORKERS, Progress, download
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.consistency import check_all_listed, check_all_present, check_named_by_recipe
 from cache.store.disk import (
@@ -41,53 +41,55 @@ def pull(
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
 ) -> tuple[Path, int]:
-    """Copy a store of a share to ``<to>/<dataset>/<name>``, assembled aside and renamed whole.
+    """Copy a shared store to a temporary folder, then rename it to ``<to>/<dataset>/<name>``.
 
     Args:
-        source: the store.
+        source: the shared store.
         to: folder of stores.
-        replace: whether a store of this name with other content is replaced.
-        workers: files in flight at once.
-        on_bytes: told of the progress.
+        replace: replace a store that has this name but different content.
+        workers: files transferred at once.
+        on_bytes: called with the progress.
 
     Returns:
-        The pulled store, and how many files were copied: 0 if it was there already.
+        The pulled store, and the number of files copied: 0 if it was there already.
 
     Raises:
-        ValueError: a store of this name with other content is there, or something that is no store;
-            or the disk is full.
-        ShareError: the share is out of reach, holds no such store, or a damaged one.
+        ValueError: the name is taken by a store with different content, or by something else; or
+            the disk is full.
+        ShareError: the share is unreachable, or the store is missing there or damaged.
     """
     checksums = source.checksums()
     if checksums is None:
-        raise ShareError(f"{source}: there is no published store")
+        raise ShareError(f"{source} is not a published store")
     store = to / source.dataset / source.name
-    if _holds(store, checksums):
+    if _has_content(store, checksums):
         return store, 0
     if is_published(store) and not replace:
         raise ValueError(
-            f"{store} holds the same recipe with other content; python -m cache diff tells how far "
-            "they lie apart; pull to another folder with --stores"
+            f"{store} has the same recipe with different content; compare the two with python -m "
+            "cache diff, or pull to another folder with --stores"
         )
     _check_target(store)
     try:
         with locked(TempPath.PULL_LOCK.next_to(store)) as alone:
-            if not _holds(store, checksums):
+            if not _has_content(store, checksums):
                 return store, _assemble(source, checksums, store, alone, workers, on_bytes)
-            log.info("%s was pulled by another process meanwhile; using it", store)
+            log.info("%s was pulled by another process; using it", store)
             return store, 0
     except ShareError as error:
         now = source.checksums()
         if now is None or now.raw != checksums.raw:
             raise ShareError(
-                f"{source} was replaced there while it was pulled; pull again"
+                f"{source} was replaced while it was being pulled; pull again"
             ) from error
         raise
     except OSError as error:
-        if _holds(store, checksums):  # where locks hold nobody
-            log.info("%s was pulled by another process meanwhile; using it", store)
+        if _has_content(store, checksums):  # on a file system without locks
+            log.info("%s was pulled by another process; using it", store)
             return store, 0
-        raise ValueError(f"{store}: {error}; what came is kept, pull again") from error
+        raise ValueError(
+            f"{store}: {error}. Downloaded files are kept; run the pull again to resume."
+        ) from error
 
 
 def _assemble(
@@ -98,10 +100,10 @@ def _assemble(
     workers: int,
     on_bytes: Progress | None,
 ) -> int:
-    """Pull into ``<store>.partial`` and rename it; a store of that name makes room.
+    """Pull into ``<store>.partial`` and rename it; a store with that name is replaced.
 
-    Not ``alone``, without a lock, each pull works in a folder of its own, which starts as what an
-    interrupted one left and is left so to the next.
+    Without a lock (not ``alone``) each pull uses its own folder: it takes over the partial folder
+    of an interrupted pull and, if interrupted itself, leaves it to the next pull.
     """
     left = TempPath.PARTIAL.next_to(store)
     partial = left if alone else TempPath.UNLOCKED_PARTIAL.next_to(store)
@@ -109,45 +111,45 @@ def _assemble(
         with suppress(OSError):
             left.rename(partial)
     if partial.is_symlink():
-        partial.unlink()  # what it leads to is somebody's, and would be written to and tidied up
+        partial.unlink()  # else files would be written to, and deleted from, the link's target
     try:
         metadata = [name for name in checksums.files if name.rpartition("/")[2] == "zarr.json"]
-        copied = fetch(source, checksums, metadata, partial, workers)
+        copied = download(source, checksums, metadata, partial, workers)
         _check_metadata(source, checksums, partial)
-        copied += fetch(source, checksums, checksums.files, partial, workers, on_bytes)
+        copied += download(source, checksums, checksums.files, partial, workers, on_bytes)
         for path in list(files_below(partial)):
             if path.relative_to(partial).as_posix() not in (*checksums.files, CHECKSUMS):
-                path.unlink()  # of an interrupted pull of something else
+                path.unlink()  # left by an interrupted pull of other content
         atomic_write(partial / CHECKSUMS, checksums.raw)
         make_tree_read_only(partial)
         check_all_present(partial)
         _check_target(store)
         replace(store, partial) if store.exists() else partial.rename(store)
     except BaseException:
-        if _holds(store, checksums):
+        if _has_content(store, checksums):
             remove_tree(partial)  # another pull was faster
         elif not alone:
             with suppress(OSError):
                 partial.rename(left)
-            remove_tree(partial)  # another pull left more, or the same
+            remove_tree(partial)  # another pull left its own partial folder
         raise
     sync(store.parent)
     for path in store.parent.iterdir():
         found = recognise(path.name)
         if found is None or found[1] != store.name or not path.name.startswith("."):
-            continue  # what follows is of killed pulls, or the store replaced
+            continue  # the others were left by killed pulls, or are the replaced store
         if not path.is_dir():
             path.unlink(missing_ok=True)
-        elif is_stale(path):  # else it may be another's pull
+        elif is_stale(path):  # else another pull may be using it
             remove_tree(path)
     return copied
 
 
 def _check_metadata(source: RemoteStore, checksums: Checksums, folder: Path) -> None:
-    """Check that a store is readable before its features are fetched.
+    """Check that a store is readable before its features are downloaded.
 
     Raises:
-        ShareError: it is not what its place says, or not all of it is listed.
+        ShareError: its recipe does not match its name, or a needed file is not listed.
     """
     root = folder / "zarr.json"
     try:
@@ -159,28 +161,33 @@ def _check_metadata(source: RemoteStore, checksums: Checksums, folder: Path) -> 
 
 
 def _check_target(store: Path) -> None:
-    """Only a published store is ever replaced.
+    """Check that only a published store is replaced.
 
     Raises:
         ValueError: something else has the store's name.
     """
     if (store.exists() or store.is_symlink()) and not is_published(store):
         raise ValueError(
-            f"{store} is there and is no published store; nothing of it is touched: look what it "
-            "is, and move it away"
+            f"{store} exists but is not a published store. Nothing was changed; move it away and "
+            "pull again."
         )
 
 
 def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None:
     """Pull the store of a recipe from the first share that has it, instead of extracting it.
 
-    A share that is out of reach or damaged is passed over with a warning.
+    A share that is unreachable or damaged is skipped with a warning.
+
+    Args:
+        recipe: the recipe.
+        shares: locations, searched in this order.
+        root: folder of stores; the store is written to ``<root>/<dataset>/<name>``.
 
     Returns:
-        Where the store was, None if no share has it. It is now in ``<root>/<dataset>/<name>``.
+        The location of the store on its share, None if no share has it.
 
     Raises:
-        ValueError: a location is unusable, or the store cannot be written.
+        ValueError: a location is invalid, or the store cannot be written.
     """
     for source in [
         RemoteStore(Location.parse(s), recipe.dataset, recipe.store_name) for s in shares
@@ -189,16 +196,16 @@ def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None
             checksums = source.checksums()
             if checksums is None or source.attributes(checksums).get("digest") != recipe.digest:
                 continue
-            log.info("%s has these features already; pulling them", source.share)
+            log.info("%s already has these features; pulling them", source.share)
             pull(source, root)
             return str(source)
         except ShareError as error:
-            log.warning("passing over a share: %s", error)
+            log.warning("skipping a share: %s", error)
             left = TempPath.PARTIAL.next_to(root / source.path)
             if left.exists():
-                log.warning("what came of it is kept in %s, for the next pull", left)
+                log.warning("files downloaded from it are kept in %s for the next pull", left)
     return None
 
 
-def _holds(store: Path, checksums: Checksums) -> bool:
+def _has_content(store: Path, checksums: Checksums) -> bool:
     return is_published(store) and (store / CHECKSUMS).read_bytes() == checksums.raw

@@ -1,12 +1,12 @@
-"""A published store goes to a share.
+"""Copy a published store to a share.
 
-Its ``checksums.json`` goes up last: before that the share does not hold the store. Every file is
-compared with it before it is sent. An interrupted push goes on where it stopped.
+``checksums.json`` is written last: until then the share does not contain the store. Every file is
+compared with it before it is sent. An interrupted push resumes.
 
-A store that is there already can be replaced by one with more utterances in it. In a folder the new
-one is completed beside it and the two are swapped. An object store cannot do that: the files change
-one by one, under the old ``checksums.json``, by which a reader refuses those of the new store until
-its own is there.
+A store on the share can be replaced by one with more utterances. In a folder the new one is
+completed next to the old one, then the two are swapped. An object store cannot swap: the files
+change one by one under the old ``checksums.json``, so a reader rejects the new files until the new
+``checksums.json`` is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cache.reader import FeatureStore
 from cache.share import catalog
 from cache.share.location import Location, ShareError
 from cache.share.remote_store import RemoteStore
-from cache.share.transfer import WORKERS, Progress, in_threads, open_remote_metadata
+from cache.share.transfer import WORKERS, Progress, open_remote_metadata, upload
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.consistency import (
     UnlistedFileError,
@@ -29,9 +29,10 @@ from cache.store.consistency import (
     check_named_by_recipe,
 )
 from cache.store.disk import files_below
-from cache.store.publish import replace as put_in_place
+from cache.store.publish import replace as replace_folder
 from cache.store.recipe import STORABLE, user_name
 from cache.store.temp_paths import TempPath, claim_name, is_claim
+from manifests.printing import preview
 
 _LARGEST_CLAIM = 1000  # bytes
 
@@ -45,71 +46,73 @@ def push(
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
 ) -> tuple[RemoteStore, int]:
-    """Copy a published store to a share and enter it into the share's catalogue.
+    """Copy a published store to a share and add it to the share's catalogue.
 
     Args:
         store: the published store.
         location: the share, a folder or URL.
-        take_over: drop what another, unfinished push of the same recipe left there.
-        replace: put the store in the place of one of the same recipe that is there, if no utterance
-            loses features by it.
-        workers: files in flight at once.
-        on_bytes: told of the progress.
+        take_over: delete what another, unfinished push of the same recipe left there.
+        replace: replace a store with the same recipe on the share, if no utterance loses features.
+        workers: files transferred at once.
+        on_bytes: called with the progress.
 
     Returns:
-        Where it is now, and how many files were copied: 0 if it was there already.
+        The store on the share, and the number of files copied: 0 if it was there already.
 
     Raises:
-        ValueError: the share has this recipe with other content and that is not to be replaced, or
-            has more features than this store; or the store is damaged, or called otherwise than
-            its recipe says.
-        ShareError: the share is out of reach, or not ours to write.
+        ValueError: the share has this recipe with different content and ``replace`` is false, or
+            has more features than this store; or the store is damaged, or its name does not match
+            its recipe.
+        ShareError: the share is unreachable or not writable.
     """
-    cache, checksums = FeatureStore.open(store), Checksums.of(store)
-    target = RemoteStore(Location.parse(location), cache.dataset, store.resolve().name)
-    check_named_by_recipe(cache.attributes, target.dataset, target.name)
-    _check_consistent(cache, checksums)
+    ours, checksums = FeatureStore.open(store), Checksums.of(store)
+    target = RemoteStore(Location.parse(location), ours.dataset, store.resolve().name)
+    check_named_by_recipe(ours.attributes, target.dataset, target.name)
+    _check_consistent(ours, checksums)
     if not target.share.writable:
-        raise ValueError(f"{target.share}: a web server is only read; push to what lies behind it")
-    entry = catalog.Entry.of(target.name, cache.attributes, checksums)
+        raise ValueError(
+            f"{target.share}: a web server is read-only; push to the folder or bucket "
+            "that it serves"
+        )
+    entry = catalog.Entry.of(target.name, ours.attributes, checksums)
     copied = 0
     _make_folder(target.share)
-    old = _replaceable(target, cache, checksums) if replace else None
-    if not _already_there(target, checksums, old):
+    old = _replaced_by(ours, target, checksums) if replace else None
+    if not _is_published(target, checksums, old):
         swapped = old is not None and target.share.folder is not None
-        place = f"{_waiting(target)}/{target.name}" if swapped else target.path
+        place = f"{_pushing_folder(target)}/{target.name}" if swapped else target.path
         _check_only_push_files(target.share, place, checksums)
         try:
             resumed = _claim(target, checksums, old, take_over)
             if old is not None and not swapped:
-                resumed = False  # files of both stores lie there, and sizes do not tell them apart
-            copied = _send(store, target, place, checksums, resumed, workers, on_bytes)
-            if _claims(target) != {_ours(checksums)}:
+                resumed = False  # the folder has files of both stores, which sizes do not identify
+            copied = _upload_missing(store, target, place, checksums, resumed, workers, on_bytes)
+            if _claims(target) != {claim_name(checksums.content)}:
                 raise ShareError(f"{target}: another push took over; push again")
-            target.share.write(f"{place}/{CHECKSUMS}", checksums.raw, _waiting(target))
+            target.share.write(f"{place}/{CHECKSUMS}", checksums.raw, _pushing_folder(target))
             if swapped:
                 _swap(target, place)
         except ShareError:
-            if not _already_there(target, checksums, old):  # somebody else was faster
+            if not _is_published(target, checksums, old):  # else another push was faster
                 raise
-    target.share.remove(_waiting(target))
+    target.share.remove(_pushing_folder(target))
     catalog.add(target.share, entry)
     return target, copied
 
 
-def _check_consistent(cache: FeatureStore, checksums: Checksums) -> None:
-    store = cache.path
+def _check_consistent(ours: FeatureStore, checksums: Checksums) -> None:
+    store = ours.path
     try:
         check_all_listed(store, checksums.files)
     except OSError as error:
         raise ValueError(f"{store} is damaged: {error}; run: python -m cache verify") from error
     except UnlistedFileError as error:
         raise ValueError(f"{store}: {error}; extract or pull it again") from error
-    check_index(store, cache.attributes)
+    check_index(store, ours.attributes)
 
 
 def _make_folder(share: Location) -> None:
-    """Make the folder of a share, but not the one that it is in: that may be a missing mount."""
+    """Make the folder of a share, but not its parent: that may be a missing mount."""
     if share.folder is None:
         return
     try:
@@ -118,133 +121,136 @@ def _make_folder(share: Location) -> None:
             share.parent.share_with_group(share.folder)
     except FileNotFoundError:
         raise ShareError(
-            f"{share}: there is no folder {share.parent}; is it mounted? push only makes the last "
+            f"{share}: no such folder: {share.parent}; is it mounted? push creates only the last "
             "folder of a location"
         ) from None
     except OSError as error:
         raise ShareError(f"{share}: {error.strerror}") from error
 
 
-def _already_there(target: RemoteStore, checksums: Checksums, old: Checksums | None) -> bool:
-    """Whether this content is published; False too if what is, is the ``old`` to be replaced."""
-    there = target.checksums()
-    if there is None or (old is not None and there.raw == old.raw):
+def _is_published(target: RemoteStore, checksums: Checksums, old: Checksums | None) -> bool:
+    """Whether the share has this content; False too if it has the ``old`` one to be replaced.
+
+    Raises:
+        ValueError: the share has other content.
+    """
+    found = target.checksums()
+    if found is None or (old is not None and found.raw == old.raw):
         return False
-    if there.raw != checksums.raw:
+    if found.raw != checksums.raw:
         raise ValueError(
-            f"{target} holds the same recipe with other content; a published store is never "
-            "overwritten unasked. Pull that one, or compare: python -m cache diff. If yours has "
-            "more utterances in it, after extract --retry-failed, push it with --replace"
+            f"{target} has the same recipe with different content; a published store is not "
+            "overwritten. Pull it, or compare the two: python -m cache diff. If yours has more "
+            "utterances, after extract --retry-failed, push it with --replace"
         )
     return True
 
 
-def _replaceable(
-    target: RemoteStore, cache: FeatureStore, checksums: Checksums
-) -> Checksums | None:
-    """The checksums of the published store that ours may replace; None if there is nothing to.
+def _replaced_by(ours: FeatureStore, target: RemoteStore, checksums: Checksums) -> Checksums | None:
+    """Return the checksums of the store on the share that ours may replace, None without one.
 
     Raises:
-        ValueError: it has features of an utterance that ours lacks.
+        ValueError: it has features of an utterance that ours lacks, or another recipe.
     """
     old = target.checksums()
     if old is None or old.raw == checksums.raw:
         return None
-    if _claims(target) == {_ours(checksums)}:
-        return old  # looked at before an interruption, and in part overwritten since
-    with open_remote_metadata(target, old) as there:
-        if there.digest != cache.digest:
-            raise ValueError(f"{target} is of another recipe; only one of the same is replaced")
+    if _claims(target) == {claim_name(checksums.content)}:
+        return old  # checked before an interruption, and partly overwritten since
+    with open_remote_metadata(target, old) as theirs:
+        if theirs.digest != ours.digest:
+            raise ValueError(f"{target} has another recipe; only a store with the same is replaced")
         rank = {"failed": 0, "no_audio": 1, "no_video": 1, "ok": 2}
-        ours = {i: rank[status] for i, status in cache.status.items()}
-        lost = [i for i, status in there.status.items() if ours.get(i, 0) < rank[status]]
+        ranks = {i: rank[status] for i, status in ours.status.items()}
+        lost = [i for i, status in theirs.status.items() if ranks.get(i, 0) < rank[status]]
     if lost:
         raise ValueError(
-            f"{target} has features of {len(lost)} utterances that {cache.path} lacks, the first "
-            f"is {lost[0]!r}; it is not replaced"
+            f"{target} has features of {len(lost)} utterances that {ours.path} lacks: "
+            f"{preview(lost)}; it was not replaced"
         )
     return old
 
 
 def _check_only_push_files(share: Location, place: str, checksums: Checksums) -> None:
-    """A push writes, and tidies up, only where nothing but a push has written before.
+    """Check that a folder contains only files of pushes: other files are not touched.
 
     Raises:
-        ValueError: a file that no push leaves lies there, or a link to elsewhere.
+        ValueError: it contains a file that a push does not write, or a symlink.
     """
-    ours = {*checksums.files, CHECKSUMS}
-    strange = [
+    expected = {*checksums.files, CHECKSUMS}
+    unexpected = [
         name
-        for name in sorted(share.sizes(place).keys() - ours)
+        for name in sorted(share.sizes(place).keys() - expected)
         if name.partition("/")[0] not in (*STORABLE, "utterances", "zarr.json")
     ]
     if share.folder is not None:
         where = share.folder / place
-        strange += [str(path) for path in (where, *files_below(where)) if path.is_symlink()]
-    if strange:
+        unexpected += [str(path) for path in (where, *files_below(where)) if path.is_symlink()]
+    if unexpected:
         raise ValueError(
-            f"{share / place}: {strange[0]!r} is none that a push leaves; nothing there is "
-            "touched: look what it is, and move it away"
+            f"{share / place}: unexpected file {unexpected[0]!r} (not written by `push`). Nothing "
+            "was changed; move it away and push again."
         )
 
 
 def _swap(target: RemoteStore, place: str) -> None:
-    """Put the store at ``place``, in the same folder share, where the old one is."""
+    """Replace the old store of a folder share by the one at ``place`` in the same share."""
     assert target.share.folder is not None
     new = target.share.folder / place
     try:
         check_all_present(new)
-        put_in_place(target.share.folder / target.path, new)
+        replace_folder(target.share.folder / target.path, new)
     except OSError as error:
         raise ShareError(f"{target} cannot be replaced: {error}") from error
 
 
-def _waiting(target: RemoteStore) -> str:
-    """Beside the store on its way: who sends it, and files that are not whole yet."""
+def _pushing_folder(target: RemoteStore) -> str:
+    """The folder next to an unfinished store: claims of pushes, and incomplete files."""
     return f"{target.dataset}/{TempPath.PUSHING.name_for(target.name)}"
 
 
-def _ours(checksums: Checksums) -> str:
-    return claim_name(checksums.content)
-
-
 def _claims(target: RemoteStore) -> set[str]:
-    return {name for name in target.share.sizes(_waiting(target)) if is_claim(name)}
+    return {name for name in target.share.sizes(_pushing_folder(target)) if is_claim(name)}
 
 
 def _claim(
     target: RemoteStore, checksums: Checksums, old: Checksums | None, take_over: bool
 ) -> bool:
-    """Say that we send this content; True if that was begun before and can go on.
+    """Write a claim that this content is being pushed; returns whether an earlier push is resumed.
 
-    Two stores of one recipe may differ in their last bits but have files of equal sizes, so an
-    unfinished push of one must not be completed with the other. Each writes its claim and then
-    looks for others: of two at once at least one sees the other. Who finishes first takes the claim
-    away after publishing, so whoever saw none looks for a published store again.
+    Two stores with the same recipe may differ in their last bits but have files of equal sizes, so
+    an unfinished push of one must not be completed with the other. Each push writes its claim and
+    then lists the claims: of two concurrent pushes at least one sees the other. The first to finish
+    removes its claim after publishing, so a push that saw no other claim checks again whether a
+    store was published.
+
+    Raises:
+        ValueError: other content is being pushed, or was published.
     """
-    ours = _ours(checksums)
+    ours = claim_name(checksums.content)
+    folder = _pushing_folder(target)
     resumed = _claims(target) == {ours} and not take_over
     if take_over:
-        target.share.remove(_waiting(target))
+        target.share.remove(folder)
     by = {"who": user_name(), "when": datetime.now(UTC).isoformat(timespec="seconds")}
-    target.share.write(f"{_waiting(target)}/{ours}", json.dumps(by).encode(), _waiting(target))
+    target.share.write(f"{folder}/{ours}", json.dumps(by).encode(), folder)
     try:
         for other in _claims(target) - {ours}:
-            told = target.share.read(f"{_waiting(target)}/{other}", _LARGEST_CLAIM)
-            whose = told.decode(errors="replace")
+            claim = target.share.read(f"{folder}/{other}", _LARGEST_CLAIM)
             raise ValueError(
-                f"{target}: somebody is pushing the same recipe with other content ({whose}); wait "
-                "for that push, or drop what it left with --take-over"
+                f"{target}: another push of the same recipe with different content is unfinished "
+                f"({claim.decode(errors='replace')}); wait for it, or delete its files with "
+                "--take-over"
             )
-        _already_there(target, checksums, old)
+        _is_published(target, checksums, old)
     except ValueError:
         if not resumed:
-            target.share.remove(f"{_waiting(target)}/{ours}")
+            target.share.remove(f"{folder}/{ours}")
         raise
     return resumed
 
 
-def _send(
+def _upload_missing(
     store: Path,
     target: RemoteStore,
     place: str,
@@ -253,35 +259,25 @@ def _send(
     workers: int,
     on_bytes: Progress | None,
 ) -> int:
-    """Send to the folder ``place`` what it does not have; returns the number of files."""
+    """Upload the files that the folder ``place`` lacks; returns their number.
+
+    Raises:
+        ShareError: a file is incomplete on the share.
+    """
     share = target.share
-    there = share.sizes(place) if resumed else {}
+    sizes = share.sizes(place) if resumed else {}
 
-    def missing(name: str) -> bool:
-        if share.folder is not None and resumed:  # near enough to be read again
+    def is_missing(name: str) -> bool:
+        if share.folder is not None and resumed:  # fast enough to be read again
             return bool(checksums.problem(share.folder / place, name))
-        return there.get(name) != checksums.files[name].size
+        return sizes.get(name) != checksums.files[name].size
 
-    needed = [name for name in sorted(checksums.files) if missing(name)]
-
-    def send(name: str) -> int:
-        try:
-            data = (store / name).read_bytes()
-        except FileNotFoundError:
-            data = b""
-        except OSError as error:
-            raise ValueError(f"{store}: {name} cannot be read: {error.strerror}") from error
-        if not checksums.files[name].matches(data):
-            raise ValueError(f"{store}: {name} is damaged; run: python -m cache verify {store}")
-        share.write(f"{place}/{name}", data, _waiting(target))
-        return len(data)
-
-    in_all = sum(checksums.files[name].size for name in needed)
-    in_threads(send, needed, workers, in_all, on_bytes)
-    arrived = share.sizes(place)
-    wrong = [n for n, entry in checksums.files.items() if arrived.get(n) != entry.size]
+    names = [name for name in sorted(checksums.files) if is_missing(name)]
+    upload(store, checksums, names, share, place, _pushing_folder(target), workers, on_bytes)
+    sizes = share.sizes(place)
+    wrong = [n for n, entry in checksums.files.items() if sizes.get(n) != entry.size]
     if wrong:
-        raise ShareError(f"{share / place}: {wrong[0]} did not arrive whole; push again")
-    for extra in arrived.keys() - checksums.files.keys() - {CHECKSUMS}:
+        raise ShareError(f"{share / place}: {wrong[0]} is incomplete on the share; push again")
+    for extra in sizes.keys() - checksums.files.keys() - {CHECKSUMS}:
         share.remove(f"{place}/{extra}")
-    return len(needed)
+    return len(names)

@@ -1,6 +1,7 @@
-"""Stores of shares: named, looked up, read.
+"""Find stores on shares, and read their files.
 
-A store is on a share when its ``checksums.json`` is; what is read there is compared with that list.
+A share contains a store when it contains its ``checksums.json``; every file that is read is
+compared with that list.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class RemoteStore:
     """A store on a share: ``<share>/<dataset>/<name>``.
 
     Raises:
-        ValueError: no store can be called so.
+        ValueError: the dataset or the name is not valid.
     """
 
     share: Location
@@ -40,17 +41,17 @@ class RemoteStore:
 
     @classmethod
     def parse(cls, text: str | Path) -> RemoteStore:
-        """A store by its own URL or path, ``LOCATION/DATASET/NAME.zarr``; nothing is looked up.
+        """Parse a store's own URL or path, ``LOCATION/DATASET/NAME.zarr``; nothing is read.
 
         Raises:
-            ValueError: no store can be there.
+            ValueError: the location or the name is not valid.
         """
         where = Location.parse(text)
         try:
             return cls(where.parent.parent, where.parent.name, where.name)
         except ValueError as error:
             raise ValueError(
-                f"{where} is no store ({error}); one is called LOCATION/DATASET/NAME.zarr"
+                f"{where} is not a store ({error}); its form is LOCATION/DATASET/NAME.zarr"
             ) from None
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class RemoteStore:
 
     @property
     def path(self) -> str:
-        """Where the store lies, relative to the share."""
+        """Path of the store, relative to the share."""
         return f"{self.dataset}/{self.name}"
 
     @property
@@ -67,10 +68,10 @@ class RemoteStore:
         return self.share / self.path
 
     def checksums(self) -> Checksums | None:
-        """The list of the store's files; None if there is no published store.
+        """Read the checksums of the store's files; None if it is not published.
 
         Raises:
-            ShareError: the share is out of reach, or the list is damaged.
+            ShareError: the share is unreachable, or the list is damaged.
         """
         self.share.check()
         try:
@@ -83,10 +84,10 @@ class RemoteStore:
             raise ShareError(str(error)) from error
 
     def attributes(self, checksums: Checksums) -> dict[str, Any]:
-        """The store's root attributes.
+        """Read the store's root attributes.
 
         Raises:
-            ShareError: they are not as published, or none of a feature store.
+            ShareError: they are not as published, or not feature-store metadata.
         """
         data = self.read("zarr.json", checksums.files["zarr.json"])
         try:
@@ -95,10 +96,10 @@ class RemoteStore:
             raise ShareError(str(error)) from error
 
     def read(self, name: str, expected: FileSum) -> bytes:
-        """A file of the store, compared with what was published; a stumbling link gets more tries.
+        """Read a file and compare it with its checksum; retried twice on a flaky connection.
 
         Raises:
-            ShareError: the file is not there or not as published.
+            ShareError: the file is missing or not as published.
         """
         for attempt in range(1, _TRIES + 1):
             try:
@@ -114,38 +115,39 @@ class RemoteStore:
             time.sleep(0.1 * attempt)
         raise ShareError(
             f"{self}: {name} is damaged: its SHA-256 is not the published one (if the store is "
-            "just being replaced there, try again later)"
+            "being replaced there, try again later)"
         )
 
 
 def resolve(text: str) -> list[RemoteStore]:
-    """The stores that ``LOCATION``, ``LOCATION/DATASET/NAME.zarr`` or ``LOCATION/DIGEST`` name.
+    """Find the stores for ``LOCATION``, ``LOCATION/DATASET/NAME.zarr`` or ``LOCATION/DIGEST``.
 
     Raises:
-        ValueError: there is none.
-        ShareError: the share is out of reach.
+        ValueError: the share contains no such store.
+        ShareError: the share is unreachable.
     """
     where = Location.parse(text)
     if where.name.endswith(".zarr"):
         return [RemoteStore.parse(text)]
     digest = where.name if re.fullmatch("[0-9a-f]{12,64}", where.name) else ""
     if where.folder is not None and where.folder.is_dir():
-        digest = ""  # a folder that happens to be called so
+        digest = ""  # a share whose name looks like a digest
     share = where.parent if digest else where
     found = [e for e in catalog.entries(share) if e.digest.startswith(digest)]
     if not found:
-        raise ValueError(f"{share} lists no store{f' with digest {digest}' if digest else ''}")
+        wanted = f"No store with digest {digest}" if digest else "No stores"
+        raise ValueError(f"{wanted} found in {share}.")
     return [RemoteStore(share, entry.dataset, entry.name) for entry in found]
 
 
 def resolve_one(text: str) -> RemoteStore:
-    """The one store that ``text`` names; see :func:`resolve`.
+    """Find the one store for ``text``; see :func:`resolve`.
 
     Raises:
-        ValueError: there is none or several; lists them.
+        ValueError: no store, or several: the message lists them.
     """
     found = resolve(text)
     if len(found) > 1:
         listed = "\n  ".join(str(shared) for shared in found)
-        raise ValueError(f"{Location.parse(text)} holds several stores; name one:\n  {listed}")
+        raise ValueError(f"{Location.parse(text)} contains several stores; name one:\n  {listed}")
     return found[0]

@@ -1,15 +1,16 @@
-"""Transfer files of shared stores, several at a time."""
+"""Download and upload files of shared stores, several at a time, each checked by its SHA-256."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
 from cache.reader import FeatureStore
+from cache.share.location import Location
 from cache.share.remote_store import RemoteStore
 from cache.store.checksums import CHECKSUMS, Checksums, is_linked
 from cache.store.disk import atomic_write
@@ -17,13 +18,13 @@ from cache.store.recipe import STORABLE
 from cache.store.temp_paths import TempPath
 
 WORKERS = 8
-"""Files in flight at once; each is held in memory, a chunk of about 8 MB."""
+"""Files transferred at once; each is held in memory, a chunk of about 8 MB."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes total)."""
 
 
-def fetch(
+def download(
     source: RemoteStore,
     checksums: Checksums,
     names: Iterable[str],
@@ -31,7 +32,15 @@ def fetch(
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
 ) -> int:
-    """Download those files of a store that ``folder`` lacks or that differ from the published ones.
+    """Download those files that ``folder`` lacks or that differ from the published ones.
+
+    Args:
+        source: the shared store.
+        checksums: its checksums.
+        names: paths inside the store.
+        folder: a store, or a folder that becomes one.
+        workers: files transferred at once.
+        on_bytes: called after each file.
 
     Returns:
         Number of files downloaded.
@@ -47,7 +56,7 @@ def fetch(
     if total > free:
         raise OSError(f"{total / 1e9:.2f} GB must be downloaded, {free / 1e9:.2f} GB are free")
 
-    def download(name: str) -> int:
+    def download_file(name: str) -> int:
         data = source.read(name, checksums.files[name])
         path = folder / name
         if is_linked(folder, path.parent.relative_to(folder).as_posix()):
@@ -57,7 +66,7 @@ def fetch(
         atomic_write(path, data, TempPath.FILE.next_to(folder))
         return len(data)
 
-    in_threads(download, needed, workers, total, on_bytes)
+    _in_threads(download_file, needed, workers, total, on_bytes)
     return len(needed)
 
 
@@ -72,14 +81,57 @@ def open_remote_metadata(source: RemoteStore, checksums: Checksums) -> Iterator[
     names = [name for name in checksums.files if not name.startswith(features)]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, source.name)
-        fetch(source, checksums, names, store)
+        download(source, checksums, names, store)
         (store / CHECKSUMS).write_bytes(checksums.raw)
         yield FeatureStore.open(store)
 
 
-def in_threads(
+def upload(
+    store: Path,
+    checksums: Checksums,
+    names: Collection[str],
+    share: Location,
+    place: str,
+    temporary: str,
+    workers: int = WORKERS,
+    on_bytes: Progress | None = None,
+) -> None:
+    """Upload files of a local store; each is compared with its checksum before it is sent.
+
+    Args:
+        store: the local store.
+        checksums: its checksums.
+        names: paths inside the store.
+        share: the share to write to.
+        place: folder of the files, relative to the share.
+        temporary: folder for incomplete files, relative to the share.
+        workers: files transferred at once.
+        on_bytes: called after each file.
+
+    Raises:
+        ValueError: a local file is damaged or cannot be read.
+        ShareError: a file cannot be written.
+    """
+
+    def upload_file(name: str) -> int:
+        try:
+            data = (store / name).read_bytes()
+        except FileNotFoundError:
+            data = b""
+        except OSError as error:
+            raise ValueError(f"{store}: {name} cannot be read: {error.strerror}") from error
+        if not checksums.files[name].matches(data):
+            raise ValueError(f"{store}: {name} is damaged; run: python -m cache verify {store}")
+        share.write(f"{place}/{name}", data, temporary)
+        return len(data)
+
+    total = sum(checksums.files[name].size for name in names)
+    _in_threads(upload_file, names, workers, total, on_bytes)
+
+
+def _in_threads(
     work: Callable[[str], int],
-    names: Sequence[str],
+    names: Collection[str],
     workers: int,
     total: int,
     on_bytes: Progress | None,

@@ -1,4 +1,4 @@
-"""Whether every byte of a store is what was published."""
+"""Verify every byte of a store against its checksums, and repair it from another copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from cache.share.location import Location, ShareError
 from cache.share.remote_store import RemoteStore
-from cache.share.transfer import fetch
+from cache.share.transfer import download
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.chunks import read_column
 from cache.store.consistency import UnlistedFileError, check_all_listed, check_index
@@ -29,9 +29,9 @@ class Fault:
     Attributes:
         file: path inside the store.
         problem: ``missing``, ``extra``, ``link`` (to elsewhere), ``wrong size``, ``changed`` or
-            ``unreadable``. Where all files are as published but nobody could read them as a store:
-            ``not listed``, of a file that it lacks, or what is wrong with it.
-        utterances: ids with rows in that file; empty where it concerns them all.
+            ``unreadable``. If all files are as published but the store is not readable:
+            ``not listed`` for a file that is needed, or an error message.
+        utterances: ids with rows in that file; empty if the file concerns all of them.
     """
 
     file: str
@@ -40,7 +40,14 @@ class Fault:
 
 
 def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None) -> list[Fault]:
-    """Check every file of ``store`` against its checksums; no faults, an empty list.
+    """Check every file of ``store`` against its checksums.
+
+    Args:
+        store: a store in a folder.
+        on_file: called with (files done, files total).
+
+    Returns:
+        The faults by file name; empty if every file is as published.
 
     Raises:
         ValueError: the store has no readable checksums.
@@ -67,10 +74,10 @@ def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None)
 
 
 def repair(store: str | Path, source: str) -> list[Fault]:
-    """Put every faulty file right from another copy, and remove files that do not belong there.
+    """Replace every faulty file by that of another copy, and remove files that do not belong there.
 
-    What comes from the copy is compared with this store's own checksums before it takes its place,
-    so a wrong copy cannot harm. Lost checksums themselves are taken from the copy.
+    Each file is compared with this store's own checksums before it is replaced, so a wrong copy
+    does no harm. If the checksums are lost, they are taken from the copy.
 
     Args:
         store: the store to repair.
@@ -80,65 +87,65 @@ def repair(store: str | Path, source: str) -> list[Fault]:
         The faults that were repaired.
 
     Raises:
-        ValueError: there is no store, or it cannot be written.
-        ShareError: the copy is out of reach, or the files it should give are faulty there too; what
-            could be repaired is.
+        ValueError: the store does not exist or cannot be written.
+        ShareError: the copy is unreachable, or the files are faulty there too; the other files are
+            repaired.
     """
     store = Path(store).resolve()
     if not store.is_dir():
-        raise ValueError(f"{store}: there is no such folder; python -m cache pull brings a store")
+        raise ValueError(f"{store}: no such folder; `python -m cache pull` fetches a shared store")
     where = Location.parse(source)
     named = where.name.endswith(".zarr")
     copy = RemoteStore.parse(source) if named else RemoteStore(where, store.parent.name, store.name)
     try:
         Checksums.of(store)
     except ValueError:
-        if store.name != copy.name:  # else all that lies in a folder named by mistake would go
+        if store.name != copy.name:  # else all files of a mistyped folder would be deleted
             raise ValueError(
-                f"{store} has no readable {CHECKSUMS} and is not called {copy.name}: nothing of it "
-                "is touched; name the store's own folder"
+                f"{store} has no readable {CHECKSUMS} and is not named {copy.name}. Nothing was "
+                "changed; give the store's own folder"
             ) from None
         theirs = copy.checksums()
         if theirs is None:
-            raise ShareError(f"{copy}: there is no published store") from None
+            raise ShareError(f"{copy} is not a published store") from None
         atomic_write(store / CHECKSUMS, theirs.raw)
         make_read_only(store / CHECKSUMS)
     checksums, faults = Checksums.of(store), verify(store)
     unrepaired = []
     for fault in faults:
         try:
-            _mend(store, fault, checksums, copy)
+            _repair_file(store, fault, checksums, copy)
         except ShareError as error:
             unrepaired.append(str(error))
         except OSError as error:
             raise ValueError(f"{store} cannot be repaired: {error}") from error
     if unrepaired:
-        raise ShareError(f"{len(unrepaired)} files have no good copy there: {unrepaired[0]}")
+        raise ShareError(f"{len(unrepaired)} files have no intact copy there: {unrepaired[0]}")
     return faults
 
 
-def _mend(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) -> None:
-    """Put one file right; a link goes, never what it leads to.
+def _repair_file(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) -> None:
+    """Repair one file; a link is removed, its target is not touched.
 
     Raises:
-        ShareError: no copy can mend it.
+        ShareError: no copy can repair it.
     """
     path = store / fault.file
-    if fault.file == CHECKSUMS:  # a link: what it led to has been read
+    if fault.file == CHECKSUMS:  # it is a link, and its target was read
         atomic_write(path, checksums.raw)
         make_read_only(path)
         return
     if fault.problem == "extra" or path.is_symlink():
         path.unlink()
     elif fault.file not in checksums.files or not checksums.problem(store, fault.file):
-        raise ShareError(f"{path}: {fault.problem}; it was published so: extract or pull it again")
+        raise ShareError(f"{path}: {fault.problem}; published like this; extract or pull it again")
     if fault.file in checksums.files:
-        fetch(copy, checksums, [fault.file], store)
+        download(copy, checksums, [fault.file], store)
         make_read_only(path)
 
 
 def _inconsistencies(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:
-    """What is wrong with a store although its files are those that were published."""
+    """Find faults of a store whose files are all as published."""
     try:
         check_all_listed(store, checksums.files)
         if not any(name.startswith(("utterances/", *_INDEX)) for name in faulty):
@@ -151,14 +158,14 @@ def _inconsistencies(store: Path, checksums: Checksums, faulty: Collection[str])
 
 
 class _UtterancesOfFile:
-    """Which utterances have rows in a file; the index is read once, however many are faulty."""
+    """Maps a file to the utterances that have rows in it; the index is read once."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
         self._index = cache(self._read_index)
 
     def __call__(self, file: str) -> tuple[str, ...]:
-        """The utterances with rows in a chunk file; none if the file concerns all of them."""
+        """Return the utterances with rows in a chunk file; empty for any other file."""
         parts = file.split("/")
         if len(parts) != 5 or parts[0] not in STORABLE or parts[1:3] != ["values", "c"]:
             return ()
@@ -173,7 +180,7 @@ class _UtterancesOfFile:
         return tuple(ids[here].tolist())
 
     def _read_index(self, modality: str) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-        """Rows in a chunk; of the utterances that have any, id, first row and end."""
+        """Return rows per chunk and, for utterances with rows, id, first row and end, ``[N]``."""
         folder = self._store / modality
         rows = read_array_metadata(folder / "values", 2).chunk[0]
         ids = read_column(self._store / "utterances" / "id")
