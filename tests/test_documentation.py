@@ -51,7 +51,7 @@ def command_lines(page: str, *commands: str) -> list[str]:
     """The lines of code blocks and the quoted spans of a page that begin with a command."""
     text = page.replace("\\\n", " ")
     start = "|".join(re.escape(command) for command in commands)
-    blocks = re.findall(r"^```[^\n]*\n(.*?)^```|^((?:    .*\n)+)", text, re.M | re.S)
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```|^((?:    [^\n]*\n)+)", text, re.M | re.S)
     code = "\n".join(fenced or indented for fenced, indented in blocks)
     lines = re.findall(rf"^(?:    |\$ )?((?:{start})\b.*)$", code, re.M)
     return lines + re.findall(rf"`((?:{start})\b[^`]*)`", text)
