@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> i
         status = int(options.run(options))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `| head` has read enough: there is no output for an error either
+    except BrokenPipeError:  # `| head` has closed the pipe: nothing more can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, RecursionError, OverflowError, MemoryError) as error:
@@ -78,7 +78,7 @@ def _add_commands(commands: SubParsers) -> None:
         "show what a store contains and how it was made",
         "  %(prog)s stores/meld/embedded-2fps-0123456789ab.zarr\n"
         "  %(prog)s s3://lab/features/meld/embedded-2fps-0123456789ab.zarr",
-        "Of a store at a URL everything but the features is downloaded.",
+        "For a store at a URL, all files except the features are downloaded.",
     )
     info.add_argument("store", help="a published store, NAME.zarr, by path or URL")
 
@@ -96,7 +96,7 @@ def _add_commands(commands: SubParsers) -> None:
         "--repair",
         metavar="FROM",
         help="replace faulty files by those of another copy (a folder or URL: the store, or the "
-        "share that holds it), and delete files that do not belong to the store",
+        "share that contains it), and delete files that do not belong to the store",
     )
 
     compare = add_command(

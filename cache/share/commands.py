@@ -36,7 +36,7 @@ def add_commands(commands: SubParsers) -> None:
     push.add_argument(
         "--take-over",
         action="store_true",
-        help="delete what another, unfinished push of the same recipe left on the share",
+        help="delete the files of another, unfinished push of the same recipe",
     )
     push.add_argument(
         "--replace",
@@ -60,7 +60,11 @@ def add_commands(commands: SubParsers) -> None:
         f"is {_LOCATION}",
     )
     pull.add_argument(
-        "--stores", type=Path, default=Path("stores"), help="folder of the stores (default: stores)"
+        "--stores",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("stores"),
+        help="folder of the stores (default: stores)",
     )
     # The name of --stores in release 0.1.
     pull.add_argument(
@@ -81,12 +85,13 @@ def add_commands(commands: SubParsers) -> None:
         commands,
         "gc",
         _gc,
-        "list or delete what the local mirror no longer needs",
+        "list or delete unused stores and temporary files in the local mirror",
         "  %(prog)s --older-than 90 --larger-than 200G\n"
         "  %(prog)s --older-than 90 --larger-than 200G --yes",
-        "The mirror holds copies of the shared stores that were opened by URL. Listed\n"
-        "are the remains of interrupted pulls and, on request, stores that were not used\n"
-        "for a long time or exceed a total size. Nothing is deleted without --yes.",
+        "The mirror contains copies of the shared stores that were opened by URL. The\n"
+        "command lists temporary files of interrupted pulls and, on request, stores that\n"
+        "were not used for a long time or exceed a total size. It deletes them only with\n"
+        "--yes.",
     )
     gc.add_argument(
         "--mirror",
@@ -141,7 +146,7 @@ def _pull(options: argparse.Namespace) -> int:
         try:
             with progress_bar("pull", in_bytes=True) as on_bytes:
                 store, copied = pull(source, options.stores, on_bytes=on_bytes)
-        except ShareError as error:  # damaged on the share, or a newer format
+        except ShareError as error:  # damaged, or of a newer format
             errors.append(str(error))
             continue
         print(f"{store}: {f'{copied} files copied' if copied else 'already there'}")
