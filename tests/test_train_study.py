@@ -222,4 +222,4 @@ def test_a_linear_probe_reads_frames_and_tokens(place, capsys):
     assert metrics["test"]["MAE"] < 0.9 * metrics["trivial"]["MAE"]
     assert main([*probe, "options.run=nowhere"]) == 1
     assert main([*probe, "options.modality=smell"]) == 1
-    assert "no finished run is there" in capsys.readouterr().err
+    assert "not the folder of a finished run" in capsys.readouterr().err

@@ -138,7 +138,7 @@ class Checkpointer:
         self._best, self._saved, self._place = None, time.monotonic(), place
 
     def restore(self) -> TrainState | None:
-        """Restore the newest checkpoint; None if there is no checkpoint yet.
+        """Restore the newest checkpoint; None without a checkpoint.
 
         Raises:
             ValueError: it was written by another number of processes.

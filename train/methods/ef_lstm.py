@@ -1,4 +1,4 @@
-"""EF-LSTM: early fusion, one LSTM over the modalities side by side.
+"""EF-LSTM: early fusion, one LSTM over the concatenated modalities.
 
 Williams, Kleinegesse, Comanescu and Radu, "Recognizing Emotions in Video Using Multimodal DNN
 Feature Fusion" (Challenge-HML at ACL 2018). Letters: B batch, K steps, H hidden width, D model
@@ -8,7 +8,7 @@ width.
     F_M = W h[K],   y = MLP(F_M)
 
 The adapter: modalities must share one time axis, so each is resampled to K steps of equal length
-(`train.model.frames.pool_to_length`); nobody aligned our frames to words.
+(`train.model.frames.pool_to_length`); frames are not aligned to words.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class EFLSTM(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction from the last state."""
+        """Predict from the last state."""
         read = self.text(batch.text), self.audio(batch.audio), self.vision(batch.vision)
         x_BKd = torch.cat([pool_to_length(x, mask, self.options.steps) for x, mask in read], 2)
         state_BKH, _ = self.lstm(self.dropout(x_BKd))

@@ -1,13 +1,13 @@
 """LF-DNN: late fusion of three deep networks.
 
 Cambria, Hazarika, Poria, Howard and Subramanyam, "Benchmarking Multimodal Sentiment Analysis"
-(CICLing 2017). Letters: B batch, T frames, H_m hidden width, D model width. Every modality passes a
-network of its own before the three meet:
+(CICLing 2017). Letters: B batch, T frames, H_m hidden width, D model width. Each modality has its
+own network before the fusion:
 
     h_m = ReLU(W_3 ReLU(W_2 ReLU(W_1 mean_t x_m[t])))
     F_M = W [h_t, h_a, h_v],   y = MLP(F_M)
 
-Any number of frames becomes one vector by its mean over the real ones, so no adapter is needed.
+The mean over the real frames is one vector for any number of frames, so no adapter is needed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class LFDNN(Method):
         self.predict = predictor(config.width, task.outputs, dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction, and each modality's h_m."""
+        """Predict, and return each modality's h_m."""
         features = {
             "t": self.text_net(masked_mean(*self.text(batch.text))),
             "a": self.audio_net(masked_mean(*self.audio(batch.audio))),
@@ -63,7 +63,7 @@ class LFDNN(Method):
 
 
 def subnetwork(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    """Three hidden layers with ReLU, ``[B, width]`` to ``[B, hidden]``."""
+    """Build three hidden layers with ReLU, ``[B, width]`` to ``[B, hidden]``."""
     layers: list[nn.Module] = [nn.Dropout(dropout)]
     for inputs in (width, hidden, hidden):
         layers += [nn.Linear(inputs, hidden), nn.ReLU()]

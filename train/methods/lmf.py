@@ -3,7 +3,7 @@
 Liu, Shen, Lakshminarasimhan, Liang, Zadeh and Morency, "Efficient Low-rank Multimodal Fusion With
 Modality-Specific Factors" (ACL 2018). Letters: B batch, R rank, H_m width of a modality's
 embedding, D model width. TFN's weight tensor W [H_t+1, H_a+1, H_v+1, D] is a sum of R products of
-factors w_m^(i) [H_m+1, D], so that the outer product need never be made:
+factors w_m^(i) [H_m+1, D], so that the outer product is never computed:
 
     h = W . ([z_t; 1] (x) [z_a; 1] (x) [z_v; 1]) = sum_i prod_m ( w_m^(i) . [z_m; 1] )
     F_M = h + b,   y = MLP(F_M)
@@ -51,14 +51,14 @@ class LMF(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction, and each modality's z_m."""
+        """Predict, and return each modality's z_m."""
         features = self.embed(batch)
         features["M"] = self.fuse(list(features.values()))
         return Outputs({"M": self.predict(features["M"])}, features)
 
 
 class LowRankFusion(nn.Module):
-    """sum_i prod_m (w_m^(i) . [z_m; 1]) + b.
+    """Low-rank fusion: sum_i prod_m (w_m^(i) . [z_m; 1]) + b.
 
     Args:
         sizes: H_m of each modality.
@@ -74,7 +74,7 @@ class LowRankFusion(nn.Module):
             nn.init.normal_(factor, std=factor.shape[1] ** -0.5)
 
     def forward(self, z: list[Tensor]) -> Tensor:
-        """The sum over the rank, ``[B, D]``."""
+        """Compute the sum over the rank, ``[B, D]``."""
         product_RBD = torch.ones((), device=z[0].device)
         for z_BH, factor_RHD in zip(z, self.factors, strict=True):
             product_RBD = product_RBD * (with_one(z_BH) @ factor_RHD)

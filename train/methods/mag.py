@@ -1,21 +1,21 @@
-"""MAG: the language model's hidden states, shifted by what is heard and seen.
+"""MAG: the language model's hidden states, shifted by audio and vision.
 
 Rahman, Hasan, Lee, Zadeh, Mao, Morency and Hoque, "Integrating Multimodal Information in Large
 Pretrained Transformers" (ACL 2020). Letters: B batch, L tokens, d_m width of a modality. Per token
-z (text), a and v (what is heard and seen meanwhile), beta a constant:
+z (text), a and v (audio and vision of the same time), beta a constant:
 
     g_a = ReLU(W_ga [z; a] + b_a),   g_v = ReLU(W_gv [z; v] + b_v)
     h = g_a * (W_a a) + g_v * (W_v v) + b_h
     z' = LN(z + alpha h),   alpha = min( ||z|| / ||h|| beta, 1 )
 
-The gate stands in front of a layer of the language model (``options.layer``: which, from 0; the
-authors take 0 for BERT and 1 for XLNet); this and the layers above read the shifted states. Where
-no language model is trained (text.source=features, text.trainable=none) the gate shifts what comes
-out at the end. F_M is the mean over the last states, and y = MLP(F_M).
+The gate precedes a layer of the language model (``options.layer``, from 0; the authors use 0 for
+BERT and 1 for XLNet), which reads the shifted states. If no language model is trained
+(text.source=features, text.trainable=none) the gate shifts the final states. F_M is the mean over
+the last states, and y = MLP(F_M).
 
-The adapter: a token needs one frame of each kind. Time is cut into as many equal spans as there
-are tokens, and a token gets the mean frame of its span (`train.model.frames.align`); the paper has
-its words timed.
+The adapter: a token needs one frame per modality. Time is divided into one equal span per token,
+and a token gets the mean frame of its span (`train.model.frames.align`); the paper uses word
+times.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MAG(Method):
     class Options:
         """MAG's own keys."""
 
-        layer: NotNegative[int] = 0  # in front of which layer of the language model the gate stands
+        layer: NotNegative[int] = 0  # layer of the language model that the gate precedes
         beta: NotNegative[float] = 1.0
         dropout: Fraction[float] = 0.5  # after the gate
 
@@ -70,30 +70,30 @@ class MAG(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction from the shifted states."""
+        """Predict from the shifted states."""
         if isinstance(batch.text, Tokens) and self.inside:
             x_BLd, mask_BL = self._read_shifted(batch.text, batch)
         else:
             x_BLd, mask_BL = self.text(batch.text)
-            x_BLd = self.gate(x_BLd, *self._beside(mask_BL, batch))
+            x_BLd = self.gate(x_BLd, *self._align(mask_BL, batch))
         fused_BD = self.project(masked_mean(x_BLd, mask_BL))
         return Outputs({"M": self.predict(fused_BD)}, {"M": fused_BD})
 
-    def _beside(self, mask_BL: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What is heard and seen during each token, ``[B, L, d_a]`` and ``[B, L, d_v]``."""
+    def _align(self, mask_BL: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Align audio and vision to the tokens, ``[B, L, d_a]`` and ``[B, L, d_v]``."""
         x_a, mask_a = self.audio(batch.audio)
         x_v, mask_v = self.vision(batch.vision)
         return align(x_a, mask_a, mask_BL), align(x_v, mask_v, mask_BL)
 
     def _read_shifted(self, tokens: Tokens, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The language model's output with the gate in front of one of its layers."""
-        beside = self._beside(tokens.mask, batch)
-        # Every architecture hands a layer its states first; XLNet's are [L, B, d].
+        """Run the language model with the gate before one of its layers."""
+        aligned = self._align(tokens.mask, batch)
+        # The states are the first input of a layer in every architecture; XLNet's are [L, B, d].
         turned = self._encoder.config.model_type == "xlnet"
 
         def shift(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             x, *rest = inputs
-            x_BLd = self.gate(x.transpose(0, 1) if turned else x, *beside)
+            x_BLd = self.gate(x.transpose(0, 1) if turned else x, *aligned)
             return x_BLd.transpose(0, 1) if turned else x_BLd, *rest
 
         hook = layers_of(self._encoder)[self.layer].register_forward_pre_hook(shift)
@@ -109,7 +109,7 @@ class MAG(Method):
 
 
 class AdaptationGate(nn.Module):
-    """z' of every token.
+    """The gate: z' of every token.
 
     Args:
         text: width of z.
@@ -130,11 +130,11 @@ class AdaptationGate(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, z_BLd: Tensor, audio_BLd: Tensor, vision_BLd: Tensor) -> Tensor:
-        """LN(z + alpha h), ``[B, L, d_t]``; all three have one row per token."""
+        """Compute LN(z + alpha h), ``[B, L, d_t]``; all inputs have one row per token."""
         return self.dropout(self.norm(z_BLd + self.shift(z_BLd, audio_BLd, vision_BLd)))
 
     def shift(self, z_BLd: Tensor, audio_BLd: Tensor, vision_BLd: Tensor) -> Tensor:
-        """Alpha h, ``[B, L, d_t]``: never longer than beta z."""
+        """Compute alpha h, ``[B, L, d_t]``: never longer than beta z."""
         gate_a = F.relu(self.gate_audio(torch.cat([z_BLd, audio_BLd], -1)))
         gate_v = F.relu(self.gate_vision(torch.cat([z_BLd, vision_BLd], -1)))
         h_BLd = gate_a * self.audio(audio_BLd) + gate_v * self.vision(vision_BLd)

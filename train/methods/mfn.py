@@ -10,8 +10,8 @@ multi-view memory, D model width.
     u[k] = s(D_g1(c~)) * u[k-1] + s(D_g2(c~)) * tanh(D_u(c~))   multi-view gated memory
     F_M = W [h_t, h_a, h_v, u][K],   y = MLP(F_M)
 
-D_* are networks of one hidden layer, s is the logistic function. The paper draws all widths by
-lot; the defaults lie within what it draws from.
+D_* are networks of one hidden layer, s is the logistic function. The paper samples all
+widths; the defaults are within its ranges.
 
 The adapter: modalities must share one time axis, so each is resampled to K steps of equal length
 (`train.model.frames.pool_to_length`).
@@ -36,7 +36,7 @@ from train.task import Task
 
 
 class MFN(Method):
-    """LSTMs, an attention over their memories, and a memory of it."""
+    """LSTMs, attention over their memories, and a multi-view gated memory."""
 
     @dataclass
     class Options:
@@ -69,7 +69,7 @@ class MFN(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction from the last states and the last memory."""
+        """Predict from the last states and the last memory."""
         read = self.text(batch.text), self.audio(batch.audio), self.vision(batch.vision)
         x = [pool_to_length(x_BTd, mask_BT, self.options.steps) for x_BTd, mask_BT in read]
         state: list[tuple[Tensor, Tensor] | None] = [None] * len(x)
@@ -88,7 +88,7 @@ class MFN(Method):
 
 
 class GatedMemory(nn.Module):
-    """Delta-memory attention and the multi-view gated memory that it writes.
+    """Delta-memory attention and the multi-view gated memory.
 
     Args:
         states: H.
@@ -113,12 +113,12 @@ class GatedMemory(nn.Module):
         self.retain, self.write = network(memory), network(memory)  # gates 1 and 2
 
     def forward(self, before_BH: Tensor, now_BH: Tensor, u_BU: Tensor) -> Tensor:
-        """u[k] from the LSTMs' memories of two consecutive steps and u[k-1], ``[B, U]``."""
+        """Compute u[k] from the LSTMs' memories of two consecutive steps and u[k-1], ``[B, U]``."""
         c_B2H = self.attend(before_BH, now_BH)
         proposed_BU = self.update(c_B2H).tanh()
         return self.retain(c_B2H).sigmoid() * u_BU + self.write(c_B2H).sigmoid() * proposed_BU
 
     def attend(self, before_BH: Tensor, now_BH: Tensor) -> Tensor:
-        """c~, ``[B, 2 H]``: the weights of both steps together add up to one."""
+        """Compute c~, ``[B, 2 H]``: the weights of both steps sum to one."""
         c_B2H = torch.cat([before_BH, now_BH], 1)
         return c_B2H * self.attention(c_B2H).softmax(1)

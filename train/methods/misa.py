@@ -15,7 +15,7 @@ Multimodal Sentiment Analysis" (ACM MM 2020). Letters: B batch, M = 3 modalities
     L_recon = mean over m of ||u_m - W^d(h_m^c + h_m^p)||_2^2 / D
 
 H are the batch's vectors as rows, centred over the batch and of length one. The Frobenius norm is
-taken per entry (divided by D^2), as the weight b of the authors expects.
+taken per entry (divided by D^2), to match the authors' weight b.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from train.task import Task
 
 
 class MISA(Method):
-    """Private and shared encoders, kept apart by the loss."""
+    """Private and shared encoders, separated by the loss."""
 
     @dataclass
     class Options:
@@ -57,7 +57,7 @@ class MISA(Method):
         self.options = options = read_options(self.Options, config)
         width, dropout = config.width, config.dropout
         if width % options.heads:
-            raise ValueError(f"width={width} cannot be cut into options.heads={options.heads}")
+            raise ValueError(f"width={width} is not divisible by options.heads={options.heads}")
         self.text = text_source(config.text, widths)
         self.audio = Frames(widths["audio"], config)
         self.vision = Frames(widths["vision"], config)
@@ -77,7 +77,7 @@ class MISA(Method):
         self.predict = predictor(width, task.outputs, dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction, u_m, and the private and shared vectors."""
+        """Predict, and return u_m and the private and shared vectors."""
         read = (
             masked_mean(*self.text(batch.text)),
             self.audio_lstm(*self.audio(batch.audio)),
@@ -94,7 +94,7 @@ class MISA(Method):
         return Outputs({"M": self.predict(features["M"])}, features, private_BMD, shared_BMD)
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """l, L_sim, L_diff and L_recon."""
+        """Compute l, L_sim, L_diff and L_recon."""
         terms = super().loss(outputs, batch)
         private_BMD, shared_BMD = outputs.specific, outputs.shared
         assert private_BMD is not None
@@ -111,13 +111,13 @@ class MISA(Method):
 
 
 def similarity(shared_BMD: Tensor, moments: int) -> Tensor:
-    """L_sim, a scalar."""
+    """Compute L_sim, a scalar."""
     pairs = list(combinations(shared_BMD.unbind(1), 2))
     return torch.stack([central_moment_discrepancy(x, y, moments) for x, y in pairs]).mean()
 
 
 def central_moment_discrepancy(x_BD: Tensor, y_BD: Tensor, moments: int) -> Tensor:
-    """CMD_K of two samples with values in [0, 1], a scalar."""
+    """Compute CMD_K of two samples with values in [0, 1], a scalar."""
     mean_x, mean_y = x_BD.mean(0), y_BD.mean(0)
     distance = (mean_x - mean_y).norm()
     for k in range(2, moments + 1):
@@ -127,7 +127,7 @@ def central_moment_discrepancy(x_BD: Tensor, y_BD: Tensor, moments: int) -> Tens
 
 
 def difference(private_BMD: Tensor, shared_BMD: Tensor) -> Tensor:
-    """L_diff, a scalar: 0 where every pair of spaces is orthogonal."""
+    """Compute L_diff, a scalar: 0 if every pair of spaces is orthogonal."""
     private, shared = (
         F.normalize(h_BMD - h_BMD.mean(0), dim=-1).unbind(1) for h_BMD in (private_BMD, shared_BMD)
     )

@@ -13,13 +13,13 @@ Between text and each other modality m (Barber and Agakov's lower bound of their
     H(h_m) = mean over groups g of 1/2 log det(Sigma_g)
 
 up to constants; Sigma_g is the covariance of h_m over the utterances of one group, in this batch
-and in a memory of the last ones. Between the fusion and each modality (contrastive predictive
+and in a memory of recent ones. Between the fusion and each modality (contrastive predictive
 coding), with both vectors of length one and i, j utterances of the batch:
 
     L_CPC = -1/B sum_m sum_i log( exp(h_mi . G_m(F_M,i)) / sum_j exp(h_mj . G_m(F_M,i)) )
 
-The paper fits q in a step of its own before each main step; here one step raises the bound in q and
-in the encoders together: both want the same. Its groups are negative and positive scores (here:
+The paper fits q in a separate step before each main step; here one step raises the bound in q and
+in the encoders: both maximise it. Its groups are negative and positive scores (here:
 below and from the middle of the range); for classes there is one group per class.
 """
 
@@ -45,17 +45,17 @@ RIDGE = 1e-3  # added to variances: a group of few utterances spans few directio
 
 
 class MMIM(Method):
-    """Fusion that keeps the information of what it fuses."""
+    """Fusion that maximises its mutual information with the modalities."""
 
     @dataclass
     class Options:
-        """MMIM's own keys, the paper's but for the size of the memory."""
+        """MMIM's own keys, with the paper's values except for the size of the memory."""
 
         cpc: NotNegative[float] = 0.1  # a
         bound: NotNegative[float] = 0.1  # b
         audio: Positive[int] = 16  # width of an LSTM, in each direction
         vision: Positive[int] = 16
-        memory: Positive[int] = 128  # utterances that the covariances remember
+        memory: Positive[int] = 128  # utterances in the memory of the covariances
 
     training_state = ("memory",)
     memory: Memory
@@ -81,7 +81,7 @@ class MMIM(Method):
         self.from_fusion = nn.ModuleDict({m: nn.Linear(config.width, sizes[m]) for m in sizes})
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction, and each modality's h_m."""
+        """Predict, and return each modality's h_m."""
         features = {
             "t": masked_mean(*self.text(batch.text)),
             "a": self.audio_lstm(*self.audio(batch.audio)),
@@ -91,14 +91,14 @@ class MMIM(Method):
         return Outputs({"M": self.predict(features["M"])}, features)
 
     def begin(self, labels_NC: Tensor) -> None:
-        """An empty memory."""
+        """Start with an empty memory."""
         groups = 2 if self.task.kind == "regression" else self.task.outputs
         sizes = {"a": self.audio_lstm.width, "v": self.vision_lstm.width}
         self.memory = Memory(sizes, groups, self.options.memory)
         self.memory.to(next(self.parameters()).device)
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """l, L_CPC and L_BA."""
+        """Compute l, L_CPC and L_BA."""
         terms = super().loss(outputs, batch)
         features, member_BG = outputs.features, self._groups(batch.labels)
         terms["bound"] = -torch.stack(
@@ -119,7 +119,7 @@ class MMIM(Method):
         return {**terms, "total": terms["task_M"] + extra}
 
     def _groups(self, labels_BC: Tensor) -> Tensor:
-        """Which groups an utterance belongs to, ``[B, G]``, 0 or 1."""
+        """Membership of utterances in groups, ``[B, G]``, 0 or 1."""
         if self.task.kind != "regression":
             return labels_BC
         upper_B1 = (labels_BC >= (self.task.low + self.task.high) / 2).to(labels_BC.dtype)
@@ -132,25 +132,25 @@ class Gaussian(nn.Module):
     def __init__(self, given: int, width: int) -> None:
         super().__init__()
         self.mean = nn.Sequential(nn.Linear(given, width), nn.ReLU(), nn.Linear(width, width))
-        # Bounded, or a density of vectors that are predicted exactly would grow without end.
+        # Bounded, since the density of exactly predicted vectors is unbounded.
         self.log_variance = nn.Sequential(
             nn.Linear(given, width), nn.ReLU(), nn.Linear(width, width), nn.Tanh()
         )
 
     def forward(self, given_Bd: Tensor, h_Be: Tensor) -> Tensor:
-        """E[log q] up to a constant, a scalar."""
+        """Compute E[log q] up to a constant, a scalar."""
         log_variance_Be = self.log_variance(given_Bd)
         error_Be = (h_Be - self.mean(given_Bd)).square() / log_variance_Be.exp()
         return -(error_Be + log_variance_Be).sum(1).mean() / 2
 
 
 class Memory(nn.Module):
-    """The vectors of the last utterances, to estimate covariances from more than a batch.
+    """Vectors of recent utterances, to estimate covariances from more than one batch.
 
     Args:
         sizes: d_m of each modality.
         groups: G.
-        capacity: how many utterances are remembered.
+        capacity: number of utterances.
     """
 
     member: Tensor
@@ -158,12 +158,12 @@ class Memory(nn.Module):
     def __init__(self, sizes: Mapping[str, int], groups: int, capacity: int) -> None:
         super().__init__()
         self.modalities = tuple(sizes)
-        self.register_buffer("member", torch.zeros(capacity, groups))  # no group: an empty place
+        self.register_buffer("member", torch.zeros(capacity, groups))  # no group: an empty slot
         for m, size in sizes.items():
             self.register_buffer(m, torch.zeros(capacity, size))
 
     def entropy(self, modality: str, h_Be: Tensor, member_BG: Tensor) -> Tensor:
-        """H(h_m) up to a constant, a scalar; groups of fewer than two utterances are left out."""
+        """Compute H(h_m) up to a constant, a scalar; skips groups of fewer than two utterances."""
         h_Ne = torch.cat([h_Be.float(), getattr(self, modality)])
         member_NG = torch.cat([member_BG, self.member])
         entropies = []
@@ -178,7 +178,7 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def remember(self, features: Mapping[str, Tensor], member_BG: Tensor) -> None:
-        """Put a batch in front; the oldest fall out."""
+        """Add a batch and drop the oldest utterances."""
         newest = {m: features[m].detach().float() for m in self.modalities} | {"member": member_BG}
         for name, new in newest.items():
             kept = getattr(self, name)
@@ -186,6 +186,6 @@ class Memory(nn.Module):
 
 
 def predictive_coding(h_Bd: Tensor, guess_Bd: Tensor) -> Tensor:
-    """One modality's part of L_CPC, a scalar."""
+    """Compute one modality's part of L_CPC, a scalar."""
     similarity_BB = F.normalize(guess_Bd, dim=1) @ F.normalize(h_Bd, dim=1).T
     return -similarity_BB.log_softmax(1).diagonal().mean()

@@ -1,11 +1,11 @@
-"""MRE: multimodal relevance estimation; each modality counts as much as it has to say.
+"""MRE: multimodal relevance estimation; modalities are weighted by estimated relevance.
 
 Letters: B batch, M = 3 modalities (t text, a audio, v vision), D model width, C outputs. h_m is the
-mean of what SemanticMAC too reads of a modality: the language model's tokens, a perceiver's tokens.
+mean of the same inputs as in SemanticMAC: the language model's tokens, a perceiver's tokens.
 
     alpha = softmax_m( w^T tanh(W h_m) ),   h = sum_m alpha_m h_m,   y = MLP(h)
 
-Relevant semantic estimation: the modality that predicts better alone shall count for more.
+Relevant semantic estimation: a modality that predicts better by itself gets more weight.
 
     y_m = MLP_m(h_m),   r = softmax_m( -l(y_m, y) / T )   (no gradient through r)
     L_rse = sum_m r_m l(y_m, y) + KL(r || alpha)
@@ -17,9 +17,9 @@ category in another modality, the utterance's own included:
                                                           / sum_{q != (i,m)} e^{z_im.z_q / tau} )
     L = l(y, y_M) + lambda_1 L_rse + lambda_2 L_con
 
-Only the paper's abstract was at hand: the formulas are a reading of it, and so are the defaults.
-Scores fall into categories by ``sccl.bins``. An absent modality has relevance 0 and no part in
-L_rse or L_con. alpha is reported of every utterance as relevance_t, relevance_a, relevance_v.
+Only the paper's abstract was available: formulas and defaults are our interpretation. Scores are
+divided into categories by ``sccl.bins``. An absent modality has relevance 0 and is excluded from
+L_rse and L_con. alpha is reported per utterance as relevance_t, relevance_a, relevance_v.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class MRE(Method):
         )
 
     def forward(self, batch: Batch) -> Outputs:
-        """The fused prediction, those of each modality alone, and the relevance of each."""
+        """Predict from the fusion and from each modality alone; report the relevance of each."""
         text_BLd, mask_BL = self.text(batch.text)
         h_t = self.project_text(masked_mean(text_BLd, mask_BL))
         h_BMD = torch.stack(
@@ -85,7 +85,7 @@ class MRE(Method):
         return Outputs(predictions, features, reported=reported)
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """l, L_rse and L_con."""
+        """Compute l, L_rse and L_con."""
         terms = super().loss(outputs, batch)
         alpha_BM = torch.stack([outputs.reported[f"relevance_{m}"] for m in MODALITY_KEYS], 1)
         each_BM = torch.stack(
@@ -105,9 +105,9 @@ class MRE(Method):
 
 
 def present(batch: Batch) -> Tensor:
-    """Which modalities an utterance has, ``[B, M]`` bool; one that has none counts with all."""
+    """Whether each modality is present, ``[B, M]`` bool; all, if an utterance has no modality."""
     audio, vision = batch.audio.lengths, batch.vision.lengths
-    # A language model's text has always a token; text features may be missing.
+    # A language model always gets a token; text features may be missing.
     text = batch.text.lengths if isinstance(batch.text, Packed) else torch.ones_like(audio)
     here_BM = torch.stack([text, audio, vision], 1) > 0
     return (here_BM | ~here_BM.any(1, keepdim=True)).to(batch.labels.device)
@@ -116,12 +116,12 @@ def present(batch: Batch) -> Tensor:
 def relevance_loss(
     each_BM: Tensor, alpha_BM: Tensor, here_BM: Tensor, temperature: float
 ) -> Tensor:
-    """L_rse, a scalar, the mean over the batch.
+    """Compute L_rse, a scalar, the mean over the batch.
 
     Args:
         each_BM: l(y_m, y), the loss of each modality alone.
         alpha_BM: estimated relevance.
-        here_BM: which modalities there are.
+        here_BM: which modalities are present.
         temperature: T.
     """
     r_BM = (-each_BM.detach() / temperature).masked_fill(~here_BM, -torch.inf).softmax(1)
@@ -131,9 +131,9 @@ def relevance_loss(
 
 
 def category_contrast(
-    h_BMD: Tensor, alpha_BM: Tensor, here_BM: Tensor, alike_BB: Tensor, tau: float
+    h_BMD: Tensor, alpha_BM: Tensor, here_BM: Tensor, same_class_BB: Tensor, tau: float
 ) -> Tensor:
-    """L_con, a scalar. alpha weighs here and is not taught: relevance learns from L_rse."""
+    """Compute L_con, a scalar, weighted by alpha, without gradient to alpha."""
     b, m = alpha_BM.shape
     z_ED = F.normalize(h_BMD.float().flatten(0, 1), dim=-1)  # E = B M, modality fastest
     here_E = here_BM.flatten()
@@ -142,8 +142,8 @@ def category_contrast(
     lowest = torch.finfo(z_ED.dtype).min
     log_share_EE = (z_ED @ z_ED.T / tau).masked_fill(hidden_EE, lowest).log_softmax(1)
     same_modality_EE = torch.eye(m, dtype=torch.bool, device=z_ED.device).repeat(b, b)
-    alike_EE = alike_BB.repeat_interleave(m, 0).repeat_interleave(m, 1)
-    positive_EE = alike_EE & ~same_modality_EE & ~hidden_EE
+    same_class_EE = same_class_BB.repeat_interleave(m, 0).repeat_interleave(m, 1)
+    positive_EE = same_class_EE & ~same_modality_EE & ~hidden_EE
     count_E = positive_EE.sum(1).clamp(min=1)
     loss_E = -log_share_EE.where(positive_EE, 0.0).sum(1) / count_E
     return (alpha_BM.detach().flatten() * loss_E).sum() / b

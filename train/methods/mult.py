@@ -11,9 +11,9 @@ width of the Transformers, D model width of the head.
     Z_m = SelfTransformer([Z_{beta -> m}, Z_{gamma -> m}])                   [B, L_m, 2 d]
     F_M = W [last real position of Z_t, Z_a, Z_v],   y = MLP(F_M)
 
-No adapter: a position of one modality attends to all real positions of another, whatever their
-number. Padding is never attended to, and is zero before the convolution. The authors' code lets a
-position look no further than its own place in the other modality; the paper does not, nor do we.
+No adapter: a position of one modality attends to all real positions of another. Padding is masked
+in attention, and is zero before the convolution. The authors' code masks future positions of the
+other modality; the paper does not, and this implementation follows the paper.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class MulT(Method):
 
     @dataclass
     class Options:
-        """MulT's own keys, the paper's for CMU-MOSI."""
+        """MulT's own keys, with the paper's values for CMU-MOSI."""
 
         width: Positive[int] = 40  # d
         heads: Positive[int] = 10
         layers: Positive[int] = 4  # of a crossmodal Transformer
         self_layers: Positive[int] = 3  # of the Transformers after them
-        kernel_text: Positive[int] = 1  # positions that the convolution sees; odd
+        kernel_text: Positive[int] = 1  # positions of the convolution; odd
         kernel_audio: Positive[int] = 3
         kernel_vision: Positive[int] = 3
 
@@ -83,7 +83,7 @@ class MulT(Method):
         self.predict = predictor(config.width, task.outputs, dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction, and each modality's last position."""
+        """Predict, and return each modality's last position."""
         read = self.text(batch.text), self.audio(batch.audio), self.vision(batch.vision)
         x, mask = {}, {}
         for m, (x_BLd, mask_BL) in zip(MODALITY_KEYS, read, strict=True):
@@ -92,29 +92,30 @@ class MulT(Method):
             x[m], mask[m] = x_BLd + positions(mask_BL, x_BLd.shape[2]), mask_BL
         features = {}
         for m in MODALITY_KEYS:
-            seen = [self.cross[f"{s}{m}"](x[m], x[s], mask[s]) for s in MODALITY_KEYS if s != m]
-            z_BLd = self.own[m](torch.cat(seen, 2), None, mask[m])
+            others = [s for s in MODALITY_KEYS if s != m]
+            attended = [self.cross[f"{s}{m}"](x[m], x[s], mask[s]) for s in others]
+            z_BLd = self.own[m](torch.cat(attended, 2), None, mask[m])
             features[m] = last(z_BLd, mask[m])
         features["M"] = self.fuse(torch.cat(list(features.values()), 1))
         return Outputs({"M": self.predict(features["M"])}, features)
 
 
 class Transformer(nn.Module):
-    """A stack of layers; crossmodal where there is a source, else each layer sees its own input."""
+    """A stack of layers: crossmodal attention to a source, or self-attention without one."""
 
     def __init__(self, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(layers))
 
     def forward(self, z_BLd: Tensor, source_BSd: Tensor | None, mask_BS: Tensor) -> Tensor:
-        """``[B, L, d]``; ``mask_BS`` is True on the real positions of what is attended to."""
+        """Compute Z after all layers, ``[B, L, d]``; ``mask_BS``: real source positions."""
         for layer in self.layers:
             z_BLd = layer(z_BLd, z_BLd if source_BSd is None else source_BSd, mask_BS)
         return z_BLd
 
 
 class Layer(nn.Module):
-    """Z' and Z of one layer."""
+    """One Transformer layer: Z' and Z."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -124,18 +125,18 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, z_BLd: Tensor, source_BSd: Tensor, mask_BS: Tensor) -> Tensor:
-        """Z after this layer, ``[B, L, d]``."""
+        """Compute Z after this layer, ``[B, L, d]``."""
         z_BLd = self.norm_query(z_BLd)
         source_BSd = self.norm_source(source_BSd)
-        heard_BLd, _ = self.attention(
+        attended_BLd, _ = self.attention(
             z_BLd, source_BSd, source_BSd, key_padding_mask=~mask_BS, need_weights=False
         )
-        z_BLd = self.norm_ffn(z_BLd + self.dropout(heard_BLd))
+        z_BLd = self.norm_ffn(z_BLd + self.dropout(attended_BLd))
         return z_BLd + self.dropout(self.ffn(z_BLd))
 
 
 def positions(mask_BL: Tensor, width: int) -> Tensor:
-    """PE, ``[B, L, d]``: sines and cosines of the place among the real positions."""
+    """Compute PE, ``[B, L, d]``: sines and cosines of the index among real positions."""
     place_BL1 = (mask_BL.cumsum(1) - 1).clamp(min=0)[..., None]
     rate_d = 10000.0 ** (-torch.arange(0, width, 2, device=mask_BL.device) / width)
     angle_BLd = place_BL1 * rate_d
@@ -143,7 +144,7 @@ def positions(mask_BL: Tensor, width: int) -> Tensor:
 
 
 def last(z_BLd: Tensor, mask_BL: Tensor) -> Tensor:
-    """The last real position, ``[B, d]``."""
+    """Select the last real position, ``[B, d]``."""
     place_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
     last_B = (place_L * mask_BL).argmax(1)
     return z_BLd[torch.arange(len(z_BLd), device=z_BLd.device), last_B]

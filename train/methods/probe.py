@@ -1,4 +1,4 @@
-"""Linear probe: how much a linear layer can read from features that stay as they are.
+"""Linear probe: a linear layer on frozen features.
 
 Table XI of the paper probes the frozen encoder's frames E_u, equation (2), and the tokens X_u of a
 trained Affective Perceiver, equation (4):  yhat = W mean(E_u) + b,  yhat = W mean(X_u) + b.
@@ -28,11 +28,11 @@ from train.task import Task
 
 
 class Probe(Method):
-    """One linear layer on the mean of a modality's frames or tokens; all else is frozen."""
+    """One linear layer on the mean of a modality's frames or tokens; the rest is frozen."""
 
     @dataclass
     class Options:
-        """What the probe reads."""
+        """The input of the probe."""
 
         modality: Annotated[str, one_of("vision", "audio")] = "vision"
         run: str | None = (
@@ -50,7 +50,7 @@ class Probe(Method):
         self.predict = nn.Linear(width, task.outputs)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction from the mean; an absent modality has the mean 0."""
+        """Predict from the mean, which is 0 for an absent modality."""
         frames: Packed = getattr(batch, self.modality)
         if self.perceiver is None:
             x_BTd, mask_BT = frames.padded()
@@ -62,7 +62,7 @@ class Probe(Method):
         return Outputs({"M": self.predict(mean_Bd)}, {"M": mean_Bd})
 
     def train(self, mode: bool = True) -> Probe:
-        """Training mode; a frozen perceiver keeps its dropout off."""
+        """Set the training mode; a frozen perceiver stays in evaluation mode."""
         super().train(mode)
         if self.perceiver is not None:
             self.perceiver.eval()
@@ -70,13 +70,13 @@ class Probe(Method):
 
 
 def trained_perceiver(run: Path, modality: str, frame_width: int) -> AffectivePerceiver:
-    """The frozen perceiver of a finished SemanticMAC run.
+    """Load the frozen perceiver of a finished SemanticMAC run.
 
     Raises:
-        ValueError: the folder holds no such run, or one trained on features of another width.
+        ValueError: the folder is not such a run, or the run used features of another width.
     """
     if not (run / "model.safetensors").is_file():
-        raise ValueError(f"options.run={run}: no finished run is there")
+        raise ValueError(f"options.run={run}: not the folder of a finished run")
     config = load_config(run)
     perceiver = AffectivePerceiver(frame_width, config.width, config.dropout, config.perceiver)
     weights = load_file(run / "model.safetensors")

@@ -16,11 +16,11 @@ utterance's distances to them:
     delta = (alpha_s - alpha_M) / 2 * (y + alpha_M) / alpha_M
     y_s^(1) = y,   y_s^(e+1) = (e-1)/(e+1) y_s^(e) + 2/(e+1) (y + delta)   after epoch e >= 2
 
-and clamped to the label's range. The paper's labels are scores around 0. Generalised: a label
-counts from the middle of its range, and each output is one score. So for classes (a range of 0 to
-1) the utterances of a class are the positive ones and all others the negative ones, every class has
-its centres and its alpha, and w_s is the mean over the classes. Where either kind does not occur in
-the training split the label stays the truth.
+and clamped to the label's range. The paper's labels are scores around 0. Generalised: labels are
+relative to the middle of their range, and each output is one score. For classes (range 0 to 1) the
+utterances of a class are positive and all others negative, every class has its own centres and
+alpha, and w_s is the mean over the classes. If the training split has no positive or no negative
+utterance, the label stays the ground truth.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SelfMM(Method):
         )
 
     def forward(self, batch: Batch) -> Outputs:
-        """All four predictions, with the F* they are made from."""
+        """Predict all four sub-tasks, and return their F*."""
         read = {
             "t": masked_mean(*self.text(batch.text)),
             "a": self.audio_lstm(*self.audio(batch.audio)),
@@ -89,20 +89,20 @@ class SelfMM(Method):
         return Outputs({k: self.predictors[k](features[k]) for k in SUBTASKS}, features)
 
     def begin(self, labels_NC: Tensor) -> None:
-        """The modalities' labels start as the ground truth."""
+        """Initialise the modalities' labels with the ground truth."""
         device = next(self.parameters()).device
         self.generated = UnimodalLabels(labels_NC.to(device), self.config.width, self.task)
 
     def end_epoch(self, epoch: int) -> None:
-        """Move the modalities' labels."""
+        """Update the modalities' labels."""
         self.generated.update(epoch)
 
     def exports(self) -> dict[str, Tensor]:
-        """The final labels of the modalities."""
+        """Return the final labels of the modalities."""
         return dict(zip(MODALITY_KEYS, self.generated.labels, strict=True))
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of all tasks."""
+        """Compute the weighted terms of all sub-tasks."""
         terms = super().loss(outputs, batch)
         total = terms["task_M"]
         self.generated.collect(batch.index, outputs.features)
@@ -117,12 +117,12 @@ class SelfMM(Method):
 
 
 class UnimodalLabels(nn.Module):
-    """The generated labels of the training split: state, not parameters, so buffers.
+    """The generated labels of the training split, as buffers.
 
     Args:
         truth_NC: y.
         width: D.
-        task: gives the range of a label.
+        task: the range of labels.
     """
 
     truth: Tensor
@@ -138,15 +138,15 @@ class UnimodalLabels(nn.Module):
 
     @torch.no_grad()
     def collect(self, index_B: Tensor, features: Mapping[str, Tensor]) -> None:
-        """Keep this epoch's F* of some utterances for the coming move."""
+        """Store this epoch's F* of some utterances for the next update."""
         for k, kept_ND in zip(SUBTASKS, self.features, strict=True):
             kept_ND[index_B] = features[k].detach().to(kept_ND.dtype)
 
     @torch.no_grad()
     def update(self, epoch: int) -> None:
-        """y_s^(e+1) after epoch e (from 1), once every utterance was gathered."""
+        """Compute y_s^(e+1) after epoch e (from 1), when all utterances are collected."""
         if epoch >= 2:
-            distributed.all_reduce_sum(self.features)  # each rank has gathered its shards alone
+            distributed.all_reduce_sum(self.features)  # each rank has collected its own shards
             middle = (self.task.low + self.task.high) / 2
             signed_NC = self.truth - middle
             alpha_M, *alphas = (
@@ -157,13 +157,13 @@ class UnimodalLabels(nn.Module):
             for s, alpha_s in enumerate(alphas):
                 moved_NC = self.task.clamp(self.truth + shift(signed_NC, alpha_s, alpha_M))
                 self.labels[s] = old * self.labels[s] + 2 / (epoch + 1) * moved_NC
-        self.features.zero_()  # what another process gathers next must not be added to this
+        self.features.zero_()  # the next epoch's sum over processes starts from zero
 
 
 def relative_distance(features_ND: Tensor, signed_NC: Tensor) -> Tensor:
-    """Alpha of every utterance and output, ``[N, C]``: above 0 nearer to the positive centre.
+    """Compute alpha, ``[N, C]``: above 0 for utterances nearer to the positive centre.
 
-    0 throughout an output without a positive or without a negative utterance.
+    0 for outputs without positive or without negative utterances.
     """
     positive_NC, negative_NC = (signed_NC > 0).float(), (signed_NC < 0).float()
     distances = []
@@ -177,6 +177,6 @@ def relative_distance(features_ND: Tensor, signed_NC: Tensor) -> Tensor:
 
 
 def shift(signed_NC: Tensor, alpha_s: Tensor, alpha_m: Tensor) -> Tensor:
-    """Delta, ``[N, C]``: half the difference, half the ratio of the relative distances."""
-    away_NC = torch.where(alpha_m < 0, alpha_m - 1e-8, alpha_m + 1e-8)  # never divides by 0
+    """Compute delta, ``[N, C]``: half the difference, half the ratio of the relative distances."""
+    away_NC = torch.where(alpha_m < 0, alpha_m - 1e-8, alpha_m + 1e-8)  # avoids division by 0
     return (alpha_s - alpha_m) / 2 * (signed_NC + alpha_m) / away_NC

@@ -1,4 +1,4 @@
-"""SemanticMAC: text, two perceivers, gated interaction, pseudo labels, contrast.
+"""SemanticMAC: text, two perceivers, gated interaction, pseudo labels, contrastive loss.
 
 Letters: B batch, L text tokens, N latent tokens, D model width, C outputs, M = 3 modalities
 (t text, a audio, v vision). Sub-tasks: M multimodal, S shared, and one per modality.
@@ -59,7 +59,7 @@ class SemanticMAC(Method):
         )
 
     def forward(self, batch: Batch) -> Outputs:
-        """All five predictions of a batch, with the features they are made from."""
+        """Predict all five sub-tasks, and return their features."""
         x, mask = self._unimodal(batch)
         lengths = [x_m.shape[1] for x_m in x]
         x_BLD, mask_BL = torch.cat(x, dim=1), torch.cat(mask, dim=1)
@@ -75,7 +75,7 @@ class SemanticMAC(Method):
         return Outputs(predictions, features, p_BMD, s_BMD)
 
     def _unimodal(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """X_t, X_a, X_v of equations (1), (4) and (5), ``[B, *, D]``, with their masks."""
+        """Compute X_t, X_a, X_v of equations (1), (4) and (5), ``[B, *, D]``, with their masks."""
         text_BLd, text_mask_BL = self.text(batch.text)
         x = [self.project_text(text_BLd), self.audio(batch.audio), self.vision(batch.vision)]
         mask = [text_mask_BL, *(u.new_ones(u.shape[:2], dtype=torch.bool) for u in x[1:])]
@@ -91,14 +91,14 @@ class SemanticMAC(Method):
         mask_BL: Tensor,
         key_BML: Tensor,
     ) -> Tensor:
-        """SGFI(X_m, ...) of every modality, ``[B, L, D]``; one stack for all, or one for each.
+        """Compute SGFI(X_m, ...) of every modality, ``[B, L, D]``.
 
         Args:
-            stacks: one or M.
+            stacks: one for all modalities, or one per modality.
             lengths: positions of each modality.
-            x_BLD: the modalities, one after the other.
+            x_BLD: the concatenated modalities.
             mask_BL: True on real positions.
-            key_BML: True on the positions that each modality looks at.
+            key_BML: True on the positions that each modality attends to.
         """
         groups = [lengths] if len(stacks) == 1 else [[n] for n in lengths]
         cut = [sum(group) for group in groups]
@@ -111,25 +111,25 @@ class SemanticMAC(Method):
             strict=True,
         )
         bridge_tokens = self.config.sgfi.bridge_tokens
-        moved = [
+        updated = [
             stack(x, x_BLD, AttentionMasks.build(group, mask, key, bridge_tokens))
             for stack, group, x, mask, key in queries
         ]
-        return torch.cat(moved, dim=1)
+        return torch.cat(updated, dim=1)
 
     def begin(self, labels_NC: Tensor) -> None:
-        """Pseudo labels start as the ground truth."""
+        """Initialise the pseudo labels with the ground truth."""
         device, config = self.project_text.weight.device, self.config
         self.pseudo = PseudoLabels(
             labels_NC.to(device), PSEUDO, config.width, self.task.clamp, config.sclg
         )
 
     def end_epoch(self, epoch: int) -> None:
-        """Move the pseudo labels, equation (15)."""
+        """Update the pseudo labels, equation (15)."""
         self.pseudo.update(epoch)
 
     def exports(self) -> dict[str, Tensor]:
-        """The final pseudo labels."""
+        """Return the final pseudo labels."""
         return dict(zip(PSEUDO, self.pseudo.labels, strict=True))
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:

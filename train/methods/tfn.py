@@ -7,7 +7,7 @@ Zadeh, Chen, Poria, Cambria and Morency, "Tensor Fusion Network for Multimodal S
     Z = [z_t; 1] (x) [z_a; 1] (x) [z_v; 1]        all uni-, bi- and trimodal products
     F_M = ReLU(W vec(Z) + b),   y = MLP(F_M)
 
-The paper's inference network has two hidden layers of 128: F_M and the one that all methods share.
+The paper's inference network has two hidden layers of 128: F_M and that of the shared head.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TFN(Method):
 
     @dataclass
     class Options:
-        """TFN's own keys: the widths of the embeddings, the paper's."""
+        """TFN's own keys: the widths of the embeddings, with the paper's values."""
 
         text: Positive[int] = 128
         audio: Positive[int] = 32
@@ -51,7 +51,7 @@ class TFN(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction, and each modality's z_m."""
+        """Predict, and return each modality's z_m."""
         features = self.embed(batch)
         features["M"] = F.relu(self.fuse(outer_product(*features.values()).flatten(1)))
         return Outputs({"M": self.predict(features["M"])}, features)
@@ -62,7 +62,7 @@ class Embeddings(nn.Module):
 
     Args:
         config: the text source and dropout.
-        widths: columns of the cached features per modality.
+        widths: columns of the features per modality.
         sizes: H_t, H_a, H_v.
     """
 
@@ -81,7 +81,7 @@ class Embeddings(nn.Module):
         self.vision_net = subnetwork(widths["vision"], sizes[2], config.dropout)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``{"t": [B, H_t], "a": [B, H_a], "v": [B, H_v]}``."""
+        """Return ``{"t": [B, H_t], "a": [B, H_a], "v": [B, H_v]}``."""
         return {
             "t": self.text_net(self.text_lstm(*self.text(batch.text))),
             "a": self.audio_net(masked_mean(*self.audio(batch.audio))),
@@ -90,11 +90,11 @@ class Embeddings(nn.Module):
 
 
 def with_one(z_BH: Tensor) -> Tensor:
-    """[z; 1], ``[B, H + 1]``: the one keeps the products of fewer modalities."""
+    """Append 1, ``[B, H + 1]``, to keep the products of fewer modalities."""
     return F.pad(z_BH, (0, 1), value=1.0)
 
 
 def outer_product(t_BH: Tensor, a_BI: Tensor, v_BJ: Tensor) -> Tensor:
-    """Z, ``[B, H + 1, I + 1, J + 1]``."""
+    """Compute Z, ``[B, H + 1, I + 1, J + 1]``."""
     ta_BHI = with_one(t_BH)[:, :, None] * with_one(a_BI)[:, None, :]
     return ta_BHI[..., None] * with_one(v_BJ)[:, None, None, :]

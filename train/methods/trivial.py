@@ -1,14 +1,14 @@
-"""The methods that never look: the same answer for every utterance, and no parameters.
+"""Constant baselines: the same prediction for every utterance, without parameters.
 
-What a trained method must beat. N training utterances, y their targets:
+N training utterances, y their targets:
 
     mean       a score:  mean_i y_i
-    majority   a score:  the most frequent y_i; of several the lowest
+    majority   a score:  the most frequent y_i; the lowest one if tied
     both       classes:  log p_c, the log frequency of class c among the training targets
                any number of classes:  log (p_c / (1 - p_c))
 
 Frequencies are smoothed by one utterance, p_c = (n_c + 1) / (N + C) for one class and
-(n_c + 1) / (N + 2) for several, so that a class without a training utterance has a finite loss.
+(n_c + 1) / (N + 2) for several, so that a class without training utterances has a finite loss.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Mean(Method):
         self.register_buffer("answer", torch.zeros(task.outputs))
 
     def begin(self, labels_NC: Tensor) -> None:
-        """Look at the targets, once."""
+        """Compute the prediction from the targets."""
         count, n_C = len(labels_NC), labels_NC.sum(0)
         if self.task.kind == "regression":
             answer_C = self.score(labels_NC)
@@ -46,11 +46,11 @@ class Mean(Method):
         self.answer.copy_(answer_C)
 
     def score(self, labels_N1: Tensor) -> Tensor:
-        """The score to say always, ``[1]``."""
+        """Compute the constant score, ``[1]``."""
         return labels_N1.mean(0)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The same for all."""
+        """Predict the same for all utterances."""
         answer_BC = self.answer.expand(len(batch), -1)
         return Outputs({"M": answer_BC}, {"M": answer_BC})
 
@@ -59,6 +59,6 @@ class Majority(Mean):
     """The most frequent score, or the frequencies of the classes."""
 
     def score(self, labels_N1: Tensor) -> Tensor:
-        """The mode of the scores, ``[1]``."""
+        """Compute the mode of the scores, ``[1]``."""
         values, counts = labels_N1[:, 0].unique(return_counts=True)
         return values[counts.argmax()][None]

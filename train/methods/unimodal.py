@@ -1,4 +1,4 @@
-"""One modality alone: what text, sound or picture says without the others.
+"""Unimodal baselines: text, audio or vision alone.
 
 Letters: B batch, L tokens, N latent tokens, D model width, C outputs. Each reads its modality as
 SemanticMAC does, equations (1) and (4), averages over the positions and predicts, (20):
@@ -24,7 +24,7 @@ from train.task import Task
 
 
 class TextAlone(Method):
-    """The language model, or the store's text features."""
+    """Predicts from the language model or the store's text features."""
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)
@@ -33,14 +33,14 @@ class TextAlone(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction from the mean over the tokens."""
+        """Predict from the mean over the tokens."""
         x_BLd, mask_BL = self.text(batch.text)
         fused_BD = self.project(masked_mean(x_BLd, mask_BL))
         return Outputs({"M": self.predict(fused_BD)}, {"M": fused_BD})
 
 
 class FramesAlone(Method):
-    """One perceiver, of the modality that a sub-class names."""
+    """Predicts from one perceiver; sub-classes name the modality."""
 
     text_modules = ()
     modality: str
@@ -53,18 +53,18 @@ class FramesAlone(Method):
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
-        """The prediction from the mean over the latent tokens."""
+        """Predict from the mean over the latent tokens."""
         fused_BD = self.perceiver(getattr(batch, self.modality)).mean(1)
         return Outputs({"M": self.predict(fused_BD)}, {"M": fused_BD})
 
 
 class AudioAlone(FramesAlone):
-    """What is heard."""
+    """Predicts from audio."""
 
     modality = "audio"
 
 
 class VisionAlone(FramesAlone):
-    """What is seen."""
+    """Predicts from vision."""
 
     modality = "vision"
