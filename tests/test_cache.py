@@ -301,8 +301,8 @@ def test_recompressed_store_is_read_through_zarr(tmp_path):
 
 
 def test_unknown_id_and_unknown_store_are_clear_errors(tmp_path):
-    with pytest.raises(ValueError, match="'nobody'"):
-        FeatureStore.open(build_store(tmp_path, LENGTHS)).select(["a", "nobody"])
+    with pytest.raises(ValueError, match="'missing'"):
+        FeatureStore.open(build_store(tmp_path, LENGTHS)).select(["a", "missing"])
     with pytest.raises(ValueError, match="not a published feature store"):
         FeatureStore.open(tmp_path / "none.zarr")
 

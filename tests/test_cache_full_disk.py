@@ -55,7 +55,7 @@ def _on_small_disk(disk: Path, size: str, attempt: Callable[[], str], seen) -> N
 def twice(disk: Path, size: str, attempt: Callable[[], str]) -> tuple[str, list[str]]:
     """What the first attempt said and which files it left; the second one must succeed.
 
-    What is then on the disk is copied to the folder ``kept`` beside it.
+    The files then on the disk are copied to the folder ``kept`` next to it.
     """
     disk.mkdir()
     ours, theirs = fork.Pipe()
@@ -74,7 +74,7 @@ def twice(disk: Path, size: str, attempt: Callable[[], str]) -> tuple[str, list[
 
 @pytest.mark.parametrize(("size", "finished"), [("48k", range(1, 8)), ("112k", [8])])
 def test_publishing(tmp_path, size, finished):
-    """There is room for some of the parts; for all of them, but not for the store beside them."""
+    """There is room for some of the parts; for all of them, but not for the store too."""
     disk = tmp_path / "disk"
 
     def attempt() -> str:

@@ -21,7 +21,7 @@ NAME = f"toy/{RECIPE.store_name}"
 
 
 def lock_nobody(monkeypatch, alone: bool) -> None:
-    """Locks that everybody gets at once (they hold on one machine), or nobody (there are none)."""
+    """Locks that every process gets at once (they work on one machine only), or none (no locks)."""
 
     @contextmanager
     def locked(path: Path):

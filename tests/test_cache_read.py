@@ -149,7 +149,7 @@ def _read_epoch(store: Path, said) -> None:
     said.send((features.resident, total, peak))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="private memory is told apart on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports private memory")
 def test_an_epoch_of_a_store_ten_times_larger_than_memory(tmp_path, monkeypatch):
     fork = multiprocessing.get_context("fork")
     builder = fork.Process(target=_build_large, args=(tmp_path,))

@@ -204,7 +204,7 @@ def test_what_a_killed_run_leaves_is_in_nobodys_way(tmp_path):
     store = build_store(tmp_path)
     retry(store)
     folder = retried(store).folder
-    (folder / "assembling.lock").touch()  # a lock file that nobody holds
+    (folder / "assembling.lock").touch()  # a lock file that no process holds
     (folder / "assembling-0").mkdir()
     (folder / "assembling-0" / "zarr.json").touch()
     aside = store.with_name(f".{store.name}.aside")

@@ -55,7 +55,9 @@ def _run(root: Path, kill_at: int = 0) -> int:
 
 
 def _is_like(root: Path, calm: Path) -> None:
-    assert tree_of(root) == tree_of(calm)  # neither staging nor parts nor locks beside the store
+    assert tree_of(root) == tree_of(
+        calm
+    )  # no staging folder, part or lock is left next to the store
 
 
 @pytest.mark.parametrize("first", [1, 4, 7, 10])
@@ -107,7 +109,7 @@ def test_two_writers_at_once(tmp_path, monkeypatch, locks):
 
 
 def _write_parts_until(root: Path, published, blocks: int) -> None:
-    """A worker of a slow run: it goes on for a while after another run has published."""
+    """A worker of a slow run: it continues for a while after another run has published."""
     store, records = root / "toy" / RECIPE.store_name, records_of(LENGTHS)
     late = 0
     while late < 5:
@@ -138,7 +140,7 @@ def test_one_publishes_while_another_still_writes_parts(tmp_path, monkeypatch, l
             writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert verify(store) == []
-    build_store(tmp_path / "raced", LENGTHS)  # whoever comes next clears away what came late
+    build_store(tmp_path / "raced", LENGTHS)  # the next run removes the late files
     _is_like(tmp_path / "raced", tmp_path / "calm")
 
 
