@@ -23,6 +23,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from benchmarks import isolated, report
+from benchmarks.command_line import benchmark_parser
 from benchmarks.passes import MEASURED, Measured, Task
 from extract.encoders import NAMES, PRECISIONS, EncoderSpec
 from extract.encoders.imagebind_weights import HUGE, layout, seeded
@@ -61,13 +62,8 @@ SIZES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.extract", description=__doc__)
-    parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="small",
-        help="tiny: a smoke test; small: two minutes of video; full: ten minutes (default: small)",
-    )
+    sizes = "tiny: a smoke test; small: two minutes of video; full: ten minutes"
+    parser = benchmark_parser("extract", __doc__, SIZES, sizes)
     parser.add_argument("--picture", help="size of the videos, such as 640x360 (default: 1280x720)")
     parser.add_argument("--encoder", choices=NAMES, default="embedded", help="default: embedded")
     parser.add_argument(
@@ -75,13 +71,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
-    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default: 5)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/out"),
-        help="folder of the results (default: %(default)s)",
-    )
     parser.add_argument(
         "--scratch", type=Path, help="folder for videos and weights (default: /tmp)"
     )

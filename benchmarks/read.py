@@ -26,6 +26,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks import growth, isolated, report
+from benchmarks.command_line import benchmark_parser
 from benchmarks.generate import generate
 from benchmarks.stores import COMPETITORS
 from benchmarks.timing import Timing, load_and_copy, measure
@@ -49,26 +50,13 @@ console = Console(stderr=True)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.read", description=__doc__)
-    parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="small",
-        help="tiny: a smoke test; small: a tenth of MOSEI; full: a tenth and all of it "
-        "(default: small)",
-    )
+    sizes = "tiny: a smoke test; small: a tenth of MOSEI; full: a tenth and all of it"
+    parser = benchmark_parser("read", __doc__, SIZES, sizes)
     parser.add_argument(
         "--growth", action="store_true", help="our reader only, on 1, 4 and 16 tenths"
     )
-    parser.add_argument("--runs", type=int, default=5, help="repetitions, in turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default: 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/out"),
-        help="folder of the results (default: %(default)s)",
-    )
     parser.add_argument("--scratch", type=Path, help="temporary stores, up to 8 GB (default: /tmp)")
     options = parser.parse_args(arguments)
     isolated.prepare(WORK)

@@ -22,6 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks import isolated, report
+from benchmarks.command_line import benchmark_parser
 from benchmarks.training import BATCH, compare
 from train.methods.semanticmac import PSEUDO
 from train.model.neighbours import FAISS_FROM, nearest
@@ -50,22 +51,12 @@ console = Console(stderr=True)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sclg", description=__doc__)
-    parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="small",
-        help="tiny: a smoke test; small: exact to 16 thousand rows, FAISS to 100 thousand; full: "
-        "exact to 100 thousand, FAISS to a million, a quarter of an hour (default: small)",
+    sizes = (
+        "tiny: a smoke test; small: exact to 16 thousand rows, FAISS to 100 thousand; full: exact "
+        "to 100 thousand, FAISS to a million, a quarter of an hour"
     )
-    parser.add_argument("--runs", type=int, default=3, help="repetitions (default: 3)")
+    parser = benchmark_parser("sclg", __doc__, SIZES, sizes, runs=3)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default: 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/out"),
-        help="folder of the results (default: %(default)s)",
-    )
     options = parser.parse_args(arguments)
     isolated.prepare(("benchmarks.training", "train.model.neighbours"))
     searches, models = SIZES[options.size]

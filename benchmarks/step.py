@@ -8,7 +8,6 @@ the shares of a step.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import isolated, report
+from benchmarks.command_line import benchmark_parser
 from benchmarks.training import BATCH, FRAMES, TOKENS, compare
 
 # Per size: the language models and model widths; the ratios are those of the first width.
@@ -34,15 +34,11 @@ console = Console(stderr=True)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="small",
-        help="tiny: a smoke test; small: the default width, some minutes; full: widths 128, "
-        "256 and 768, a quarter of an hour (default: small)",
+    sizes = (
+        "tiny: a smoke test; small: the default width, some minutes; full: widths 128, 256 and "
+        "768, a quarter of an hour"
     )
-    parser.add_argument("--runs", type=int, default=5, help="steps of each, in turns (default: 5)")
+    parser = benchmark_parser("step", __doc__, SIZES, sizes)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default: 1)")
     parser.add_argument(
         "--device",
@@ -52,12 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), help="default: fp32, and bf16 if the device has it"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/out"),
-        help="folder of the results (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     isolated.prepare(("benchmarks.training",))

@@ -11,7 +11,9 @@ An extraction writes a store once; every training run reads it::
 The layout is plain Zarr version 3: ``zarr.open`` reads it without this package.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from manifests.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from cache.features import Features, Packed
@@ -35,25 +37,19 @@ __all__ = [
     "publish",
 ]
 
-_MODULES = {
-    "MODALITIES": "cache.store.recipe",
-    "FeatureStore": "cache.reader",
-    "Features": "cache.features",
-    "Packed": "cache.features",
-    "Parts": "cache.store.parts",
-    "Recipe": "cache.store.recipe",
-    "Record": "cache.store.parts",
-    "find": "cache.reader",
-    "best_per_id": "cache.store.parts",
-    "open_store": "cache.open",
-    "publish": "cache.store.publish",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use (PEP 562): PyTorch and zarr take seconds to import.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "MODALITIES": "cache.store.recipe",
+        "FeatureStore": "cache.reader",
+        "Features": "cache.features",
+        "Packed": "cache.features",
+        "Parts": "cache.store.parts",
+        "Recipe": "cache.store.recipe",
+        "Record": "cache.store.parts",
+        "find": "cache.reader",
+        "best_per_id": "cache.store.parts",
+        "open_store": "cache.open",
+        "publish": "cache.store.publish",
+    },
+)

@@ -55,7 +55,8 @@ class RenamedOption(argparse.Action):
         self, parser: object, namespace: argparse.Namespace, values: Any, option: Any = None
     ) -> None:
         """Print the note and set the option of the present name."""
-        print_note(f"{option} is now called --{self.dest.replace('_', '-')}")
+        name = self.dest.replace("_", "-")
+        print_note(f"{option} is now called --{name}; the next release drops the old name")
         setattr(namespace, self.dest, values)
 
 

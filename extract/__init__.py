@@ -6,7 +6,9 @@ distributes the work, and the package ``cache`` stores the result::
     python -m extract demo --data data/demo
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from manifests.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from extract.encoders import EncoderSpec
@@ -16,20 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterSpec", "EncoderSpec", "Sampling", "Settings", "Summary", "extract"]
 
-_MODULES = {
-    "ClusterSpec": "extract.settings",
-    "EncoderSpec": "extract.encoders",
-    "Sampling": "extract.sampling",
-    "Settings": "extract.settings",
-    "Summary": "extract.engine",
-    "extract": "extract.engine",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use (PEP 562): PyTorch and Dask take seconds, `--help` needs neither.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "ClusterSpec": "extract.settings",
+        "EncoderSpec": "extract.encoders",
+        "Sampling": "extract.sampling",
+        "Settings": "extract.settings",
+        "Summary": "extract.engine",
+        "extract": "extract.engine",
+    },
+)

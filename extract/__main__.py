@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cache.command_line import RenamedOption
 from cache.share.configured import SHARES, configured_shares
 from cache.store.recipe import DTYPES
 from extract.encoders import BACKENDS, NAMES, PRECISIONS, EncoderSpec
@@ -27,24 +27,6 @@ if TYPE_CHECKING:
     from extract.plan import ExtractionEstimate
 
 EXIT_SOME_FAILED = 3
-
-
-class _RenamedOption(argparse.Action):
-    """Accept an option's old name, with a note; its value goes to the new one."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        new = f"--{self.dest.replace('_', '-')}"
-        print(
-            f"note: {option_string} is now {new}; the next release drops the old name",
-            file=sys.stderr,
-        )
-        setattr(namespace, self.dest, values)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -83,9 +65,7 @@ examples:
         default=Path("stores"),
         help="folder of the stores (default: stores)",
     )
-    p.add_argument(
-        "--root", dest="stores", type=Path, action=_RenamedOption, help=argparse.SUPPRESS
-    )
+    p.add_argument("--root", dest="stores", type=Path, action=RenamedOption, help=argparse.SUPPRESS)
 
     features = p.add_argument_group("features", "Each combination of these makes its own store.")
     features.add_argument(

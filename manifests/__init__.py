@@ -5,7 +5,9 @@ splits, licence). The other stages read datasets through these two classes. On t
 ``python -m manifests --help``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from manifests.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from manifests.card import Card
@@ -13,15 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Card", "Manifest"]
 
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use (PEP 562): pandas takes most of a second, `manifests.atomic` no time.
-    if name == "Card":
-        from manifests.card import Card
-
-        return Card
-    if name == "Manifest":
-        from manifests.manifest import Manifest
-
-        return Manifest
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(
+    __name__, {"Card": "manifests.card", "Manifest": "manifests.manifest"}
+)

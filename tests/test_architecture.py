@@ -41,6 +41,7 @@ LATE_EXCEPTIONS = {
 """A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
     ("cache", "manifests.printing"),
+    ("cache", "manifests.lazy_imports"),
     ("cache/convert", "manifests"),
     ("cache/store/disk.py", "manifests.atomic"),
     ("train/methods/semanticmac.py", "train.model"),

@@ -32,7 +32,10 @@ def test_the_former_name_of_the_folder_of_stores_still_works_with_a_note(tmp_pat
     share, pulled = str(tmp_path / "share"), tmp_path / "pulled"
     push(build_store(tmp_path / "stores"), share)
     assert main(["pull", share, "--to", str(pulled)]) == 0
-    assert capsys.readouterr().err == "note: --to is now called --stores\n"
+    assert (
+        capsys.readouterr().err
+        == "note: --to is now called --stores; the next release drops the old name\n"
+    )
     assert verify(pulled / NAME) == []
 
 

@@ -108,7 +108,10 @@ def test_the_old_name_of_an_option_works_with_a_note(tmp_path, capsys):
     command = ["import", str(path), "--from", "mmsa", "--dataset", "d", "--root", str(tmp_path)]
     assert main(command) == 0
     assert list((tmp_path / "d").glob("*.zarr"))
-    assert "note: --root is now called --stores\n" in capsys.readouterr().err
+    assert (
+        "note: --root is now called --stores; the next release drops the old name\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_manifest_on_request_is_checked_before_the_work(tmp_path, capsys):

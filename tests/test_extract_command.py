@@ -63,7 +63,7 @@ def test_wrong_arguments_are_reported_before_heavy_imports(dataset, arguments, s
 
 def test_the_old_name_of_an_option_still_works(dataset, tmp_path, capsys):
     assert main([str(dataset), "--root", str(tmp_path / "old"), "--workers", "1"]) == 0
-    assert "note: --root is now --stores" in capsys.readouterr().err
+    assert "note: --root is now called --stores" in capsys.readouterr().err
     assert len(list((tmp_path / "old/toy").glob("*.zarr"))) == 1
     with pytest.raises(SystemExit):
         main(["--help"])
