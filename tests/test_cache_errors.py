@@ -33,7 +33,7 @@ def store(tmp_path) -> Path:
 
 @pytest.fixture
 def nameless(monkeypatch):
-    """A container that runs under a number for which there is no user."""
+    """A container whose user number has no name."""
     import pwd
 
     def unknown(uid):
@@ -98,9 +98,9 @@ def test_push_of_an_unreadable_file_is_a_clear_error(store, tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "read_bytes", refused)
     assert main(["push", str(store), str(tmp_path / "share")]) == 1
-    said = capsys.readouterr().err
-    assert "audio/values/c/0/0 cannot be read: Permission denied" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "audio/values/c/0/0 cannot be read: Permission denied" in output
+    assert output.count("\n") == 1
 
 
 @pytest.fixture
@@ -119,15 +119,15 @@ def test_an_entry_that_is_not_ours_to_read_hides_no_other(store, lab):
     theirs.chmod(0)
     for folder in (share, share / "catalog"):
         folder.chmod(0o755)
-    status, said, warned = as_anybody(lab, "list", "share")
+    status, output, warned = as_anybody(lab, "list", "share")
     assert status == 0
-    assert RECIPE.digest[:12] in said
+    assert RECIPE.digest[:12] in output
     assert "skipping an entry" in warned
     assert "chmod -R g+rwX" in warned
 
 
 @pytest.mark.parametrize("where", [".", "features"])
-def test_a_narrow_umask_shuts_nobody_out_of_a_shared_folder(store, tmp_path, where):
+def test_a_narrow_umask_excludes_no_member_of_the_group(store, tmp_path, where):
     share = tmp_path / "share"
     share.mkdir()
     share.chmod(0o2775)
@@ -156,11 +156,11 @@ def test_a_folder_of_one_person_stays_theirs(store, tmp_path):
 def test_permission_denied_names_the_remedy(store, lab):
     push(store, str(lab / "share"))
     (lab / "share" / "toy").chmod(0)
-    status, _, said = as_anybody(lab, "pull", f"share/{NAME}", "--stores", "mine")
+    status, _, output = as_anybody(lab, "pull", f"share/{NAME}", "--stores", "mine")
     (lab / "share" / "toy").chmod(0o755)
     assert status == 1
-    assert f"to run: chmod -R g+rwX {lab / 'share'}" in said
-    assert "umask 002" in said
+    assert f"to run: chmod -R g+rwX {lab / 'share'}" in output
+    assert "umask 002" in output
 
 
 def test_push_where_no_folder_can_be_made_is_a_clear_error(store, tmp_path, capsys):
@@ -171,18 +171,18 @@ def test_push_where_no_folder_can_be_made_is_a_clear_error(store, tmp_path, caps
 
 def test_push_does_not_make_a_mount_point(store, tmp_path, capsys):
     assert main(["push", str(store), str(tmp_path / "mnt" / "lab")]) == 1
-    said = capsys.readouterr().err
-    assert f"no such folder: {tmp_path}/mnt; is it mounted?" in said
+    output = capsys.readouterr().err
+    assert f"no such folder: {tmp_path}/mnt; is it mounted?" in output
     assert not (tmp_path / "mnt").exists()
     (tmp_path / "mnt").mkdir()
     assert main(["push", str(store), str(tmp_path / "mnt" / "lab")]) == 0
     assert verify(tmp_path / "mnt" / "lab" / NAME) == []
 
 
-# --- nobody listens -------------------------------------------------------------------------------
+# --- a closed pipe --------------------------------------------------------------------------------
 
 
-def test_a_reader_who_has_seen_enough_is_no_error(store, tmp_path):
+def test_a_closed_pipe_is_not_an_error(store, tmp_path):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "cache", "push", str(store), str(tmp_path / "share")]

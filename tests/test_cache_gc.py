@@ -1,4 +1,4 @@
-"""What may be deleted from a mirror: our own remains and stores, nothing else that lies there."""
+"""Garbage collection in a mirror: only our own temporary files and stores are deleted."""
 
 import os
 import time
@@ -74,7 +74,7 @@ def test_what_lies_behind_a_link_is_never_listed(tmp_path, level):
     assert is_published(mirror / "toy" / NAME)
 
 
-def test_what_somebody_else_put_aside_stays_there(tmp_path):
+def test_files_of_other_programs_are_kept(tmp_path):
     theirs = file_at(tmp_path / "thesis" / ".mine.zarr.aside" / "checksums.json")
     assert find_garbage(tmp_path, older_than_days=0, larger_than=0) == []
     assert theirs.is_file()
@@ -118,10 +118,10 @@ def test_the_only_copy_of_a_store_is_put_back_and_never_listed(tmp_path):
     assert tree_of(store) == before
 
 
-def test_an_old_store_aside_goes_when_the_new_one_stands(tmp_path):
+def test_a_replaced_store_is_deleted_once_the_new_one_exists(tmp_path):
     store = build_store(tmp_path)
-    aside = folder_at(store.with_name(f".{NAME}.aside"))
-    assert [item.path for item in find_garbage(tmp_path)] == [aside]
+    replaced = folder_at(store.with_name(f".{NAME}.aside"))
+    assert [item.path for item in find_garbage(tmp_path)] == [replaced]
     (store / "checksums.json").unlink()
     assert find_garbage(tmp_path) == []
 

@@ -189,7 +189,7 @@ def test_default_mirror_is_the_users_cache_folder(monkeypatch, tmp_path):
     assert mirror_folder() == tmp_path / "xdg" / "semanticmac"
 
 
-def test_gc_lists_first_and_deletes_when_told(cache_folder, capsys):
+def test_gc_lists_first_and_deletes_with_yes(cache_folder, capsys):
     recipes = [replace(RECIPE, weights=f"{i:02}") for i in range(3)]
     stores = [build_store(cache_folder, recipe=recipe) for recipe in recipes]
     for days, store in zip((90, 10, 1), stores, strict=True):
@@ -215,9 +215,9 @@ def test_gc_lists_first_and_deletes_when_told(cache_folder, capsys):
     assert found(older_than_days=5, larger_than=0) == [stale, *stores]
 
     assert main(["gc", "--older-than", "30"]) == 0
-    said = capsys.readouterr().out
-    assert "unused for 90 days" in said
-    assert "--yes" in said
+    output = capsys.readouterr().out
+    assert "unused for 90 days" in output
+    assert "--yes" in output
     assert stores[0].exists()
     assert main(["gc", "--older-than", "30", "--larger-than", "1G", "--yes"]) == 0
     left = sorted(path.name for path in (cache_folder / "toy").iterdir())
@@ -262,8 +262,8 @@ def test_extract_takes_features_from_a_share(extracted, data, tmp_path, monkeypa
         here = ["--data", str(nowhere), "--workers", "1"]
         root = tmp_path / "one"
         assert extract_main([str(data), *here, "--stores", str(root), "--share", server.url]) == 0
-        said = capsys.readouterr().out
-        assert f"Pulled from {server.url}/toy/{extracted.name}: nothing to decode." in said
+        output = capsys.readouterr().out
+        assert f"Pulled from {server.url}/toy/{extracted.name}: nothing to decode." in output
         assert tree_of(root / "toy" / extracted.name) == tree_of(extracted)
 
         monkeypatch.setenv("SEMANTICMAC_SHARES", f"{tmp_path / 'unmounted'}, {server.url}")
@@ -278,8 +278,8 @@ def test_extract_takes_features_from_a_share(extracted, data, tmp_path, monkeypa
         server.stop()
 
 
-def test_extract_goes_on_without_its_shares(extracted, data, tmp_path, caplog):
-    """One is out of reach, one has a damaged copy: warnings, and the work is done here."""
+def test_extract_continues_without_its_shares(extracted, data, tmp_path, caplog):
+    """One is unreachable, one has a damaged copy: warnings, and the features are extracted."""
     push(extracted, str(tmp_path / "lab"))
     damage(tmp_path / "lab" / "toy" / extracted.name / "audio/values/c/0/0")
     shares = ("http://127.0.0.1:9", str(tmp_path / "lab"))

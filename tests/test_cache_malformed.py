@@ -26,9 +26,9 @@ def store(tmp_path) -> Path:
     return unseal(build_store(tmp_path / "here"))
 
 
-def told_by_all(store: Path, tmp_path: Path, capsys) -> dict[str, str]:
-    """What each command says; none succeeds with such a store, and none says more than a line."""
-    said = {}
+def output_of_all(store: Path, tmp_path: Path, capsys) -> dict[str, str]:
+    """What each command prints; none succeeds with such a store, and none prints over a line."""
+    output = {}
     for command in (
         ["verify", str(store)],
         ["info", str(store)],
@@ -42,12 +42,12 @@ def told_by_all(store: Path, tmp_path: Path, capsys) -> dict[str, str]:
         out, err = capsys.readouterr()
         assert err.count("\n") <= 1, command
         if status:
-            said[command[0]] = out + err
-    return said
+            output[command[0]] = out + err
+    return output
 
 
 def metadata(array, **changes):
-    """Changes what the array's ``zarr.json`` says; None takes a key away."""
+    """Changes the array's ``zarr.json``; None deletes a key."""
 
     def change(store: Path) -> None:
         path = store / array / "zarr.json"
@@ -104,9 +104,9 @@ NO_ARRAYS = {
 def test_metadata_of_no_array_is_one_clear_line_everywhere(tmp_path, store, change, capsys):
     change(store)
     reseal(store)
-    said = told_by_all(store, tmp_path, capsys)
-    assert {"verify", "push", "pull"} <= said.keys()
-    assert all("/zarr.json" in said[command] for command in ("verify", "push", "pull"))
+    output = output_of_all(store, tmp_path, capsys)
+    assert {"verify", "push", "pull"} <= output.keys()
+    assert all("/zarr.json" in output[command] for command in ("verify", "push", "pull"))
     assert not (tmp_path / "pulled" / "toy" / NAME).exists()
 
 
@@ -131,10 +131,11 @@ CONTRADICTIONS = {
 def test_a_table_that_contradicts_itself_is_one_clear_line(tmp_path, store, change, capsys):
     change(store)
     reseal(store)
-    said = told_by_all(store, tmp_path, capsys)
-    assert {"verify", "diff", "export", "push"} <= said.keys()
+    output = output_of_all(store, tmp_path, capsys)
+    assert {"verify", "diff", "export", "push"} <= output.keys()
     for command in ("verify", "diff", "export", "push"):
-        assert "inconsistent with the rest" in said[command] or "cannot be read" in said[command]
+        shown = output[command]
+        assert "inconsistent with the rest" in shown or "cannot be read" in shown
 
 
 @pytest.mark.parametrize("harm", ["endless", "sparse", "pipe"])
@@ -188,8 +189,8 @@ def test_a_store_that_no_terminal_can_print_hides_no_other(tmp_path, store, capl
 
 
 def test_text_of_a_store_is_shown_and_not_obeyed(tmp_path, store, capsys):
-    said = {"licence": "\x1b[2J gone [/x]", "[/x]": 1}
-    change_root(store, lambda root: root["attributes"].update(said))
+    output = {"licence": "\x1b[2J gone [/x]", "[/x]": 1}
+    change_root(store, lambda root: root["attributes"].update(output))
     push(store, str(tmp_path / "share"))
     assert "\x1b" in catalog.entries(Location.parse(tmp_path / "share"))[0].licence
     for command in ("info", str(store)), ("list", str(tmp_path / "share")):

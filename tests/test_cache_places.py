@@ -1,4 +1,4 @@
-"""What lies where a store shall go and is none: somebody's notes, a link to somebody's folder."""
+"""A store's place that is taken by something else: a user's notes, a link to a user's folder."""
 
 import shutil
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_push_goes_into_nothing_of_anybody(tmp_path, store, notes, holds, capsys
         assert main(["push", str(store), str(tmp_path / "share"), *arguments]) == 1
         assert "Nothing was changed; move it away and push again." in capsys.readouterr().err
     assert tree_of(place if holds == "folder" else notes) == NOTES
-    assert not place.with_name(f"{NAME}.pushing").exists()  # in nobody's way
+    assert not place.with_name(f"{NAME}.pushing").exists()  # nothing is left
 
 
 @pytest.mark.parametrize("location", ["", " "])
@@ -104,7 +104,7 @@ def test_a_store_linked_into_the_mirror_is_never_written_to(tmp_path, store):
         assert tree_of(store) == before
 
 
-def test_a_mirrored_store_whose_checksums_nobody_can_read_is_pulled_again(tmp_path, store):
+def test_a_mirrored_store_with_unreadable_checksums_is_pulled_again(tmp_path, store):
     push(store, str(tmp_path / "share"))
     there = str(tmp_path / "share" / "toy" / NAME)
     pulled = unseal(mirror(there, tmp_path / "mirror"))
@@ -121,7 +121,7 @@ def test_a_mirrored_store_whose_checksums_nobody_can_read_is_pulled_again(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["thesis", "toy"])
-def test_repair_touches_no_folder_that_is_no_store(tmp_path, store, notes, name, capsys):
+def test_repair_does_not_touch_a_folder_that_is_not_a_store(tmp_path, store, notes, name, capsys):
     copy = shutil.copytree(store, tmp_path / "there" / "toy" / NAME)
     wrong = notes.rename(tmp_path / name) if name == "thesis" else store.parent
     before = tree_of(wrong)

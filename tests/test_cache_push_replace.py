@@ -31,9 +31,9 @@ def store(tmp_path) -> Path:
 def retried(tmp_path) -> Path:
     """The same store, with the utterance that had failed."""
     store = build_store(tmp_path / "retried")
-    beside = store.with_name(f"{store.name}.retry")
-    write_part(beside, [Record("bad", "ok", "", 1.5, 2, 2)])
-    return republish(store, RECIPE, WIDTHS, {"licence": "none"}, Parts(beside))
+    retry = store.with_name(f"{store.name}.retry")
+    write_part(retry, [Record("bad", "ok", "", 1.5, 2, 2)])
+    return republish(store, RECIPE, WIDTHS, {"licence": "none"}, Parts(retry))
 
 
 def test_a_retried_store_replaces_the_shared_one(share, store, retried, tmp_path, capsys):
@@ -65,10 +65,10 @@ def test_replace_pushes_where_nothing_is(share, retried):
 
 
 @pytest.mark.parametrize("at", [1, 5, 20, 21])
-def test_an_interrupted_replacement_harms_nobody_and_goes_on(
+def test_an_interrupted_replacement_is_harmless_and_resumes(
     share, store, retried, tmp_path, monkeypatch, at
 ):
-    """Whoever has the old store keeps it, whoever pulls gets it whole or a clear error."""
+    """A copy of the old store stays usable; a pull gets the whole store or a clear error."""
     monkeypatch.setenv("SEMANTICMAC_CACHE", str(tmp_path / "mirror"))
     push(store, share)
     mirrored = mirror(f"{share}/{NAME}")

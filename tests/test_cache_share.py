@@ -58,7 +58,7 @@ def flip(data: bytes) -> bytes:
 
 
 def with_other_content(root: Path) -> Path:
-    """The same recipe and features, other bytes: made by somebody else."""
+    """The same recipe and features, different bytes: made on another machine."""
     store = build_store(root / "first")
     parts = root / "second" / NAME
     rows = FeatureStore.open(store).select(sorted(LENGTHS)).values
@@ -76,10 +76,10 @@ def with_other_content(root: Path) -> Path:
 
 def test_push_list_pull_is_byte_identical(share, store, tmp_path, capsys):
     assert main(["push", str(store), share]) == 0
-    said = capsys.readouterr().out
-    assert "20 files copied" in said
-    assert "licence of the dataset: none" in said
-    assert "stay research-only" in said
+    output = capsys.readouterr().out
+    assert "20 files copied" in output
+    assert "licence of the dataset: none" in output
+    assert "stay research-only" in output
     assert main(["list", share]) == 0
     listed = capsys.readouterr().out
     assert RECIPE.digest[:12] in listed
@@ -101,7 +101,7 @@ def test_what_is_there_is_not_copied_again(share, store, tmp_path):
     assert pull(source, tmp_path / "pulled")[1] == 0
 
 
-def test_catalogue_says_what_is_there(share, store):
+def test_catalogue_lists_the_stores(share, store):
     push(store, share)
     location = Location.parse(share)
     (entry,) = catalog.entries(location)
@@ -185,7 +185,7 @@ def run_killed(after: int, *arguments: object) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_killed_push_is_invisible_and_goes_on(share, large, tmp_path):
+def test_killed_push_is_invisible_and_resumes(share, large, tmp_path):
     files = len(Checksums.of(large).files)
     run_killed(files // 2, "push", large, share)
     assert catalog.entries(Location.parse(share)) == []
@@ -205,7 +205,7 @@ def test_push_killed_before_the_catalogue_is_entered_by_the_next(share, large):
     assert "catalog.json" in shared_files(share)
 
 
-def test_killed_pull_is_invisible_and_goes_on(share, large, tmp_path):
+def test_killed_pull_is_invisible_and_resumes(share, large, tmp_path):
     push(large, share)
     files = len(Checksums.of(large).files)
     run_killed(files // 2, "pull", share, "--stores", tmp_path / "pulled")
@@ -217,7 +217,7 @@ def test_killed_pull_is_invisible_and_goes_on(share, large, tmp_path):
 
 
 def test_interrupted_push_of_one_store_is_not_completed_with_another(share, tmp_path):
-    """Files of equal names and sizes, and other bytes: they must not be mixed."""
+    """Files with equal names and sizes but different bytes: they must not be mixed."""
     store = build_store(tmp_path / "a")
     theirs = with_other_content(tmp_path / "b")
     run_killed(12, "push", store, share)
@@ -384,9 +384,9 @@ def test_pulls_at_once_give_one_store(share, large, tmp_path):
 def test_secrets_are_refused_and_not_repeated(url, store, monkeypatch, capsys):
     for command in (["push", str(store), url], ["pull", f"{url}/toy/a.zarr"], ["list", url]):
         assert main(command) == 1
-        said = capsys.readouterr()
-        assert "must not" in said.err
-        assert "ter22" not in said.out + said.err
+        output = capsys.readouterr()
+        assert "must not" in output.err
+        assert "ter22" not in output.out + output.err
     with pytest.raises(ValueError, match="must not"):
         pull_recipe(RECIPE, [url], store.parent)
 
@@ -492,9 +492,9 @@ def test_diff_measures_what_differs(store, tmp_path, capsys):
     assert distance.mean == pytest.approx(0.5 / 15)
     assert distance.cosine == pytest.approx(2 / np.sqrt(4.25))
     assert main(["diff", *map(str, stores)]) == 1
-    said = capsys.readouterr().out
-    assert "recipe: sampling.window_s: 2.0 | 1.0" in said
-    assert "the stores differ" in said
+    output = capsys.readouterr().out
+    assert "recipe: sampling.window_s: 2.0 | 1.0" in output
+    assert "the stores differ" in output
 
 
 def test_stores_of_other_widths_are_not_compared(store, tmp_path):

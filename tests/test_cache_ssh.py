@@ -20,7 +20,7 @@ NAME = f"toy/{RECIPE.store_name}"
 
 
 class Door(paramiko.ServerInterface):
-    """Lets in who holds the key, and nobody by password."""
+    """Accepts one key, and no password."""
 
     def __init__(self, key: paramiko.PKey) -> None:
         self._key = key
@@ -110,7 +110,7 @@ class Files(paramiko.SFTPServerInterface):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[str]:
-    """An SSH server that knows one key, which lies where SSH looks for it; yields its URL."""
+    """An SSH server that accepts one key, stored where SSH looks for it; yields its URL."""
     key = paramiko.RSAKey.generate(2048)
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_push_list_pull_and_repair(server, tmp_path, capsys):
     assert tree_of(pulled) == tree_of(store)
 
 
-def test_an_interrupted_push_is_invisible_and_goes_on(server, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_push_is_invisible_and_resumes(server, tmp_path, capsys, monkeypatch):
     store, share = build_store(tmp_path / "stores"), f"{server}{tmp_path}/share"
     write, written = Location.write, []
 

@@ -1,4 +1,4 @@
-"""What verifying finds and repairing mends: links out of a store, and which utterances suffer."""
+"""Verify and repair: links out of a store, and the utterances of a faulty file."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def good(tmp_path, store) -> Path:
     return shutil.copytree(store, tmp_path / "there" / "toy" / store.name)
 
 
-def test_a_chunk_that_is_a_link_is_a_fault_and_mended(tmp_path, store, good):
+def test_a_chunk_that_is_a_link_is_a_fault_and_repaired(tmp_path, store, good):
     before, elsewhere = tree_of(store), tmp_path / "elsewhere"
     shutil.move(store / CHUNK, elsewhere)
     (store / CHUNK).symlink_to(elsewhere)
@@ -108,17 +108,17 @@ def test_the_index_is_read_once_however_many_files_are_faulty(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "problem"),
     [
         (lambda root: root["attributes"].update(format_version=2), "format version 2"),
         (lambda root: root["attributes"].update(digest="f" * 64), "digest is 'ffff"),
     ],
 )
-def test_files_as_published_are_not_enough(store, good, capsys, change, said):
+def test_files_as_published_are_not_enough(store, good, capsys, change, problem):
     change_root(store, change)
     (fault,) = verify(store)
     assert fault.file == "zarr.json"
-    assert said in fault.problem
+    assert problem in fault.problem
     change_root(good, change)
     assert main(["verify", str(store), "--repair", str(good)]) == 1
     assert "published like this" in capsys.readouterr().err
