@@ -1,9 +1,12 @@
-"""The help of the train sub-commands."""
+"""The command line of train: help, and errors before slow imports."""
 
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+from manifests import Card
 from train.__main__ import main
 
 COMMANDS = ("predict", "metrics", "compare", "labels", "ablations", "compare-methods", "search")
@@ -24,3 +27,25 @@ def test_help_ends_with_two_examples_that_are_valid(command, capsys, tmp_path, m
         assert words[:3] == ["semanticmac", "train", command]
         assert main(words[2:]) == 1  # no such run or dataset; wrong usage would exit with 2
         assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["cache=none.zarr"], "none.zarr does not exist"),
+        (["stores=none"], "no published store of 'own'"),
+        (["sclg.knm=3"], "unknown key 'sclg.knm'"),
+    ],
+)
+def test_wrong_keys_and_missing_stores_are_reported_before_slow_imports(keys, message, tmp_path):
+    folder = tmp_path / "data" / "own"
+    Card("own", "Own", "regression", range=[-3, 3], preset="").save(folder / "card.yaml")
+    (folder / "manifest.parquet").touch()
+    code = (
+        "import sys; from train.__main__ import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'transformers', 'zarr', 'pandas', 'numpy'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "fit", "dataset=own", *keys]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert message in done.stderr
+    assert done.returncode == 0, done.stderr

@@ -265,7 +265,7 @@ def test_store_as_an_option_between_keys(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     words = ["fit", "dataset=score", "--cache", "nowhere.zarr", "train.epochs=1"]
     assert main(words) == 1
-    assert "nowhere.zarr is not a published feature store" in capsys.readouterr().err
+    assert "nowhere.zarr does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["fit", "dataset=score", "--nonsense"])
 
@@ -281,7 +281,7 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
         "method=nosuch": "unknown method 'nosuch'",
         "dataset=nosuch": "no such file",
         "cache=stores/one/tiny.zarr": "has features of 'one', not of 'score'",
-        "cache=stores/none.zarr": "not a published feature store",
+        "cache=stores/none.zarr": "none.zarr does not exist",
     }.items():
         assert main(["fit", *base, wrong]) == 1
         error = capsys.readouterr().err
@@ -298,7 +298,7 @@ def test_mistakes_are_told_before_a_language_model_is_waited_for(place, monkeypa
         ("method=nosuch",): "unknown method 'nosuch'",
         ("options.rank=3",): "method=semanticmac has no options",
         ("method=lmf", "options.rank=0"): "'options.rank' is 0: it must be above 0",
-        ("cache=stores/none.zarr",): "not a published feature store",
+        ("cache=stores/none.zarr",): "none.zarr does not exist",
     }.items():
         assert main(["fit", *base, *wrong]) == 1
         assert says in capsys.readouterr().err

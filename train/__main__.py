@@ -121,7 +121,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _fit(options: argparse.Namespace, console: Console) -> int:
-    from train.config import choose_config, load_config
+    from train.config import check_store, choose_config, load_config
     from train.study.inputs import parse_seeds, pop_key
 
     keys = bool(options.overrides or options.cache)
@@ -136,6 +136,7 @@ def _fit(options: argparse.Namespace, console: Console) -> int:
     if options.cache:
         overrides.append(f"cache={options.cache}")
     config = choose_config(overrides)
+    check_store(config)
 
     from train.fit import train
     from train.report import quiet_transformers

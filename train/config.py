@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional, TypeVar, Union, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cache.command_line import check_exists
 from manifests.card import Card
 from manifests.locate import CARD, find_manifest
 from train.ranges import Fraction, Increasing, NotNegative, Positive, Range, check_ranges, one_of
@@ -233,6 +234,23 @@ def choose_config(overrides: Sequence[str]) -> Config:
     card = Card.load(find_manifest(early.dataset).parent / CARD)
     preset = early.preset or card.preset
     return make_config(preset, [*overrides, f"preset={preset}"])
+
+
+def check_store(config: Config) -> None:
+    """Check that the store's path exists, or the folder of the dataset's stores if it is unset.
+
+    Raises:
+        ValueError: no such path.
+    """
+    if config.cache is None:
+        name = Card.load(find_manifest(config.dataset).parent / CARD).name
+        folder = Path(config.stores, name)
+        if not folder.is_dir():
+            raise ValueError(
+                f"no published store of {name!r} in {folder}; run: python -m extract {name}"
+            )
+    elif "://" not in config.cache:
+        check_exists(config.cache)
 
 
 def load_config(run: Path) -> Config:
