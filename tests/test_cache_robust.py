@@ -55,9 +55,8 @@ def _run(root: Path, kill_at: int = 0) -> int:
 
 
 def _is_like(root: Path, calm: Path) -> None:
-    assert tree_of(root) == tree_of(
-        calm
-    )  # no staging folder, part or lock is left next to the store
+    # no staging folder, part or lock is left next to the store
+    assert tree_of(root) == tree_of(calm)
 
 
 @pytest.mark.parametrize("first", [1, 4, 7, 10])
