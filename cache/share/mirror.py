@@ -51,7 +51,7 @@ def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = Non
 
     Raises:
         ValueError: no such store, or several.
-        ShareError: the share is unreachable and there is no local copy, or the shared store is
+        ShareError: the share is unreachable and no local copy exists, or the shared store is
             damaged.
     """
     folder = folder or mirror_folder()
