@@ -284,7 +284,7 @@ def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, caps
         "video,text\n,hello": "row 2: no video",
         "": "its first line is ''",
         "video;text\na.mp4;hello": "separated by commas (not semicolons or tabs)",
-        "video,text": "it has no rows",
+        "video,text": "no rows below the header",
         "text,video\nOh, great,a.mp4": "row 2: 3 cells, the header has 2: put quotes",
         "video,text\na.mp4,caf\xe9": "row 2: byte 0xe9 is not UTF-8: save the file as CSV UTF-8",
         "video,end\na.mp4,inf": "row 2: end 'inf' is not a number",

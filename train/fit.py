@@ -185,21 +185,21 @@ def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
             seconds = time.perf_counter() - started
 
             valid = predict(setup, "valid")
-            figures = evaluate_outputs(setup, "valid", valid.outputs["M"])
-            score = _score(setup.task, valid.loss, figures)
+            results = evaluate_outputs(setup, "valid", valid.outputs["M"])
+            score = _score(setup.task, valid.loss, results)
             best = not at.best_epoch or (score, -valid.loss) > (at.best_score, -at.best_loss)
             if best:
                 at.best_epoch, at.best_score, at.best_loss = at.epoch, score, valid.loss
                 state.keep_best()
             line = {f"train/{name}": value for name, value in terms_mean.items()}
             line |= {"valid/loss": valid.loss}
-            line |= {f"valid/{name}": value for name, value in figures.items()}
+            line |= {f"valid/{name}": value for name, value in results.items()}
             at.history.append({"epoch": at.epoch, "seconds": round(seconds, 3), **line})
             log({**line, "rate": lr_multiplier(done - 1, steps, config)}, at.epoch)
             print_plain(
                 console,
                 f"epoch {at.epoch:3d}/{epochs}  train {terms_mean['total']:.4f}  "
-                f"valid {valid.loss:.4f}  {headline(figures)}  {seconds:.1f} s"
+                f"valid {valid.loss:.4f}  {headline(results)}  {seconds:.1f} s"
                 + ("  best" if best else ""),
             )
             at.epoch, at.step, at.elapsed = at.epoch + 1, 0, 0.0
@@ -256,14 +256,14 @@ def predict(setup: Setup, split_name: str) -> Predicted:
 
 def evaluate_outputs(setup: Setup, split_name: str, output_NC: Tensor) -> Metrics:
     """Compute the metrics of raw outputs on a split."""
-    return _figures(setup, split_name, setup.task.scores(output_NC))
+    return _compute(setup, split_name, setup.task.scores(output_NC))
 
 
 def baseline_metrics(setup: Setup, split_name: str) -> Metrics:
     """Compute the metrics of the constant baseline on a split."""
     train_NC = setup.splits["train"].labels.numpy()
     scores = setup.task.baseline(train_NC, len(setup.splits[split_name]))
-    return _figures(setup, split_name, torch.from_numpy(scores))
+    return _compute(setup, split_name, torch.from_numpy(scores))
 
 
 def evaluate(setup: Setup, fitted: TrainState, folder: Path) -> None:
@@ -322,25 +322,25 @@ def evaluate_run(folder: Path, split_name: str, console: Console) -> dict[str, M
     run_folder.load_weights(setup.method, folder)
     for change in run_folder.provenance_changes(folder, setup.origin):
         print_plain(console, f"note: {change}")
-    figures = {
+    results = {
         "model": evaluate_outputs(setup, split_name, predict(setup, split_name).outputs["M"]),
         "trivial": baseline_metrics(setup, split_name),
     }
     print_plain(console, f"\n{setup.manifest.card.title}: {split_name} split, run {folder}")
-    console.print(metrics_table(figures))
-    return figures
+    console.print(metrics_table(results))
+    return results
 
 
-def _figures(setup: Setup, split_name: str, scores_NC: Tensor) -> Metrics:
+def _compute(setup: Setup, split_name: str, scores_NC: Tensor) -> Metrics:
     task, truth_NC = setup.task, setup.splits[split_name].labels
     decided, truth = task.to_decision(scores_NC.numpy()), task.to_decision(truth_NC.numpy())
     return metrics.compute(task.metrics, decided, truth, task.classes)
 
 
-def _score(task: Task, loss: float, figures: Metrics) -> float:
+def _score(task: Task, loss: float, results: Metrics) -> float:
     """Score that chooses the epoch, higher is better: weighted F1, or for regression -loss."""
     select = metrics.METRIC_SETS[task.metrics].select
-    return figures[select] if select else -loss
+    return results[select] if select else -loss
 
 
 def _order(setup: Setup, epoch: int) -> list[Tensor]:

@@ -111,14 +111,14 @@ def _score(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Me
 
 def _mosei_emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
     """Metrics per emotion, multilabel: n-Acc = (TPR + TNR) / 2, binary and weighted F1."""
-    figures: Metrics = {}
+    results: Metrics = {}
     for c, name in enumerate(classes):
         guess, true = decided[:, c].astype(bool), truth[:, c].astype(bool)
-        figures[f"nAcc_{name}"] = (_share(guess[true]) + _share(~guess[~true])) / 2
+        results[f"nAcc_{name}"] = (_share(guess[true]) + _share(~guess[~true])) / 2
         no, yes = _f1_each(guess, true, 2)
-        figures[f"bF1_{name}"] = yes
-        figures[f"wF1_{name}"] = float(np.nansum([(~true).mean() * no, true.mean() * yes]))
-    return _averages(figures, ("nAcc", "bF1", "wF1"))
+        results[f"bF1_{name}"] = yes
+        results[f"wF1_{name}"] = float(np.nansum([(~true).mean() * no, true.mean() * yes]))
+    return _averages(results, ("nAcc", "bF1", "wF1"))
 
 
 def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
@@ -126,12 +126,12 @@ def _iemocap(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
 
     b-F1 of an emotion is its F1 in the conversation setting.
     """
-    figures: Metrics = {}
+    results: Metrics = {}
     f1 = _f1_each(decided, truth, len(classes))
     for c, name in enumerate(classes):
-        figures[f"sAcc_{name}"] = float(accuracy_score(truth == c, decided == c))
-        figures[f"bF1_{name}"] = f1[c]
-    return _averages(figures, ("sAcc", "bF1")) | _overall(decided, truth)
+        results[f"sAcc_{name}"] = float(accuracy_score(truth == c, decided == c))
+        results[f"bF1_{name}"] = f1[c]
+    return _averages(results, ("sAcc", "bF1")) | _overall(decided, truth)
 
 
 def _one_class(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Metrics:
@@ -159,14 +159,14 @@ def _emotion(decided: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> 
     averages those in the truth.
     """
     recalls = [_share(decided[truth == c] == c) for c in np.unique(truth)]
-    figures = {
+    results = {
         "Acc": float(accuracy_score(truth, decided)),
         "UAR": float(np.mean(recalls)),
         "wF1": _f1(truth, decided, average="weighted"),
         "macroF1": _f1(truth, decided, average="macro"),
     }
     each = _f1_each(decided, truth, len(classes))
-    return figures | {f"F1_{name}": f1 for name, f1 in zip(classes, each, strict=True)}
+    return results | {f"F1_{name}": f1 for name, f1 in zip(classes, each, strict=True)}
 
 
 METRIC_SETS = {
@@ -239,11 +239,11 @@ def _share(hits: np.ndarray) -> float:
     return float(hits.mean()) if len(hits) else float("nan")
 
 
-def _averages(figures: Metrics, kinds: Sequence[str]) -> Metrics:
+def _averages(results: Metrics, kinds: Sequence[str]) -> Metrics:
     """Prepend the mean of each kind of metric over the emotions where it is defined."""
     means: Metrics = {}
     for kind in kinds:
-        values = np.array([value for name, value in figures.items() if name.startswith(f"{kind}_")])
+        values = np.array([value for name, value in results.items() if name.startswith(f"{kind}_")])
         defined = values[~np.isnan(values)]
         means[f"{kind}_average"] = float(defined.mean()) if len(defined) else float("nan")
-    return means | figures
+    return means | results

@@ -66,15 +66,15 @@ def metrics_table(predictors: Mapping[str, Metrics]) -> Table:
         table.add_column(predictor, justify="right")
     for name in next(iter(predictors.values())):
         table.add_row(
-            name, *(format_metric(name, figures[name]) for figures in predictors.values())
+            name, *(format_metric(name, results[name]) for results in predictors.values())
         )
     table.caption = "fractions in percent"
     return table
 
 
-def headline(figures: Metrics) -> str:
+def headline(results: Metrics) -> str:
     """Format the first two metrics of a set, for the line of an epoch."""
-    return "  ".join(f"{name} {format_metric(name, figures[name])}" for name in list(figures)[:2])
+    return "  ".join(f"{name} {format_metric(name, results[name])}" for name in list(results)[:2])
 
 
 def format_metric(name: str, value: float | None) -> str:

@@ -96,7 +96,7 @@ def tensorboard(
     accelerator.log_with = ["tensorboard"]
     accelerator.init_trackers("log")
     try:
-        yield lambda figures, epoch: accelerator.log(figures, step=epoch)
+        yield lambda results, epoch: accelerator.log(results, step=epoch)
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
