@@ -1,4 +1,4 @@
-"""A small dataset on disk, manifest and store, for tests of what trains on it."""
+"""A small dataset on disk, manifest and store, for tests of training."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from manifests import Card, Manifest
 
 WIDTHS = {"audio": 3, "vision": 4, "text": 6}
 SPLITS = ["train"] * 48 + ["valid"] * 12 + ["test"] * 12
-# Small enough that a run takes about a second; text features stand in for a language model.
+# Small enough that a run takes about a second; text features replace a language model.
 FAST = [
     *("text.source=features", "width=16", "perceiver.layers=1", "sgfi.layers=1", "sclg.knn=4"),
     *("train.batch_size=8", "train.epochs=2", "optim.lr=5e-3", "train.cpu=true"),

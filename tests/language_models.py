@@ -106,7 +106,7 @@ def save_language_model(name: str, folder: Path) -> str:
     torch.manual_seed(0)
     tokenizer.save_pretrained(folder)
     model_of(name, len(tokenizer)).save_pretrained(folder)
-    if name == "sentence-bert":  # what sentence-transformers puts beside a plain model
+    if name == "sentence-bert":  # what sentence-transformers adds to a plain model
         (folder / "1_Pooling").mkdir()
         (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
         (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": ""}]')

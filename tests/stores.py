@@ -1,4 +1,4 @@
-"""Small published stores with known content, for tests of what reads, shares or converts them."""
+"""Small published stores with known content, for tests that read, share or convert them."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def records_of(lengths: Lengths) -> list[Record]:
 
 
 def write_part(store: Path, records: list[Record], widths: dict[str, int] = WIDTHS) -> Path:
-    """One part beside ``store``."""
+    """Write one part next to ``store``."""
     rows = {
         m: np.concatenate([features_of(r.id, m, r.frames(m), widths[m]) for r in records])
         for m in widths

@@ -1,4 +1,4 @@
-"""Stores changed by somebody who also writes checksums that approve of it."""
+"""Tamper with stores: change files and write matching checksums."""
 
 import hashlib
 import json

@@ -204,7 +204,7 @@ def test_no_module_imports_in_a_circle(monkeypatch):
         check_circles()
 
 
-def test_no_module_is_a_drawer_for_odds_and_ends():
+def test_no_module_has_a_catch_all_name():
     drawers = {"utils", "util", "common", "helpers", "core", "base", "misc"}
     assert not [name for name in MODULES if Path(name).stem in drawers]
 

@@ -1,4 +1,4 @@
-"""The extraction benchmark: a tiny run of all that is compared leaves its reports."""
+"""The extraction benchmark: a tiny run of all competitors writes its reports."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -9,7 +9,7 @@ from benchmarks import extract
 
 
 @pytest.mark.slow
-def test_a_tiny_run_leaves_table_plot_and_ratios(tmp_path, capsys):
+def test_a_tiny_run_writes_table_plot_and_ratios(tmp_path, capsys):
     encoder = ["--encoder", "imagebind-tiny", "--precision", "bf16"]
     options = ["--size", "tiny", "--runs", "1", "--out", str(tmp_path)]
     assert extract.main([*options, *encoder]) == 0

@@ -1,4 +1,4 @@
-"""The reading benchmark: all stores give the same batches, and a tiny run leaves its reports."""
+"""The reading benchmark: all stores return the same batches, and a tiny run writes its reports."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def fail():
 
 
 @pytest.mark.parametrize("name", COMPETITORS)
-def test_every_competitor_gives_the_same_batches(name, store, tmp_path):
+def test_every_competitor_returns_the_same_batches(name, store, tmp_path):
     cache = FeatureStore.open(store)
     ours = cache.select(cache.ids, resident=True)
     COMPETITORS[name].write(ours, tmp_path)
@@ -72,7 +72,7 @@ def test_random_batches_take_every_utterance_once():
     assert [len(batch) for batch in batches] == [64, 64, 22]
 
 
-def test_memory_is_measured_in_a_process_of_its_own():
+def test_memory_is_measured_in_a_separate_process():
     result, memory = isolated.run_isolated(allocate, 64)
     assert result == 64 << 20
     assert 60 << 20 < memory < 160 << 20
@@ -97,7 +97,7 @@ def test_numbers_have_three_significant_digits(value, text):
 
 
 @pytest.mark.slow
-def test_a_tiny_run_leaves_table_plot_and_ratios(tmp_path, capsys):
+def test_a_tiny_run_writes_table_plot_and_ratios(tmp_path, capsys):
     options = ["--size", "tiny", "--runs", "1", "--seconds", "0.01", "--out", str(tmp_path)]
     assert read.main(options) == 0
     result = json.loads((tmp_path / "read.json").read_text())

@@ -1,4 +1,4 @@
-"""The benchmark of label generation: its measures are right, and a tiny run leaves its report."""
+"""The benchmark of label generation: its metrics are right, and a tiny run writes its report."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_exponent_is_the_slope_between_smallest_and_largest():
     assert sclg.exponent(rows, "memory") == pytest.approx(1)
 
 
-def test_ratios_take_what_a_run_would_take():
+def test_ratios_use_the_search_that_a_run_would_choose():
     rows = [
         {"n": n, "index": index, "seconds": seconds, "memory": n, "recall": recall}
         for n, index, seconds, recall in (
@@ -47,7 +47,7 @@ def test_ratios_take_what_a_run_would_take():
 
 
 @pytest.mark.slow
-def test_a_tiny_run_leaves_its_report(tmp_path, capsys):
+def test_a_tiny_run_writes_its_report(tmp_path, capsys):
     pytest.importorskip("faiss")
     assert sclg.main(["--size", "tiny", "--runs", "1", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "sclg.json").read_text(encoding="utf-8"))

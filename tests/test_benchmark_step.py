@@ -1,4 +1,4 @@
-"""The step's benchmark: both methods learn from the same batches, and a tiny run reports."""
+"""The step benchmark: both methods train on the same batches, and a tiny run writes its report."""
 
 import json
 
@@ -22,7 +22,7 @@ from train.optimizer import OptimizerStep
 from train.task import Task
 
 
-def test_batches_are_as_they_are_described_and_the_yardstick_learns_from_them(tmp_path):
+def test_batches_are_as_documented_and_the_reference_learns_from_them(tmp_path):
     task = Task.from_card(Card("x", "x", "regression", range=[-3, 3]))
     split = make_split(tmp_path, BATCH, task)
     batch = split.batch(torch.arange(BATCH))

@@ -1,4 +1,4 @@
-"""Runs judged again from their predictions, alone and against each other."""
+"""Runs evaluated again from their predictions, alone and compared with each other."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_figures_and_intervals_of_scores(tmp_path, scores):
     assert intervals(run, FEW) == intervals(run, FEW) != intervals(run, Resampling(12, seed=1))
 
 
-def test_a_better_run_is_told_from_chance(tmp_path, scores):
+def test_a_better_run_is_distinguished_from_chance(tmp_path, scores):
     truth, good, poor = scores
     a, b = (
         read_predictions(write_run(tmp_path / name, CARDS["score"], decided, truth))
@@ -124,7 +124,7 @@ def test_mcnemar(tmp_path):
 
 
 def test_a_figure_without_ground_is_undefined(tmp_path):
-    truth = np.array([0, 1] * 10)  # nobody is mad
+    truth = np.array([0, 1] * 10)  # no utterance is mad
     guess = np.where(np.arange(20) < 12, truth, 1 - truth)
     a, b = (
         read_predictions(write_run(tmp_path / name, CARDS["one"], names(decided), names(truth)))
@@ -209,15 +209,15 @@ def test_commands(tmp_path, capsys):
     out = tmp_path / "numbers.json"
     few = ["--resamples", "10", "--json", str(out)]
     assert main(["metrics", runs[0], *few]) == 0
-    said = capsys.readouterr().out
-    assert "test split, 60 utterances, meld" in said
-    assert "F1_glad" in said
+    output = capsys.readouterr().out
+    assert "test split, 60 utterances, meld" in output
+    assert "F1_glad" in output
     numbers = json.loads(out.read_text())
     exact = read_predictions(tmp_path / "a").compute_metrics()
     assert {name: each["value"] for name, each in numbers["figures"].items()} == exact
     assert main(["compare", *runs, *few]) == 0
-    said = capsys.readouterr().out
-    assert "McNemar's exact test of the accuracies: p = 0.0" in said
+    output = capsys.readouterr().out
+    assert "McNemar's exact test of the accuracies: p = 0.0" in output
     numbers = json.loads(out.read_text())
     assert numbers["runs"] == runs
     assert numbers["figures"]["wAcc"]["difference"]["value"] > 0

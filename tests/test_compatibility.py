@@ -1,7 +1,7 @@
-"""What release 0.1.0 made is opened, verified, resumed, evaluated and never made again.
+"""Stores and runs of release 0.1.0 are opened, verified, resumed and evaluated, never rewritten.
 
 ``made_by_0_1_0/`` holds a dataset, its store, two finished runs of a study, one more finished run
-and one that was killed, all by the code of that release, and in ``expected.json`` what it said of
+and one that was killed, all by the code of that release, and in ``expected.json`` the output of
 them; ``make.py`` tells how. Only the three commands are imported here, for modules may move.
 """
 
@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def exported(store: Path) -> dict[str, np.ndarray]:
-    """All that a store holds, through its reader."""
+    """The whole content of a store, through its reader."""
     assert cache(["export", str(store), "--to", "npz", "store.npz"]) == 0
     with np.load("store.npz") as file:
         arrays = dict(file)
@@ -51,7 +51,7 @@ def exported(store: Path) -> dict[str, np.ndarray]:
 
 
 def check_store(store: Path, tolerance: float) -> None:
-    """The store holds what the old code's reader read of the old store."""
+    """The store has the content that the old code's reader read from the old store."""
     found, expected = exported(store), EXPECTED["store"]
     for column in ("ids", "status", "error"):
         assert found[column].tolist() == expected["table"][column]
@@ -63,7 +63,7 @@ def check_store(store: Path, tolerance: float) -> None:
 
 
 def figures(metrics: dict) -> dict[str, float | None]:
-    """The figures and the history of a ``metrics.json``, seconds left out."""
+    """The metrics and the history of a ``metrics.json`` without the seconds."""
     splits = ("train", "valid", "test", "trivial")
     found = {f"{split} {name}": x for split in splits for name, x in metrics[split].items()}
     for line in metrics["history"]:
@@ -72,7 +72,7 @@ def figures(metrics: dict) -> dict[str, float | None]:
 
 
 def check_finished(run: Path, expected: dict) -> None:
-    """The run's files say what the old code's said."""
+    """The run's files have the content of the old code's."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert figures(metrics) == pytest.approx(figures(expected["metrics"]), abs=SAME)
     for name in ("utterances", "dropped", "reported"):
@@ -120,7 +120,7 @@ def test_a_finished_run_is_evaluated(capsys):
     check_finished(FINISHED, EXPECTED["finished"])
 
 
-def test_a_finished_run_judges_videos():
+def test_a_finished_run_predicts_videos():
     command = ["predict", str(FINISHED), "data/old/videos", "--json", "said.json"]
     assert train(command) == SOME_FAILED
     clips = json.loads(Path("said.json").read_text(encoding="utf-8"))["clips"]
@@ -128,7 +128,7 @@ def test_a_finished_run_judges_videos():
     assert said == pytest.approx(EXPECTED["finished"]["said_of_clips"], abs=ROUNDED)
 
 
-def test_a_killed_run_goes_on_and_ends_as_it_would_have(capsys):
+def test_a_killed_run_resumes_and_ends_the_same(capsys):
     assert list((INTERRUPTED / "state").iterdir())
     assert not (INTERRUPTED / "metrics.json").exists()
     assert train(["fit", "--resume", str(INTERRUPTED)]) == 0

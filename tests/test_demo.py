@@ -23,7 +23,7 @@ def test_more_than_one_modality_is_needed_and_generated_labels_follow_theirs(tmp
 
     (run,) = Path("runs/demo/semanticmac").glob("*")
     predictions = pd.read_parquet(run / "predictions.parquet")
-    worth = pseudo_label_correlation(Manifest.load("demo").table, predictions)
-    mismatched = worth[worth["clips"].str.startswith("mismatched")]
+    found = pseudo_label_correlation(Manifest.load("demo").table, predictions)
+    mismatched = found[found["clips"].str.startswith("mismatched")]
     assert len(mismatched) == 3
     assert (mismatched["pseudo"] > mismatched["label"] + 0.05).all()

@@ -1,4 +1,4 @@
-"""What holds of every method: it trains, forgets padding, bears what is missing, comes back."""
+"""Properties of every method: it trains, ignores padding, accepts missing inputs, reloads."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def batch_of(index, kind="regression", absent=()):
 
 @pytest.mark.parametrize("kind", CARDS)
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_weight_that_shall_learn_does(name, kind):
+def test_every_trainable_weight_gets_a_gradient(name, kind):
     method = make(name, kind=kind).train()
     batch = batch_of(torch.arange(8), kind, absent={(3, "audio"), (4, "vision"), (5, "text")})
     terms = method.loss(method(batch), batch)
@@ -85,7 +85,7 @@ def test_every_weight_that_shall_learn_does(name, kind):
 
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
-def test_padding_order_and_company_do_not_matter(name):
+def test_outputs_do_not_depend_on_padding_order_or_batch(name):
     method = make(name).eval()
     index, absent = torch.tensor([5, 1, 9, 3]), {(9, "audio"), (3, "vision"), (1, "text")}
     together = method(batch_of(index, absent=absent))
@@ -98,7 +98,7 @@ def test_padding_order_and_company_do_not_matter(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_missing_leaves_the_loss_finite(name):
+def test_missing_modalities_leave_the_loss_finite(name):
     method = make(name).train()
     for gone in ({"audio"}, {"vision"}, {"text"}, MODALITIES):
         absent = {(i, m) for i in range(4) for m in gone}
@@ -146,7 +146,7 @@ def test_overfits_32_utterances(name):
 
 @pytest.mark.parametrize("name", ["text", "audio", "vision"])
 @torch.no_grad()
-def test_a_modality_alone_sees_no_other(name):
+def test_a_unimodal_method_does_not_read_other_modalities(name):
     method = make(name).eval()
     index = torch.arange(4)
     whole = method(batch_of(index)).predictions["M"]
@@ -156,7 +156,7 @@ def test_a_modality_alone_sees_no_other(name):
     assert not torch.allclose(whole, deaf)
 
 
-def test_trivial_answers():
+def test_constant_baselines():
     scores = torch.tensor([[1.0], [2.0], [2.0], [-2.0], [-2.0]])
     for name, expected in (("mean", 0.2), ("majority", -2.0)):
         method = make(name, begin=False)
@@ -214,7 +214,7 @@ DECAYS = {
 @pytest.mark.parametrize("model", ["bert", "xlnet"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_with_a_language_model(name, model, language_models):
-    """It learns, at its own rate, and padding on its side changes nothing."""
+    """The model trains at its own rate; padding on its side changes nothing."""
     source = ["text.source=model", f"text.model={language_models[model]}", "optim.lr_text=0.25"]
     method = make(name, *source, *(["options.layer=2"] if name == "mag" else []))
     batch = batch_of(torch.arange(4))
@@ -239,7 +239,7 @@ def test_with_a_language_model(name, model, language_models):
 
 @pytest.mark.parametrize("model", NAMES)
 def test_semanticmac_with_every_language_model(model, language_models):
-    """From words to a step of training and an answer that does not depend on padding."""
+    """From words to a training step and a prediction that does not depend on padding."""
     words, gap = (CHINESE, "") if model == "chinese-bert" else (WORDS, " ")
     texts = [gap.join(words[:n]) for n in (2, 0, 5, 8)]
     tokenized = tokenize(load_tokenizer(language_models[model]), texts, 32)

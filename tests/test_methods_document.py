@@ -22,7 +22,7 @@ COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).splitlines()
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """The packages, with the document's file and line, beside a small data set called demo."""
+    """The packages with the document's file and line, and a small dataset called demo."""
     root = tmp_path_factory.mktemp("project")
     leave = shutil.ignore_patterns("__pycache__")
     for package in ("cache", "manifests", "train", "tests"):
@@ -57,7 +57,7 @@ for command in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def output(project):
-    """What the document's commands print; those that train are made small.
+    """The output of the document's commands; those that train are made small.
 
     One process runs them all, because importing PyTorch takes longer than the commands.
     """
@@ -89,7 +89,7 @@ def test_the_tests_of_every_method_test_it(output):
     assert len(COMMANDS) == 2
 
 
-def test_every_method_stands_in_the_table_of_papers():
+def test_every_method_is_in_the_table_of_papers():
     table = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
     for name, method in METHODS.items():
         assert f"`{name}`" in table

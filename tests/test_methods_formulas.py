@@ -1,4 +1,4 @@
-"""The defining property of each method, against its formula written out another way."""
+"""The defining property of each method, against its formula implemented in another way."""
 
 import math
 from itertools import pairwise
@@ -167,7 +167,7 @@ def test_the_shift_is_never_longer_than_beta_times_the_state(seed, beta, scale):
 
 
 @torch.no_grad()
-def test_the_gate_stands_inside_a_trained_language_model_only(language_models):
+def test_the_gate_is_inside_a_trained_language_model_only(language_models):
     source = ["text.source=model", f"text.model={language_models['bert']}"]
     batch = with_tokens(batch_of(torch.arange(4)))
     outcomes = []
@@ -237,7 +237,7 @@ def test_unimodal_labels_move_with_momentum():
 
 def test_unimodal_labels_of_classes_stay_probabilities():
     card = Card("x", "x", "classification", classes=["a", "b", "c"], metrics="emotion")
-    truth = torch.eye(3)[[0, 1, 0, 1, 1, 0]]  # nobody is of class c
+    truth = torch.eye(3)[[0, 1, 0, 1, 1, 0]]  # no utterance is of class c
     labels = UnimodalLabels(truth, 4, Task.from_card(card))
     for epoch in range(1, 5):
         features = {k: random(6, 4, seed=epoch + i) for i, k in enumerate(("M", "t", "a", "v"))}
@@ -306,7 +306,7 @@ def test_attention_spans_two_consecutive_memories():
     torch.testing.assert_close(memory(before, now, random(2, 4)), expected)
 
 
-def test_the_memory_sees_each_step_beside_the_one_before():
+def test_the_memory_reads_each_step_with_the_step_before():
     method = make("mfn").eval()
     calls = []
     method.memory.register_forward_hook(lambda _, inputs, out: calls.append((*inputs, out)))

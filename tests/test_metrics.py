@@ -1,4 +1,4 @@
-"""Every metric set against cases worked out by hand."""
+"""Every metric set against cases computed by hand."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_mosei_emotion_by_hand():
     assert figures["nAcc_happy"] == pytest.approx((1 / 2 + 1 / 2) / 2)
     assert figures["bF1_happy"] == pytest.approx(1 / 2)
     assert figures["wF1_happy"] == pytest.approx(1 / 2)
-    assert math.isnan(figures["nAcc_fear"])  # nobody is afraid: no true positive rate
+    assert math.isnan(figures["nAcc_fear"])  # no utterance shows fear: no true positive rate
     assert figures["nAcc_average"] == figures["nAcc_happy"]
     assert figures["wF1_fear"] == pytest.approx(2 * 3 / (2 * 3 + 1))
     assert figures["bF1_average"] == pytest.approx(1 / 4)
@@ -142,7 +142,7 @@ def test_a_class_absent_from_the_split():
     assert (figures["sAcc_c"], figures["sAcc_average"]) == pytest.approx((1.0, 7 / 9))
     assert figures["wF1"] == pytest.approx(2 / 3)
     assert math.isnan(compute("meld", np.array([0, 1, 1]), truth, CLASSES)["F1_c"])
-    # c is guessed although nobody shows it: a wrong guess, F1 0.
+    # c is predicted although no utterance shows it: a wrong prediction, F1 0.
     figures = compute("iemocap", np.array([0, 2, 1]), truth, CLASSES)
     assert figures["bF1_c"] == 0.0
     assert figures["bF1_average"] == pytest.approx((2 / 3 + 1 + 0) / 3)

@@ -1,4 +1,4 @@
-"""The switches of the whole model: what each one changes, and that all else stays and trains."""
+"""The switches of the model: each changes one thing, and everything else still trains."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def language_model(tmp_path_factory):
 
 
 def anatomy(method):
-    """What the model is made of, read off its modules."""
+    """Return the parts of the model, read from its modules."""
     perceivers = method.audio, method.vision
     gated = [layer for stack in (*method.specific, *method.shared) for layer in stack.layers]
     (rows,) = {layer.key_value.out_features for layer in gated}
@@ -137,7 +137,7 @@ def test_switches_remove_their_terms_from_the_total(language_model, switches, go
         "text.trainable=1",
     ],
 )
-def test_every_switch_trains_every_weight_that_shall_learn(language_model, switch, task):
+def test_every_switch_gives_every_trainable_weight_a_gradient(language_model, switch, task):
     method, labels = make(language_model, switch, "perceiver.max_frames=6", task=task)
     batch = batch_of(labels, torch.arange(N), absent=(3,))
     method.train()

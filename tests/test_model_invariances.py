@@ -1,4 +1,4 @@
-"""What the whole model must not depend on: order, padding, company, and how frames are laid out."""
+"""Invariances of the model: order, padding, other utterances of the batch, layout of the frames."""
 
 import pytest
 import torch
@@ -36,8 +36,10 @@ def terms_of(method, batch):
 @settings(max_examples=15, deadline=None)
 @given(kind=st.sampled_from(KINDS), index=BATCHES, extra=st.integers(0, 6), absent=ABSENT)
 @torch.no_grad()
-def test_an_utterance_says_the_same_alone_and_in_any_batch(models, kind, index, extra, absent):
-    """Whatever stands before it, beside it, and however far it is padded."""
+def test_an_utterance_has_the_same_outputs_alone_and_in_any_batch(
+    models, kind, index, extra, absent
+):
+    """For any other utterances in the batch, and any padding."""
     method, labels = models[kind]
     method.eval()
     together = method(batch_of(labels, index, extra, absent))
@@ -104,7 +106,7 @@ def test_packed_frames_give_what_padded_frames_give(models, index, extra, absent
         x_BTd, mask_BT = given[0].padded()
         x_BTd = F.pad(x_BTd.double(), (0, 0, 0, extra))
         mask_BT = F.pad(mask_BT, (0, extra))
-        x_BTd[~mask_BT] = 9.0  # what stands in padding is no matter
+        x_BTd[~mask_BT] = 9.0  # the values of the padding do not matter
         return padded_perceiver(perceiver, x_BTd, mask_BT)
 
     hooks = [u.register_forward_hook(padded) for u in (method.audio, method.vision)]

@@ -1,4 +1,4 @@
-"""Label generation against equations (13) to (15) in loops, and momentum worked out by hand."""
+"""Label generation against equations (13) to (15) in loops, and momentum computed by hand."""
 
 import math
 from importlib.util import find_spec
@@ -155,7 +155,7 @@ def test_every_subtask_moves_by_its_own_features():
 
 @pytest.fixture(scope="module")
 def clustered():
-    """Points on a curved sheet, as learnt features lie, with a pair of twins."""
+    """Points on a curved sheet, like learnt features, with a pair of twins."""
     generator = torch.Generator().manual_seed(3)
     place = torch.rand(2000, 3, generator=generator)
     features = torch.tanh(place @ torch.randn(3, 16, generator=generator))

@@ -1,4 +1,4 @@
-"""The whole model: its features, its total loss, what it hands to the optimiser."""
+"""The model: its features, its total loss, its parameters for the optimiser."""
 
 import math
 
@@ -75,8 +75,8 @@ def test_features_are_the_formula(language_model, switch):
             }
             for k in SUBTASKS:
                 torch.testing.assert_close(outputs.features[k][b], expected[k])
-                said = method.predictors[k](expected[k])
-                torch.testing.assert_close(outputs.predictions[k][b], said)
+                output = method.predictors[k](expected[k])
+                torch.testing.assert_close(outputs.predictions[k][b], output)
 
 
 def slow_loss(task, output, target):
@@ -94,7 +94,7 @@ def slow_loss(task, output, target):
 
 
 def slow_alike(task, labels, bins):
-    """Which utterances are of one class."""
+    """Return which utterances have the same class."""
     if task == "regression":
         sets = [{sum(border <= score for border in bins)} for (score,) in labels.tolist()]
     else:
@@ -145,7 +145,7 @@ def test_evaluation_needs_no_pseudo_labels(language_model):
 @pytest.mark.parametrize(("reduction", "momentum"), [("sum", False), ("mean", True)])
 @pytest.mark.parametrize("task", KINDS)
 def test_pseudo_labels_move_as_configured(language_model, task, reduction, momentum):
-    """Equations (13) to (15) from what the model learnt in the epoch, kept in the range."""
+    """Equations (13) to (15) on the features of the epoch, clamped to the range."""
     keys = [f"sclg.reduction={reduction}", f"sclg.momentum={momentum}", "sclg.sigma=0.3"]
     method, labels = make(language_model, *keys, task=task)
     batch = batch_of(labels, torch.arange(len(labels)))

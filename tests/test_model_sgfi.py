@@ -35,7 +35,8 @@ def padded(parts, length, left):
             for one in ones
         ]
     )
-    noise = torch.randn(length, WIDTH, dtype=torch.float64)  # what stands in padding is no matter
+    # the values of the padding do not matter
+    noise = torch.randn(length, WIDTH, dtype=torch.float64)
     mask = mask[..., 0].bool()
     return torch.where(mask[..., None], torch.stack(rows), noise), mask
 

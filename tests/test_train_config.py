@@ -1,4 +1,4 @@
-"""Presets, overrides and what is said about wrong ones."""
+"""Presets, overrides, and the messages for wrong ones."""
 
 import copy
 import re
@@ -59,7 +59,7 @@ def test_every_preset_loads(name):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_says_how_to_use_it_and_what_to_expect(name):
+def test_every_preset_documents_its_use_and_the_expected_metrics(name):
     lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     head = [line[1:] for line in takewhile(lambda line: line.startswith("#"), lines)]
     code = "\n".join(line for line in head if line.startswith("     "))
@@ -134,7 +134,7 @@ def test_unknown_preset():
         make_config("nosuch")
 
 
-def test_a_run_that_goes_on_takes_no_keys(capsys):
+def test_a_resumed_run_takes_no_keys(capsys):
     for key in ("seed=2", "--cache=stores/x"):
         with pytest.raises(SystemExit, match="2"):
             main(["fit", "--resume", "runs/x", key])
@@ -149,7 +149,7 @@ def test_bad_usage():
 
 @pytest.mark.parametrize("old", ["no", "'no'"])
 def test_the_old_word_for_full_precision_still_works(old, tmp_path, capsys):
-    """Saved by an earlier release, or on the command line, where a note names the new word."""
+    """In a run of an earlier release, or on the command line, where a note names the new value."""
     word = f"train.precision={old}"
     assert make_config(None, [word]) == make_config(None)
     (tmp_path / "config.yaml").write_text(f"train: {{precision: {old}}}")
@@ -169,7 +169,7 @@ def groups(kind, prefix):
 
 @pytest.mark.parametrize(("prefix", "kind"), [("", Config), *OPTIONS.items()])
 def test_every_number_and_word_has_a_range(prefix, kind):
-    """Names and paths have none: what they name is looked for."""
+    """Names and paths have no range: the file or module is looked up."""
     names = {"dataset", "preset", "method", "name", "cache", "stores", "runs", "text.model"}
     names |= {"options", "probe.run"}
     for key, hint in groups(kind, prefix):
@@ -194,7 +194,7 @@ def test_the_digest_covers_what_differs_from_the_defaults_and_has_an_effect():
 
 
 def test_digests_do_not_change_between_releases():
-    """Runs record them: a change trains finished studies again."""
+    """Runs record digests: with a changed digest, finished studies are trained again."""
     config = make_config("mosi", ["dataset=mosi", "text.model=bert-base-uncased"])
     assert config_digest(config).startswith("386d7db9e196e02a")
 

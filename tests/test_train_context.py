@@ -1,4 +1,4 @@
-"""What was said before: taken from the right rows, and in front of a target that stays whole."""
+"""Preceding utterances: from the right rows, in front of a target that is never cut."""
 
 import pandas as pd
 import pytest
@@ -36,7 +36,7 @@ def test_the_last_turns_of_the_same_dialogue_oldest_first():
     assert preceding(rows, 9)[5] == ["row 2", "row 3", "row 0"]
 
 
-def test_rows_without_a_place_have_no_context_and_are_nobodys():
+def test_rows_without_a_turn_have_no_context_and_are_not_context():
     rows = rows_of(["x", NULL, "x", "x"], [0, 1, NULL, 3])
     assert preceding(rows, 5) == [[], [], [], ["row 0"]]
 
@@ -64,7 +64,7 @@ def test_which_tables_tell_of_context():
 
 @st.composite
 def conversations(draw):
-    """Rows of all splits; a dialogue may lie in several of them. A text names its own row."""
+    """Rows of all splits; a dialogue may be in several of them. A text names its own row."""
     place = st.tuples(
         st.sampled_from(SPLITS),
         st.sampled_from(["x", "y", NULL]),
@@ -106,7 +106,7 @@ sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".joi
 @given(
     text=sentences | st.just(""), context=st.lists(sentences, max_size=4), most=st.integers(4, 40)
 )
-def test_the_target_stays_whole_behind_as_much_context_as_fits(name, text, context, most):
+def test_the_target_is_complete_after_as_much_context_as_fits(name, text, context, most):
     tokenizer = TOKENIZERS[name]
     separator = tokenizer.sep_token_id
     separator = tokenizer.eos_token_id if separator is None else separator
@@ -146,7 +146,7 @@ def test_where_there_are_segments_context_and_target_are_a_pair():
         assert one_turn.types.tolist() == pair["token_type_ids"]
 
 
-def test_a_model_without_separator_says_so():
+def test_a_model_without_separator_is_a_clear_error():
     tokenizer = tokenizer_of("gpt2")
     tokenizer.pad_token, tokenizer.eos_token = "a", None
     with pytest.raises(ValueError, match=r"no separator token: set text.context_turns=0"):

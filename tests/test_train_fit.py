@@ -134,16 +134,16 @@ def fit(place, language_model, monkeypatch, capsys):
     def run(dataset, *overrides):
         arguments = [f"dataset={dataset}", f"text.model={language_model}", *FAST, *overrides]
         assert main(["fit", *arguments]) == 0, capsys.readouterr().err
-        said = capsys.readouterr().out
-        return place / said.rsplit("run: ", 1)[1].strip(), said
+        output = capsys.readouterr().out
+        return place / output.rsplit("run: ", 1)[1].strip(), output
 
     return run
 
 
 def test_a_run_learns_and_leaves_its_files(fit, capsys):
-    folder, said = fit("score")
-    assert "train: excluded 1 utterances without features" in said
-    assert said.count("epoch ") >= 5
+    folder, output = fit("score")
+    assert "train: excluded 1 utterances without features" in output
+    assert output.count("epoch ") >= 5
     found = {path.name for path in folder.iterdir()}
     assert found == {
         "card.yaml",
@@ -222,7 +222,7 @@ def test_classes(fit, dataset):
 
 
 def test_of_epochs_with_one_f1_the_lowest_loss_is_chosen(fit):
-    # Rates this low move the probabilities, and nobody to another class.
+    # Rates this low change the probabilities, but no predicted class.
     keys = ("train.epochs=4", "optim.lr=1e-7", "optim.lr_text=1e-8", "dropout=0")
     metrics = json.loads((fit("one", *keys)[0] / "metrics.json").read_text())
     losses = [line["valid/loss"] for line in metrics["history"]]
@@ -230,7 +230,7 @@ def test_of_epochs_with_one_f1_the_lowest_loss_is_chosen(fit):
     assert metrics["best_epoch"] == 1 + losses.index(min(losses)) > 1
 
 
-def test_patience_ends_a_run_that_gets_no_better(fit):
+def test_patience_ends_a_run_that_does_not_improve(fit):
     # A rate this high throws the weights about: the first epochs are soon not beaten any more.
     keys = ("train.epochs=12", "train.patience=2", "optim.lr=0.5", "optim.lr_text=0.5")
     metrics = json.loads((fit("score", *keys)[0] / "metrics.json").read_text())
@@ -291,7 +291,7 @@ def test_mistakes_are_one_line(place, language_model, monkeypatch, capsys):
     assert "is not the folder of a run" in capsys.readouterr().err
 
 
-def test_mistakes_are_told_before_a_language_model_is_waited_for(place, monkeypatch, capsys):
+def test_mistakes_are_reported_before_a_language_model_is_loaded(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     base = ["dataset=score", "text.model=org/none", *FAST]
     for wrong, says in {
@@ -318,7 +318,7 @@ def test_an_infinite_loss_names_term_and_batch():
 
 @pytest.fixture
 def broken(place, language_model, monkeypatch, capsys):
-    """What a run says in which one pseudo label of one modality is lost, and that label's batch."""
+    """The output of a run with one pseudo label set to NaN, and that label's batch."""
     monkeypatch.chdir(place)
     manifest = Manifest.load("score")
     config = make_config(None, FAST)
@@ -340,9 +340,9 @@ def broken(place, language_model, monkeypatch, capsys):
 
 
 def test_a_run_names_the_batch_that_broke(broken):
-    said, batch = broken  # and not one of those after it, before anybody looked
-    assert said.endswith(f" is not finite in the batch: {', '.join(batch)}\n")
-    assert said.count("\n") == 1
+    output, batch = broken  # and not one of those after it, before anybody looked
+    assert output.endswith(f" is not finite in the batch: {', '.join(batch)}\n")
+    assert output.count("\n") == 1
 
 
 def test_a_run_names_the_term_that_broke(broken):

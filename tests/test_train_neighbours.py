@@ -1,4 +1,4 @@
-"""The search for neighbours holds a bounded number of distances, however many utterances."""
+"""The neighbour search keeps a bounded number of distances for any number of utterances."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from train.model.neighbours import nearest
 
 
 class Largest(TorchDispatchMode):
-    """The numbers in the largest tensor that any operation gave since the mode was entered."""
+    """Number of elements of the largest tensor that an operation returned inside the mode."""
 
     numbers = 0
 

@@ -1,4 +1,4 @@
-"""What reaches AdamW: rates that warm up, a gradient that is clipped."""
+"""Inputs of AdamW: rates with warm-up, a clipped gradient."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from train.optimizer import OptimizerStep
 
 @pytest.fixture
 def words(place, monkeypatch):
-    """The keys of a run with a language model of a rate of its own."""
+    """The keys of a run whose language model has its own rate."""
     monkeypatch.chdir(place)
     save_language_model("bert", place / "bert")
     text = ["text.source=model", "text.model=bert", "optim.lr_text=1e-3"]

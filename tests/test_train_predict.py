@@ -82,7 +82,7 @@ def place(videos, tmp_path_factory):
 
 
 def fit(place, card, table, *overrides):
-    """Train on `table`; the run is all that is left: manifest and store are out of the way."""
+    """Train on `table`; then only the run remains: manifest and store are moved away."""
     root = place / card.task
     Manifest(card, table).save(root / "data")
     shutil.copytree(place / "stores", root / "stores")
@@ -103,16 +103,16 @@ def run(place):
 
 @pytest.fixture
 def predict(run, capsys, tmp_path):
-    """Call the command; what it returned, its lines, and its JSON by id."""
+    """Call the command; return its status, its output, and its JSON by id."""
 
     def call(*arguments, of=run):
         capsys.readouterr()
         written = tmp_path / "new" / "said.json"
         status = main(["predict", str(of), *map(str, arguments), "--json", str(written)])
-        said = capsys.readouterr()
-        assert not said.err
+        output = capsys.readouterr()
+        assert not output.err
         clips = json.loads(written.read_text())["clips"]
-        return status, said.out, {clip["id"]: clip for clip in clips}
+        return status, output.out, {clip["id"]: clip for clip in clips}
 
     return call
 
@@ -125,7 +125,7 @@ def csv_of(folder, table):
 
 def test_clips_get_the_numbers_of_the_evaluation(run, videos, predict):
     test = TABLE[TABLE["split"] == "test"].drop(columns=["split", "label"])
-    status, said, clips = predict(csv_of(videos, test))
+    status, output, clips = predict(csv_of(videos, test))
     assert status == 0
     assert list(clips) == test["id"].tolist()
     evaluated = pd.read_parquet(run / "predictions.parquet").set_index("id")
@@ -138,21 +138,21 @@ def test_clips_get_the_numbers_of_the_evaluation(run, videos, predict):
         assert answer["prediction"] == answer["scores"]["M"]
         for k, score in answer["scores"].items():
             assert score == pytest.approx(evaluated.loc[i, k], abs=1e-5)
-        (line,) = (line for line in said.splitlines() if line.startswith(f"{i}: "))
+        (line,) = (line for line in output.splitlines() if line.startswith(f"{i}: "))
         assert f"{i}: {answer['prediction']:.3f}  S {answer['scores']['S']:.3f}" in line
         assert ("treated as missing" in line) == bool(clip["missing"])
-    assert "(no sound: treated as missing)" in said
-    assert "(no picture: treated as missing)" in said
-    assert "(no transcript: treated as missing)" in said
+    assert "(no sound: treated as missing)" in output
+    assert "(no picture: treated as missing)" in output
+    assert "(no transcript: treated as missing)" in output
 
 
 def test_one_file_with_its_transcript(run, videos, predict):
     evaluated = pd.read_parquet(run / "predictions.parquet").set_index("id")
-    status, said, clips = predict(videos / "v/a.mp4", "--text", "the film was good")
+    status, output, clips = predict(videos / "v/a.mp4", "--text", "the film was good")
     assert status == 0
     clip = clips["a.mp4"]
-    assert clip["missing"] == ["context"]  # the run reads what was said before
-    assert "no preceding utterances: treated as missing" in said
+    assert clip["missing"] == ["context"]  # the run reads preceding utterances
+    assert "no preceding utterances: treated as missing" in output
     # As the first utterance of its dialogue it had no context in the evaluation either.
     assert clip["answer"]["scores"]["M"] == pytest.approx(evaluated.loc["whole", "M"], abs=1e-5)
     without = predict(videos / "v/a.mp4")[2]["a.mp4"]
@@ -169,7 +169,7 @@ def test_a_broken_clip_does_not_stop_the_others(videos, tmp_path, predict):
     (tmp_path / "notes.txt").write_text("no clip")
     (tmp_path / "._good.mp4").write_bytes(b"what macOS leaves next to a file")
     (tmp_path / "folder.mp4").mkdir()
-    status, said, clips = predict(tmp_path)
+    status, output, clips = predict(tmp_path)
     assert status == EXIT_SOME_FAILED
     assert set(clips) == {"good.mp4", "sub/broken.mp4", "empty.mov", "long.mp4"}
     assert clips["good.mp4"]["answer"]["scores"]
@@ -178,12 +178,10 @@ def test_a_broken_clip_does_not_stop_the_others(videos, tmp_path, predict):
     assert "too long: 10 frames, the model takes 8" in clips["long.mp4"]["error"]
     for name in ("sub/broken.mp4", "empty.mov", "long.mp4"):
         assert clips[name]["answer"] is None
-        assert f"{name}: failed: {clips[name]['error']}" in said
+        assert f"{name}: failed: {clips[name]['error']}" in output
 
 
-def test_what_was_judged_is_kept_when_the_rest_cannot_be(
-    run, videos, tmp_path, capsys, monkeypatch
-):
+def test_finished_predictions_are_kept_after_an_error(run, videos, tmp_path, capsys, monkeypatch):
     test = TABLE[TABLE["split"] == "test"].drop(columns=["split", "label"])
     written, begun = tmp_path / "said.json", []
 
@@ -203,7 +201,7 @@ def test_what_was_judged_is_kept_when_the_rest_cannot_be(
 
 
 def test_the_number_of_threads_stays(run, videos, predict):
-    """The encoder has one, as in a worker; whatever comes after it has as many as before."""
+    """The encoder uses one thread, as in a worker; later code uses as many as before."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -230,7 +228,7 @@ def test_classes(task, place, videos, predict):
     text = "so bad it was good"
     clips = csv_of(videos, pd.DataFrame({"video": ["v/long.mp4"], "start": 1.2, "end": 3.1}))
     clips.write_text(clips.read_text().replace("video", "text,video").replace("v/", f"{text},v/"))
-    status, said, found = predict(clips, of=run)
+    status, output, found = predict(clips, of=run)
     assert status == 0
     answer = found["v/long.mp4"]["answer"]
     for k, scores in answer["scores"].items():
@@ -240,12 +238,12 @@ def test_classes(task, place, videos, predict):
         assert answer["prediction"] == evaluated.loc["part", "prediction"]
         assert (
             f"v/long.mp4: {answer['prediction']}  M {max(answer['scores']['M'].values()):.3f}"
-            in said
+            in output
         )
     else:
         yes = [name for name in names if evaluated.loc["part", f"prediction_{name}"]]
         assert answer["prediction"] == yes
-        assert f"v/long.mp4: {', '.join(yes) or 'none'}  M " in said
+        assert f"v/long.mp4: {', '.join(yes) or 'none'}  M " in output
 
 
 def refused(capsys, *arguments):
@@ -273,7 +271,7 @@ def test_another_encoder_is_refused(run, videos, tmp_path, capsys):
     assert "encoder.json: no such file" in refused(capsys, other, clip)
 
 
-def test_clips_that_make_no_sense_are_one_clear_line(run, videos, tmp_path, capsys):
+def test_invalid_clips_are_one_clear_line(run, videos, tmp_path, capsys):
     path = tmp_path / "clips.csv"
     for content, says in {
         "text\nhello": "no column video: add it; it has text",

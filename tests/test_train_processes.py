@@ -32,12 +32,12 @@ TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
 
 def fit(place, forks, *overrides, ranks=1, stop=None, status=0):
-    """Train in so many processes; the run's folder and what each printed."""
+    """Train in ``ranks`` processes; return the run's folder and the output of each."""
     before = set(place.glob("runs/*/*/*"))
     answers = forks(*[[*RUN, *overrides]] * ranks, stop=stop)
     assert [code for code, _ in answers] == [status] * ranks, answers
     (folder,) = set(place.glob("runs/*/*/*")) - before
-    return folder, [said for _, said in answers]
+    return folder, [output for _, output in answers]
 
 
 def curve(folder):
@@ -92,7 +92,7 @@ def test_accelerate_launches_them(place, alone):
         assert ours[split] == pytest.approx(theirs[split], rel=2e-4, abs=2e-5)
 
 
-def test_the_first_process_alone_speaks_and_writes(pair):
+def test_only_the_first_process_prints_and_writes(pair):
     folder, (first, second) = pair
     assert "epoch   1/2" in first
     assert second == ""
@@ -100,7 +100,7 @@ def test_the_first_process_alone_speaks_and_writes(pair):
     assert json.loads((folder / "environment.json").read_text())["processes"] == 2
 
 
-def test_two_processes_judge_a_run_as_one_does(forks, pair):
+def test_two_processes_evaluate_a_run_as_one_does(forks, pair):
     command = ["evaluate", str(pair[0]), "--split", "valid"]
     (alone,), (first, second) = forks(command), forks(command, command)
     assert alone[0] == first[0] == 0, first
@@ -108,7 +108,7 @@ def test_two_processes_judge_a_run_as_one_does(forks, pair):
     assert first[1].splitlines()[1:] == alone[1].splitlines()[1:]  # the first line names the device
 
 
-def test_pseudo_labels_know_the_features_of_all(alone, pair):
+def test_pseudo_labels_use_the_features_of_all_processes(alone, pair):
     # Each has seen half of the utterances in an epoch: with these alone labels would go astray.
     found = [pd.read_parquet(run / "predictions.parquet") for run in (alone, pair[0])]
     for k in ("pseudo_S", "pseudo_t", "pseudo_a", "pseudo_v"):
@@ -143,24 +143,24 @@ def test_a_remainder_smaller_than_the_processes_joins_another_batch(place, forks
     assert np.isfinite(total)
 
 
-def test_two_processes_killed_go_on_as_two(place, forks):
+def test_two_killed_processes_resume_as_two(place, forks):
     keys = ["train.save_every=4", "train.save_seconds=0", "dropout=0.2"]
     whole, _ = fit(place, forks, *keys, "name=whole", ranks=2)
     folder, _ = fit(
         place, forks, *keys, "name=killed", ranks=2, stop=("AdamW.step", 9, 9), status=-9
     )
     assert (folder / "state" / "00002-00000002").is_dir()
-    ((code, said),) = forks(["fit", "--resume", str(folder)])
+    ((code, output),) = forks(["fit", "--resume", str(folder)])
     assert code == 1
-    assert "was saved by 2 processes, not 1" in said
+    assert "was saved by 2 processes, not 1" in output
     answers = forks(*[["fit", "--resume", str(folder)]] * 2)
     assert [code for code, _ in answers] == [0, 0], answers
     for name in ("model.safetensors", "last.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_all_learn_what_is_not_finite(place, forks):
-    """One number of one utterance is lost, in the share of the process that does not speak."""
+def test_a_loss_that_is_not_finite_stops_all_processes(place, forks):
+    """One number of one utterance is NaN, in the share of the process that prints nothing."""
     store = place / "lost.zarr"
     shutil.copytree(place / "stores" / "scores" / "store.zarr", store)
     cache = FeatureStore.open(store)
@@ -178,7 +178,7 @@ def test_all_learn_what_is_not_finite(place, forks):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_each_searches_neighbours_for_its_share_only(count, monkeypatch):
+def test_each_process_searches_neighbours_for_its_share_only(count, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     truth_N1 = torch.randn(20, 1, generator=generator)
     features_1ND = torch.randn(1, 20, 4, generator=generator)

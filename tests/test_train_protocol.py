@@ -1,4 +1,4 @@
-"""The honest protocol: what is judged was never learnt from, and is not read before the end."""
+"""The protocol: the test split is not trained on, and is read once, at the end."""
 
 import json
 
@@ -30,7 +30,7 @@ FAST = [
 
 
 def table_of():
-    """Dialogues of five that run on across the splits; every text names its row by its words."""
+    """Dialogues of five that cross the splits; every text names its row by its words."""
     rng = np.random.default_rng(0)
     rows = range(len(SPLITS))
     return pd.DataFrame(
@@ -187,7 +187,7 @@ def test_an_encoder_decoder_learns_too(here, capsys):
 
 
 def test_context_stays_within_its_split(place):
-    """A dialogue that runs on in another split starts anew there; failed clips were said."""
+    """A dialogue that continues in another split starts again there; failed clips are context."""
     table = table_of()
     for model in ("xlnet", "t5"):
         splits, tokenizer = load(place, table, "text.context_turns=2", model=model)

@@ -1,4 +1,4 @@
-"""Which code made a run."""
+"""The code version that a run records."""
 
 import subprocess
 
@@ -16,7 +16,7 @@ def revision(monkeypatch, file):
 
 
 def test_another_projects_repository_does_not_count(tmp_path, monkeypatch):
-    """Installed in a virtual environment inside somebody's repository, which ignores it."""
+    """Installed in a virtual environment inside another repository, which ignores it."""
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text(".venv/\n")
     ours, theirs = tmp_path / "record.py", tmp_path / ".venv" / "record.py"

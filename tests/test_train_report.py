@@ -1,4 +1,4 @@
-"""What a run says while it is under way."""
+"""The progress bar of a run."""
 
 import io
 import re
@@ -9,18 +9,18 @@ from rich.console import Console
 from train.report import progress
 
 
-def test_a_resumed_run_tells_no_time_before_it_has_timed_its_own_steps():
-    said = io.StringIO()
-    console = Console(file=said, force_terminal=True, width=80)
+def test_a_resumed_run_shows_the_time_left_after_its_own_first_steps():
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=80)
     with progress(console, 1000, 990) as advance:
         for _ in range(3):
             time.sleep(0.3)  # the bar is drawn ten times a second
             advance()
         time.sleep(0.3)
-        assert "993/1000" in said.getvalue()
-        assert "-:--:--" in said.getvalue()
-        assert not re.search(r"\d:\d\d:\d\d", said.getvalue())
+        assert "993/1000" in output.getvalue()
+        assert "-:--:--" in output.getvalue()
+        assert not re.search(r"\d:\d\d:\d\d", output.getvalue())
         for _ in range(5):
             advance()
         time.sleep(0.8)  # the column is renewed twice a second
-        assert re.search(r"998/1000.*0:00:0\d", said.getvalue())
+        assert re.search(r"998/1000.*0:00:0\d", output.getvalue())

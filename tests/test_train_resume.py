@@ -1,4 +1,4 @@
-"""Stopped at any moment and resumed, a run ends as if it had never stopped."""
+"""A run that is interrupted at any moment and resumed ends as without the interruption."""
 
 import json
 import random
@@ -21,25 +21,25 @@ RUN += ["train.save_every=4", "train.save_seconds=0"]
 
 @pytest.fixture(scope="module")
 def whole(place, forks):
-    """A run that nobody disturbed."""
+    """A run without interruption."""
     return begin(place, forks, [*RUN, "name=whole"])
 
 
 def begin(place, forks, command, stop=None, status=0):
     before = set(place.glob("runs/*/*/*"))
-    ((code, said),) = forks(command, stop=stop)
-    assert code == status, said
+    ((code, output),) = forks(command, stop=stop)
+    assert code == status, output
     (folder,) = set(place.glob("runs/*/*/*")) - before
     return folder
 
 
 def resume(forks, folder, stop=None):
-    ((code, said),) = forks(["fit", "--resume", str(folder)], stop=stop)
-    return code, said
+    ((code, output),) = forks(["fit", "--resume", str(folder)], stop=stop)
+    return code, output
 
 
 def contents(folder):
-    """All that a run leaves, but for seconds: bytes of the weights, predictions, history."""
+    """Everything that a run writes except seconds: bytes of the weights, predictions, history."""
     weights = [(folder / name).read_bytes() for name in ("model.safetensors", "last.safetensors")]
     metrics = json.loads((folder / "metrics.json").read_text())
     history = [{k: x for k, x in line.items() if k != "seconds"} for line in metrics["history"]]
@@ -60,11 +60,11 @@ def test_killed_again_and_again_it_ends_bit_for_bit_the_same(place, forks, whole
     ]
     folder = begin(place, forks, [*RUN, "name=killed"], first, status=-signal.SIGKILL)
     for kill in kills:
-        code, said = resume(forks, folder, kill)
-        assert code == -signal.SIGKILL, (kill, said)
+        code, output = resume(forks, folder, kill)
+        assert code == -signal.SIGKILL, (kill, output)
         assert not (folder / "metrics.json").exists()
-    code, said = resume(forks, folder)
-    assert code == 0, said
+    code, output = resume(forks, folder)
+    assert code == 0, output
     assert contents(folder) == contents(whole)
 
 
@@ -85,12 +85,12 @@ def test_with_a_language_model_and_pieces_of_batches_too(place, forks):
     folder = begin(place, forks, [*run, "name=killed-pieces"], stop, status=-signal.SIGKILL)
     (state,) = folder.glob("state/*")
     assert state.name == "00002-00000002"
-    code, said = resume(forks, folder)
-    assert code == 0, said
+    code, output = resume(forks, folder)
+    assert code == 0, output
     assert contents(folder) == contents(whole)
 
 
-def test_every_state_is_whole_and_goes_in_the_end(place, forks, whole):
+def test_every_state_is_complete_and_deleted_at_the_end(place, forks, whole):
     # A rename never happens: the state before stays, nothing half-written is taken for one.
     stop = ("AdamW.step", 11, signal.SIGKILL)
     folder = begin(place, forks, [*RUN, "name=states"], stop, status=-signal.SIGKILL)
@@ -106,14 +106,14 @@ def test_every_state_is_whole_and_goes_in_the_end(place, forks, whole):
     assert not (folder / "state").exists()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(place, forks, whole):
+def test_ctrl_c_saves_a_state_that_resumes(place, forks, whole):
     stop = ("AdamW.step", 10, signal.SIGINT)
     folder = begin(place, forks, [*RUN, "train.save_every=0", "name=stopped"], stop, status=130)
     (state,) = folder.glob("state/*")
     assert state.name == "00002-00000004"
-    code, said = resume(forks, folder)
+    code, output = resume(forks, folder)
     assert code == 0
-    assert "resumes in epoch 2 after 4 steps" in said
+    assert "resumes in epoch 2 after 4 steps" in output
     assert contents(folder) == contents(whole)
 
 
@@ -126,30 +126,30 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_too(place, forks, whole):
     assert contents(folder) == contents(whole)
 
 
-def test_a_finished_run_says_so(place, forks, whole):
-    code, said = resume(forks, whole)
+def test_resuming_a_finished_run_shows_its_results(place, forks, whole):
+    code, output = resume(forks, whole)
     assert code == 0
-    assert "already finished" in said
+    assert "already finished" in output
     mae = json.loads((whole / "metrics.json").read_text())["test"]["MAE"]
-    assert f"{mae:.3f}" in said
+    assert f"{mae:.3f}" in output
 
 
-def test_a_run_goes_on_with_its_own_data_only(place, forks):
+def test_a_run_resumes_with_its_own_data_only(place, forks):
     stop = ("AdamW.step", 8, signal.SIGKILL)
     folder = begin(place, forks, [*RUN, "name=other"], stop, status=-signal.SIGKILL)
     environment = json.loads((folder / "environment.json").read_text())
     environment["manifest_digest"] = "0" * 64
     (folder / "environment.json").write_text(json.dumps(environment))
-    code, said = resume(forks, folder)
+    code, output = resume(forks, folder)
     assert code == 1
-    assert "cannot be resumed: manifest_digest is" in said
+    assert "cannot be resumed: manifest_digest is" in output
 
 
 def test_resume_takes_a_run_and_nothing_else(place, forks, whole):
     for words in (["fit"], ["fit", "--resume", str(whole), "seed=2"]):
-        ((code, said),) = forks(words)
+        ((code, output),) = forks(words)
         assert code == 2
-        assert "--resume RUN" in said
-    ((code, said),) = forks(["fit", "--resume", str(Path("runs"))])
+        assert "--resume RUN" in output
+    ((code, output),) = forks(["fit", "--resume", str(Path("runs"))])
     assert code == 1
-    assert "is not the folder of a run" in said
+    assert "is not the folder of a run" in output

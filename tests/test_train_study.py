@@ -1,4 +1,4 @@
-"""Several runs in one table: seeds, ablations, methods, a search; and what labels are worth."""
+"""Several runs in one table: seeds, ablations, methods, a search; the quality of labels."""
 
 import json
 from pathlib import Path
@@ -41,12 +41,12 @@ def test_seeds_are_averaged_and_every_run_is_kept(place, capsys):
     assert "±" in capsys.readouterr().out
 
 
-def test_what_is_trained_is_not_trained_again(place, capsys):
+def test_finished_runs_are_not_trained_again(place, capsys):
     assert main(["fit", "dataset=scores", *FAST, "name=alone"]) == 0
     only = [*FAST, "ablations=no-gate"]
     assert main(["ablations", "dataset=scores", *only]) == 0
-    assert "full, seed 1" in (said := capsys.readouterr().out)
-    assert said.count("(trained before)") == 1  # the full model, by the plain run before
+    assert "full, seed 1" in (output := capsys.readouterr().out)
+    assert output.count("(trained before)") == 1  # the full model, by the plain run before
     before = runs()
     assert len(before) == 2
     assert main(["ablations", "dataset=scores", *only]) == 0
@@ -58,13 +58,13 @@ def test_what_is_trained_is_not_trained_again(place, capsys):
 def test_a_variant_that_cannot_be_trained_does_not_end_the_others(place, capsys):
     keys = ["dataset=scores", *FAST, "methods=mean,lmf", "options.rank=4"]  # only lmf has a rank
     assert main(["compare-methods", *keys]) == 3
-    said = capsys.readouterr().out
-    assert "failed: mean: method=mean has no options, given: options.rank" in said
+    output = capsys.readouterr().out
+    assert "failed: mean: method=mean has no options, given: options.rank" in output
     table = pd.read_csv("runs/scores/studies/compare-methods/table.csv", index_col="variant")
     assert list(table.index) == ["lmf"]
 
 
-def test_methods_side_by_side(place):
+def test_methods_are_compared_in_one_table(place):
     keys = ["dataset=scores", *FAST, "methods=mean,text", "seeds=2"]
     assert main(["compare-methods", *keys]) == 0
     folder = Path("runs/scores/studies/compare-methods")
@@ -106,7 +106,7 @@ def test_every_ablation_is_one_key_that_changes_the_configuration(capsys):
     assert len(digests) == len(ABLATIONS)
 
 
-def test_a_search_ranks_by_validation_and_goes_on(place, capsys):
+def test_a_search_ranks_by_validation_and_resumes(place, capsys):
     keys = ["dataset=scores", *FAST]
     assert main(["search", *keys, "trials=2"]) == 0
     first = pd.read_csv("runs/scores/studies/search/trials.csv")
@@ -119,19 +119,19 @@ def test_a_search_ranks_by_validation_and_goes_on(place, capsys):
     second = pd.read_csv("runs/scores/studies/search/trials.csv").drop(columns="value")
     assert len(second.drop(columns="number").drop_duplicates()) == 4
     assert not list(place.rglob("*.safetensors"))
-    assert main(["search", *keys, "trials=1", "optim.lr=0.01"]) == 0  # another question
+    assert main(["search", *keys, "trials=1", "optim.lr=0.01"]) == 0  # a separate study
     assert len(pd.read_csv("runs/scores/studies/search/trials.csv")) == 1
 
 
-def test_a_trial_that_fails_is_tried_and_the_search_goes_on(place, capsys):
+def test_a_failed_trial_counts_and_the_search_continues(place, capsys):
     keys = ["dataset=scores", *FAST, "width=32", "perceiver.layers=40"]  # drawn heads fit 32
     assert main(["search", *keys, "trials=1", "optim.lr=1e30", "optim.clip=0"]) == 3
     assert "failed: the loss term" in capsys.readouterr().out
     assert main(["search", *keys, "trials=1", "optim.lr=1e30", "optim.clip=0"]) == 0
 
 
-def test_a_search_without_memory_or_patience_goes_on(place, capsys, monkeypatch):
-    """Out of memory is a trial that failed; one that was interrupted does not count as tried."""
+def test_a_search_resumes_after_out_of_memory_and_ctrl_c(place, capsys, monkeypatch):
+    """Out of memory fails the trial; an interrupted trial does not count."""
     keys = ["dataset=scores", *FAST]
 
     def fail(error: BaseException) -> None:
@@ -171,7 +171,7 @@ def test_choosing():
         select_names("d", ["a", "b"], "method", "a")
 
 
-def test_labels_that_follow_their_modality_are_worth_more(place):
+def test_labels_that_follow_their_modality_correlate_better(place):
     rows = pd.DataFrame(
         {
             "id": list("abcdef"),
@@ -181,15 +181,15 @@ def test_labels_that_follow_their_modality_are_worth_more(place):
             "label_v": [1.0, 2, 3, -1, -2, 3],
         }
     )
-    said = pd.DataFrame({"id": list("abcdefg"), "split": ["train"] * 6 + ["test"]})
+    predictions = pd.DataFrame({"id": list("abcdefg"), "split": ["train"] * 6 + ["test"]})
     for m in "tav":
-        said[f"pseudo_{m}"] = [*rows[f"label_{m}"], 9.0]
-    worth = pseudo_label_correlation(rows, said).set_index(["clips", "modality"])
-    assert list(worth.index[[0, 3]]) == [("all (6)", "text"), ("mismatched (3)", "text")]
-    assert worth["pseudo"].to_numpy() == pytest.approx(1)
+        predictions[f"pseudo_{m}"] = [*rows[f"label_{m}"], 9.0]
+    found = pseudo_label_correlation(rows, predictions).set_index(["clips", "modality"])
+    assert list(found.index[[0, 3]]) == [("all (6)", "text"), ("mismatched (3)", "text")]
+    assert found["pseudo"].to_numpy() == pytest.approx(1)
     # label (-1, -2, 0.5) against text (1, 2, -3): covariance -3.25 over sqrt(14 * 3.1666...)
     expected = np.corrcoef([-1, -2, 0.5], [1, 2, -3])[0, 1]
-    assert worth.loc[("mismatched (3)", "text"), "label"] == pytest.approx(expected)
+    assert found.loc[("mismatched (3)", "text"), "label"] == pytest.approx(expected)
 
 
 def test_the_labels_command(place, capsys):

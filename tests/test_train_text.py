@@ -20,7 +20,7 @@ TEXTS = ["good film", "the film was so so bad", "it was a good good film", ""]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where a small model of an architecture lies; each is made once."""
+    """Return the folder of a small model of an architecture; each is created once."""
     made = {}
 
     def of(name):
@@ -100,8 +100,8 @@ def test_segments_reach_only_models_that_have_them(folder):
 def test_every_chinese_character_is_a_token(folder):
     tokenizer = load_tokenizer(folder("chinese-bert"))
     tokenized = tokenize(tokenizer, ["我不喜欢这部电影"], 32)
-    said = tokenizer.convert_ids_to_tokens(tokenized.ids.tolist())
-    assert said == ["[CLS]", *"我不喜欢这部电影", "[SEP]"]
+    tokens = tokenizer.convert_ids_to_tokens(tokenized.ids.tolist())
+    assert tokens == ["[CLS]", *"我不喜欢这部电影", "[SEP]"]
     assert set("我不喜欢这部电影") <= set(CHINESE)
 
 
@@ -166,7 +166,7 @@ for name in sys.argv[1:]:
 
 @pytest.fixture
 def hub(folder, tmp_path):
-    """A server that has one model, ``org/tiny``; what loads models from it prints."""
+    """A server with one model, ``org/tiny``, and a function that loads models from it."""
     root = Path(folder("bert"))
 
     class Hub(BaseHTTPRequestHandler):

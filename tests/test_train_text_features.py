@@ -103,7 +103,7 @@ def test_only_known_sources(capsys):
 
 
 def model_and_batches(place):
-    """A model in evaluation mode and what makes batches of the store's first utterances."""
+    """A model in evaluation mode, and a function that returns batches of the first utterances."""
     config = make_config(None, FAST)
     torch.manual_seed(0)
     method = build_method(config, Task.from_card(CARD), WIDTHS).eval()
