@@ -167,7 +167,7 @@ def _bytes_compared(ours: Features, theirs: Features, modality: str) -> int:
 
 
 def _blocks(places: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, ...]:
-    """The utterances in runs of about `BLOCK_VALUES` values, at least one in each."""
+    """Split utterances into blocks of about `BLOCK_VALUES` values, at least one in each."""
     ends = lengths[places].cumsum(0) * width
     _, counts = torch.unique_consecutive(ends.sub(1) // BLOCK_VALUES, return_counts=True)
     return places.split(counts.tolist())

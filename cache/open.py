@@ -20,7 +20,7 @@ def open_store(path_or_url: str | Path) -> FeatureStore:
     Raises:
         NewerFormatError: the store's format is newer than this reader.
         ShareError: the share is unreachable and the mirror has no copy, or the store is damaged.
-        ValueError: there is no published store, or its metadata is invalid.
+        ValueError: it is not a published store, or its metadata is invalid.
     """
     if is_url(path_or_url):
         from cache.share.mirror import mirror  # a local store needs no fsspec

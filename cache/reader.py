@@ -241,7 +241,7 @@ def find(
             :func:`cache.store.recipe.digest_of_utterances`; None to ignore segments.
 
     Raises:
-        ValueError: there is no such store, or more than one.
+        ValueError: no such store exists, or more than one.
     """
     stores = published_in(Path(root, dataset))
     if not stores:
