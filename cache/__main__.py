@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.command_line import add_command, check_exists, progress_bar
+from cache.command_line import check_exists, progress_bar
 from cache.convert import commands as convert_commands
 from cache.share import commands as share_commands
+from manifests.command_line import add_command
 from manifests.printing import escape_controls, preview
 
 if TYPE_CHECKING:
-    from cache.command_line import SubParsers
     from cache.reader import FeatureStore
+    from manifests.command_line import SubParsers
 
 DESCRIPTION = """\
 Inspect, verify, share and convert published feature stores.
@@ -76,9 +77,12 @@ def _add_commands(commands: SubParsers) -> None:
         "info",
         _info,
         "show what a store contains and how it was made",
-        "  %(prog)s stores/meld/embedded-2fps-0123456789ab.zarr\n"
-        "  %(prog)s s3://lab/features/meld/embedded-2fps-0123456789ab.zarr",
-        "For a store at a URL, all files except the features are downloaded.",
+        [
+            "stores/meld/embedded-2fps-0123456789ab.zarr",
+            "s3://lab/features/meld/embedded-2fps-0123456789ab.zarr",
+        ],
+        "Show what a store contains and how it was made. For a store at a URL, all files "
+        "except the features are downloaded.",
     )
     info.add_argument("store", help="a published store, NAME.zarr, by path or URL")
 
@@ -87,9 +91,8 @@ def _add_commands(commands: SubParsers) -> None:
         "verify",
         _verify,
         "compare every file of a store with its published SHA-256",
-        "  %(prog)s stores/meld/NAME.zarr\n"
-        "  %(prog)s stores/meld/NAME.zarr --repair /nfs/lab/features",
-        "Exit status: 0 every file is as published, 1 there are faults.",
+        ["stores/meld/NAME.zarr", "stores/meld/NAME.zarr --repair /nfs/lab/features"],
+        status=("Exit status: 0 every file is as published, 1 there are faults."),
     )
     check.add_argument("store", type=Path, help="a published store, NAME.zarr")
     check.add_argument(
@@ -104,10 +107,13 @@ def _add_commands(commands: SubParsers) -> None:
         "diff",
         _diff,
         "compare two stores: settings, utterances, statuses, values",
-        "  %(prog)s stores/meld/NAME.zarr other/meld/NAME.zarr\n"
-        "  %(prog)s stores/meld/NAME.zarr /nfs/lab/features/meld/NAME.zarr",
-        "The stores may have different recipes.\n"
-        "Exit status: 0 nothing differs, 1 something differs, or an error.",
+        [
+            "stores/meld/NAME.zarr other/meld/NAME.zarr",
+            "stores/meld/NAME.zarr /nfs/lab/features/meld/NAME.zarr",
+        ],
+        "Compare two stores: settings, utterances, statuses, values. The stores may have "
+        "different recipes.",
+        status=("Exit status: 0 nothing differs, 1 something differs, or an error."),
     )
     compare.add_argument(
         "a", metavar="STORE_A", help="a published store; one at a URL is copied to the mirror first"

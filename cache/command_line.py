@@ -1,68 +1,15 @@
-"""Parts that the commands of ``python -m cache`` share: parsers, notes, progress bars.
+"""Parts that the commands of ``python -m cache`` share: checks of paths, progress bars.
 
 Nothing large is imported at the top, so that ``--help`` and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cache.store.temp_paths import TempPath
-from manifests.printing import escape_controls
-
-if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-
-def add_command(
-    commands: SubParsers,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    purpose: str,
-    examples: str,
-    details: str = "",
-) -> argparse.ArgumentParser:
-    """Add a sub-command whose ``--help`` ends with examples.
-
-    Args:
-        commands: the sub-parsers of the command line.
-        name: the command's name.
-        run: executes the command and returns its exit status.
-        purpose: what it does, in one line without a full stop.
-        examples: one per line; ``%(prog)s`` stands for the program and the command.
-        details: further lines of the description, printed as they are.
-    """
-    parser = commands.add_parser(
-        name,
-        help=purpose,
-        description=f"{purpose[0].upper()}{purpose[1:]}.\n\n{details}",
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-class RenamedOption(argparse.Action):
-    """An option's former name: still accepted, with a note; ``dest`` is the present name."""
-
-    def __call__(
-        self, parser: object, namespace: argparse.Namespace, values: Any, option: Any = None
-    ) -> None:
-        """Print the note and set the option of the present name."""
-        name = self.dest.replace("_", "-")
-        print_note(f"{option} is now called --{name}; the next release drops the old name")
-        setattr(namespace, self.dest, values)
-
-
-def print_note(text: str) -> None:
-    """Print a remark to standard error."""
-    print(f"note: {escape_controls(text)}", file=sys.stderr)
 
 
 def check_exists(path: str | Path) -> None:

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.command_line import RenamedOption
 from cache.share.configured import SHARES, configured_shares
 from cache.store.recipe import DTYPES
 from extract.encoders import BACKENDS, NAMES, PRECISIONS, EncoderSpec
 from extract.sampling import Sampling
 from extract.settings import ClusterSpec, Settings
+from manifests.command_line import RenamedOption
 from manifests.locate import find_manifest
 
 if TYPE_CHECKING:

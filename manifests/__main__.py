@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.card import Card, builtin_names
+from manifests.command_line import add_command
 from manifests.locate import CARD, DATA, MANIFEST, check_known, find_manifest
 
 if TYPE_CHECKING:
@@ -25,29 +26,6 @@ examples:
   %(prog)s build demo                        generate the demonstration dataset
   %(prog)s build ravdess --source ~/RAVDESS  read a release from its folder
 """
-BUILD_EPILOG = """\
-The documentation's page your-own-data.md describes your own dataset's files.
-
-examples:
-  %(prog)s ravdess --source ~/RAVDESS
-  %(prog)s meld --source ~/MELD.Raw --no-media   the CSV files are enough
-  %(prog)s mine --source ~/mine                  your own videos and table
-"""
-LIST_EPILOG = """\
-examples:
-  %(prog)s
-  %(prog)s | less
-"""
-SHOW_EPILOG = """\
-examples:
-  %(prog)s demo -n 3
-  %(prog)s ~/manifests/mine
-"""
-CHECK_EPILOG = """\
-examples:
-  %(prog)s demo
-  %(prog)s ~/manifests/mine
-"""
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -60,16 +38,19 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=purpose,
-            description=f"{purpose[0].upper()}{purpose[1:]}.",
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    build = add("build", "read a release and write its manifest", BUILD_EPILOG)
+    build = add_command(
+        commands,
+        "build",
+        _build,
+        "read a release and write its manifest",
+        [
+            "ravdess --source ~/RAVDESS",
+            "meld --source ~/MELD.Raw --no-media  # labels only",
+            "mine --source ~/mine  # your own videos and table",
+        ],
+        "Read a release and write its manifest. The documentation describes the files of your own "
+        "dataset (page your-own-data.md).",
+    )
     build.add_argument(
         "name", metavar="NAME", help="a dataset that `list` names, or a name for your own data"
     )
@@ -93,20 +74,25 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="another split of the release, for instance fold1 of mustard (default folder: "
         "data/NAME-VARIANT); the documentation's page datasets.md lists them",
     )
-    build.set_defaults(run=_build)
 
-    listing = add("list", "list the datasets, their licences and sources", LIST_EPILOG)
-    listing.set_defaults(run=_list)
+    summary = "list the datasets, their licences and sources"
+    add_command(commands, "list", _list, summary, ["", "| less"])
 
     dataset = f"a dataset below data/, or a folder with {MANIFEST}"
-    show = add("show", "show counts, labels and the first rows of a manifest", SHOW_EPILOG)
+    show = add_command(
+        commands,
+        "show",
+        _show,
+        "show counts, labels and the first rows of a manifest",
+        ["demo -n 3", "~/manifests/mine"],
+    )
     show.add_argument("name", metavar="NAME", help=dataset)
     show.add_argument("-n", type=int, default=5, metavar="ROWS", help="rows to show (default: 5)")
-    show.set_defaults(run=_show)
 
-    check = add("check", "check a manifest for faults", CHECK_EPILOG)
+    check = add_command(
+        commands, "check", _check, "check a manifest for faults", ["demo", "~/manifests/mine"]
+    )
     check.add_argument("name", metavar="NAME", help=dataset)
-    check.set_defaults(run=_check)
     return top
 
 

@@ -110,5 +110,6 @@ def test_targets_and_benchmarks_exist(name):
             assert "=" in word or word in targets or benchmark.exists(), line
     for line in command_lines(PAGES[name], "python -m benchmarks"):
         module, *words = shlex.split(line, comments=True)[2:]
-        source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        files = f"{module.replace('.', '/')}.py", "benchmarks/command_line.py"
+        source = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
         assert all(f'"{w}"' in source for w in words if w.startswith("--")), line

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from train.command_line import add_command
+from manifests.command_line import add_command
 from train.predict import predict
 from train.study import ablations, compare_methods, run_commands, search
 
@@ -69,10 +69,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     fit = add_command(
         commands,
         "fit",
+        _fit,
         "train a model and print its metrics",
-        "Train a model on a dataset's features, print its metrics on the test split and write "
-        "its predictions and weights to runs/DATASET/METHOD/. The module train.config documents "
-        "every key with its default.",
         [
             "dataset=demo",
             "dataset=demo seeds=1,2,3",
@@ -80,8 +78,13 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
             "dataset=data/mosi preset=mosi text.model=models/bert",
             "--resume runs/demo/semanticmac/20250101-120000-seed1",
         ],
-        "Exit status: 0 success, 1 error, 2 wrong usage, 3 some of several seeds failed, 130 "
-        "interrupted: resume with --resume.",
+        "Train a model on a dataset's features, print its metrics on the test split and write "
+        "its predictions and weights to runs/DATASET/METHOD/. The module train.config documents "
+        "every key with its default.",
+        status=(
+            "Exit status: 0 success, 1 error, 2 wrong usage, 3 some of several seeds failed, 130 "
+            "interrupted: resume with --resume."
+        ),
     )
     fit.add_argument(
         "overrides",
@@ -102,19 +105,19 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         metavar="RUN",
         help="resume the interrupted run in this folder (no KEY=VALUE allowed)",
     )
-    fit.set_defaults(run=_fit, refuse=fit.error)
+    fit.set_defaults(refuse=fit.error)
     evaluate = add_command(
         commands,
         "evaluate",
+        _evaluate,
         "evaluate a finished run on a split",
-        "Load the weights of a finished run, predict a split of its dataset and print the metrics.",
         ["RUN", "runs/demo/semanticmac/20250101-120000-seed1 --split valid"],
+        "Load the weights of a finished run, predict a split of its dataset and print the metrics.",
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run")
     evaluate.add_argument(
         "--split", choices=("train", "valid", "test"), default="test", help="default: test"
     )
-    evaluate.set_defaults(run=_evaluate)
     for module in (ablations, compare_methods, run_commands, predict, search):
         module.add_commands(commands)
     return parser

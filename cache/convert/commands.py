@@ -6,20 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.command_line import (
-    RenamedOption,
-    add_command,
-    check_exists,
-    print_note,
-    progress_bar,
-)
+from cache.command_line import check_exists, progress_bar
 from cache.convert import EXPORT_FORMATS, IMPORT_FORMATS, NON_FINITE
 from cache.convert.arguments import check_export, check_import
 from cache.store.recipe import DTYPES, MODALITIES
+from manifests.command_line import RenamedOption, add_command, print_note
 from manifests.printing import escape_controls
 
 if TYPE_CHECKING:
-    from cache.command_line import SubParsers
+    from manifests.command_line import SubParsers
 
 
 def add_commands(commands: SubParsers) -> None:
@@ -29,8 +24,10 @@ def add_commands(commands: SubParsers) -> None:
         "export",
         _export,
         "write a store as h5, npz or MMSA's pickle",
-        "  %(prog)s stores/mosi/NAME.zarr --to h5 features.h5\n"
-        "  %(prog)s stores/mosi/NAME.zarr --to mmsa features.pkl --manifest mosi",
+        [
+            "stores/mosi/NAME.zarr --to h5 features.h5",
+            "stores/mosi/NAME.zarr --to mmsa features.pkl --manifest mosi",
+        ],
     )
     out.add_argument("store", type=Path, help="a published store, NAME.zarr")
     out.add_argument("--to", required=True, choices=EXPORT_FORMATS, help="the file's format")
@@ -47,8 +44,10 @@ def add_commands(commands: SubParsers) -> None:
         "import",
         _import,
         "publish features from another program as a store",
-        "  %(prog)s features.h5 --from h5 --stores /data/stores\n"
-        "  %(prog)s unaligned_50.pkl --from mmsa --dataset mine --manifest-out data/mine",
+        [
+            "features.h5 --from h5 --stores /data/stores",
+            "unaligned_50.pkl --from mmsa --dataset mine --manifest-out data/mine",
+        ],
     )
     into.add_argument("file", type=Path, help="the file to read")
     into.add_argument(

@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.command_line import RenamedOption, add_command, check_exists, progress_bar
+from cache.command_line import check_exists, progress_bar
+from manifests.command_line import RenamedOption, add_command
 from manifests.printing import escape_controls, format_bytes
 
 if TYPE_CHECKING:
-    from cache.command_line import SubParsers
+    from manifests.command_line import SubParsers
 
 _LOCATION = "a folder (NFS, ...), s3://, gs://, ssh:// or, read-only, http(s)://"
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -25,11 +26,10 @@ def add_commands(commands: SubParsers) -> None:
         "push",
         _push,
         "copy a published store to a share",
-        "  %(prog)s stores/meld/NAME.zarr /nfs/lab/features\n"
-        "  %(prog)s stores/meld/NAME.zarr s3://lab-features/2024",
-        "The store is added to the share's catalogue. Run an interrupted push again to\n"
-        "resume it. Access rights are the share's own; a location must not contain a\n"
-        "password or key.",
+        ["stores/meld/NAME.zarr /nfs/lab/features", "stores/meld/NAME.zarr s3://lab-features/2024"],
+        "Copy a published store to a share. The store is added to the share's catalogue. Run "
+        "an interrupted push again to resume it. Access rights are the share's own; a "
+        "location must not contain a password or key.",
     )
     push.add_argument("store", type=Path, help="a published store, NAME.zarr")
     push.add_argument("location", help=f"the share: {_LOCATION}")
@@ -50,9 +50,9 @@ def add_commands(commands: SubParsers) -> None:
         "pull",
         _pull,
         "copy a shared store to this machine",
-        "  %(prog)s /nfs/lab/features/0123456789ab\n"
-        "  %(prog)s s3://lab-features/2024 --all --stores /data/stores",
-        "Every byte is checked. Run an interrupted pull again to resume it.",
+        ["/nfs/lab/features/0123456789ab", "s3://lab-features/2024 --all --stores /data/stores"],
+        "Copy a shared store to this machine. Every byte is checked. Run an interrupted pull "
+        "again to resume it.",
     )
     pull.add_argument(
         "source",
@@ -77,7 +77,7 @@ def add_commands(commands: SubParsers) -> None:
         "list",
         _list,
         "list the stores of a share",
-        "  %(prog)s /nfs/lab/features\n  %(prog)s https://features.example.org",
+        ["/nfs/lab/features", "https://features.example.org"],
     )
     list_.add_argument("location", help=f"the share: {_LOCATION}")
 
@@ -86,12 +86,11 @@ def add_commands(commands: SubParsers) -> None:
         "gc",
         _gc,
         "list or delete unused stores and temporary files in the local mirror",
-        "  %(prog)s --older-than 90 --larger-than 200G\n"
-        "  %(prog)s --older-than 90 --larger-than 200G --yes",
-        "The mirror contains copies of the shared stores that were opened by URL. The\n"
-        "command lists temporary files of interrupted pulls and, on request, stores that\n"
-        "were not used for a long time or exceed a total size. It deletes them only with\n"
-        "--yes.",
+        ["--older-than 90 --larger-than 200G", "--older-than 90 --larger-than 200G --yes"],
+        "List or delete unused stores and temporary files in the local mirror. The mirror "
+        "contains copies of the shared stores that were opened by URL. The command lists "
+        "temporary files of interrupted pulls and, on request, stores that were not used for "
+        "a long time or exceed a total size. It deletes them only with --yes.",
     )
     gc.add_argument(
         "--mirror",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from train.command_line import add_command
+from manifests.command_line import add_command
 from train.predict.inputs import check_clips, check_run
 
 if TYPE_CHECKING:  # the imports take seconds; `--help` and wrong paths must not wait
@@ -39,13 +39,16 @@ def add_commands(commands: Any) -> None:
     parser = add_command(
         commands,
         "predict",
+        _predict,
         "predict new videos with a finished run",
+        ['RUN clip.mp4 --text "the film was good"', "RUN clips.csv --json predictions.json"],
         "Run new videos through the encoder and the model of a finished run. Missing sound or "
         "pictures are treated as a missing modality, a missing transcript as an empty text; the "
         "output names what is missing.",
-        ['RUN clip.mp4 --text "the film was good"', "RUN clips.csv --json predictions.json"],
-        "Exit status: 0 all clips predicted, 1 error, 2 wrong usage, "
-        f"{EXIT_SOME_FAILED} some clips could not be read.",
+        status=(
+            "Exit status: 0 all clips predicted, 1 error, 2 wrong usage, "
+            f"{EXIT_SOME_FAILED} some clips could not be read."
+        ),
     )
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
@@ -72,7 +75,6 @@ def add_commands(commands: Any) -> None:
         metavar="SECONDS",
         help="longest time to decode one file (default: 600)",
     )
-    parser.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from train.command_line import add_command
+from manifests.command_line import add_command
 from train.config import choose_config
 from train.study.inputs import parse_seeds, pop_key, select_names
 
@@ -38,11 +38,12 @@ def add_commands(commands: Any) -> None:
     parser = add_command(
         commands,
         "ablations",
+        _ablations,
         "train the paper's ablations and put them in one table",
+        ["dataset=meld seeds=5", "dataset=demo ablations=no-gate,no-bridge"],
         "Train SemanticMAC with one part removed at a time. After an interruption, the same "
         "command resumes: finished runs are not trained again. The table is printed and written "
         "to runs/DATASET/studies/ablations as Markdown, LaTeX and CSV.",
-        ["dataset=meld seeds=5", "dataset=demo ablations=no-gate,no-bridge"],
     )
     parser.add_argument(
         "overrides",
@@ -52,7 +53,6 @@ def add_commands(commands: Any) -> None:
         "(default: all), and any key of the configuration",
     )
     parser.add_argument("--list", action="store_true", help="list the ablations with their keys")
-    parser.set_defaults(run=_ablations)
 
 
 def _ablations(options: argparse.Namespace, console: Console) -> int:

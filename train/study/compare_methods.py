@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from train.command_line import add_command
+from manifests.command_line import add_command
 from train.config import choose_config
 from train.study.inputs import parse_seeds, pop_key, select_names
 
@@ -19,13 +19,14 @@ def add_commands(commands: Any) -> None:
     parser = add_command(
         commands,
         "compare-methods",
+        _compare_methods,
         "train several methods on one store and put them in one table",
+        ["dataset=meld seeds=5", "dataset=demo methods=text,audio,mean"],
         "Train methods on one store with the same batches, protocol and preset. The table contains "
         "mean and standard deviation over the seeds, parameters, seconds per epoch, and p of a "
         f"paired test against {REFERENCE}. After an interruption, the same command resumes: "
         "finished runs are not trained again. The table is printed and written to "
         "runs/DATASET/studies/compare-methods as Markdown, LaTeX and CSV.",
-        ["dataset=meld seeds=5", "dataset=demo methods=text,audio,mean"],
     )
     parser.add_argument(
         "overrides",
@@ -34,7 +35,6 @@ def add_commands(commands: Any) -> None:
         help="dataset=NAME, methods=NAME,NAME (default: all), seeds=COUNT or "
         "seeds=1,2,3 (default: 1), and any key of the configuration",
     )
-    parser.set_defaults(run=_compare_methods)
 
 
 def _compare_methods(options: argparse.Namespace, console: Console) -> int:

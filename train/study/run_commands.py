@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from train.command_line import add_command
+from manifests.command_line import add_command
 from train.study.inputs import find_predictions
 
 if TYPE_CHECKING:  # the imports take seconds; `--help` and typing errors must not wait
@@ -23,24 +23,24 @@ def add_commands(commands: Any) -> None:
     metrics = add_command(
         commands,
         "metrics",
+        _metrics,
         "compute the metrics of a run from its predictions",
+        ["RUN", "RUN --split valid --set mosi --json metrics.json"],
         "Compute every metric of a run again from its saved predictions, with bootstrap "
         "intervals. Needs neither the model nor the data.",
-        ["RUN", "RUN --split valid --set mosi --json metrics.json"],
     )
     metrics.add_argument("runs", type=Path, nargs=1, metavar="RUN", help="folder of a finished run")
-    metrics.set_defaults(run=_metrics)
     compare = add_command(
         commands,
         "compare",
+        _compare,
         "compare two runs, with intervals and significance",
+        ["RUN_A RUN_B", "RUN_A RUN_B --split valid --json comparison.json"],
         "Compare two runs on the same utterances: every metric, the difference with its paired "
         "bootstrap interval, and p of a paired permutation test; for classification also "
         "McNemar's exact test.",
-        ["RUN_A RUN_B", "RUN_A RUN_B --split valid --json comparison.json"],
     )
     compare.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="folders of two runs")
-    compare.set_defaults(run=_compare)
     for command in (metrics, compare):
         command.add_argument(
             "--set", default="", metavar="NAME", help="metric set (default: the dataset's)"
@@ -58,14 +58,14 @@ def add_commands(commands: Any) -> None:
     labels = add_command(
         commands,
         "labels",
+        _labels,
         "compare a run's pseudo labels with human unimodal labels",
+        ["RUN", "runs/demo/semanticmac/20250101-120000-seed1"],
         "Correlation of the multimodal label, and of the pseudo labels that the run generated "
         "from it, with the human labels of text, audio and vision. For datasets that have "
         "unimodal labels (demo, sims, simsv2).",
-        ["RUN", "runs/demo/semanticmac/20250101-120000-seed1"],
     )
     labels.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run")
-    labels.set_defaults(run=_labels)
 
 
 def _metrics(options: argparse.Namespace, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from train.command_line import add_command
+from manifests.command_line import add_command
 from train.config import choose_config
 from train.study.inputs import check_no_single_run_keys, parse_seeds, pop_key
 
@@ -38,12 +38,13 @@ def add_commands(commands: Any) -> None:
     parser = add_command(
         commands,
         "search",
+        _search,
         "random search over sizes, temperatures and loss weights",
+        ["dataset=meld trials=50", "dataset=demo trials=20 seeds=3 width=128"],
         "Train with sizes, temperatures and loss weights drawn at random and rank the trials by "
         "the validation split; the test split is not used. Keys given on the command line are not "
         "drawn. After an interruption, the same command resumes with the next trial. The ranking "
         "is printed and written to runs/DATASET/studies/search/trials.csv; weights are deleted.",
-        ["dataset=meld trials=50", "dataset=demo trials=20 seeds=3 width=128"],
     )
     parser.add_argument(
         "overrides",
@@ -52,7 +53,6 @@ def add_commands(commands: Any) -> None:
         help="dataset=NAME, trials=COUNT (default: 50, including earlier trials), seeds=COUNT "
         "(runs per trial, default: 1), and any key of the configuration",
     )
-    parser.set_defaults(run=_search)
 
 
 def search(overrides: list[str], trials: int, seeds: tuple[int, ...], console: Console) -> int:

@@ -1,0 +1,69 @@
+"""Parsers that the stages share: sub-commands whose help ends with examples, renamed options.
+
+Nothing large is imported, so that ``--help`` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from manifests.printing import escape_controls
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+WIDTH = 79
+
+
+def add_command(
+    commands: SubParsers,
+    name: str,
+    run: Callable[..., Any],
+    summary: str,
+    examples: Sequence[str],
+    description: str = "",
+    status: str = "",
+) -> argparse.ArgumentParser:
+    """Add a sub-command and return its parser.
+
+    Args:
+        commands: the result of ``add_subparsers``.
+        name: the command's name.
+        run: executes the command; stored as ``run`` in the parsed options.
+        summary: one line without a full stop, for the list of commands.
+        examples: the arguments of typical calls.
+        description: one paragraph; by default the summary as a sentence.
+        status: the exit statuses, if there are others than 0, 1 and 2.
+    """
+    lines = [textwrap.fill(status, WIDTH), ""] if status else []
+    lines += ["examples:", *(f"  %(prog)s {example}".rstrip() for example in examples)]
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description or f"{summary[0].upper()}{summary[1:]}.", WIDTH),
+        epilog="\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class RenamedOption(argparse.Action):
+    """An option's former name: still accepted, with a note; ``dest`` is the present name."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        """Print the note and set the option of the present name."""
+        name = self.dest.replace("_", "-")
+        print_note(f"{option} is now called --{name}; the next release drops the old name")
+        setattr(namespace, self.dest, values)
+
+
+def print_note(text: str) -> None:
+    """Print a remark to standard error."""
+    print(f"note: {escape_controls(text)}", file=sys.stderr)
