@@ -33,8 +33,8 @@ def short(plan):
 def test_plan_is_a_sound_manifest(plan):
     manifest = Manifest(Card.builtin("demo"), to_table(plan))
     manifest.check()  # no speaker and no sentence in two splits, labels in range
-    for split, told in manifest.card.splits.items():
-        assert len(manifest.split(split)) == told["release"]
+    for split, counts in manifest.card.splits.items():
+        assert len(manifest.split(split)) == counts["release"]
     assert Manifest(manifest.card, to_table(make_plan())).digest == manifest.digest
     assert manifest.table["text"].is_unique
 

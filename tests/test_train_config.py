@@ -72,7 +72,7 @@ def test_every_preset_documents_its_use_and_the_expected_metrics(name):
     if name in TABLE:
         scores = re.search(r"The paper, with (.+) \(mean of five seeds\)", prose)
         assert re.search(r"(Acc|F1)\S* \d\d\.\d", scores[1])
-        # Who wants the score of another setting is told its keys.
+        # The keys of the other settings of the table are given.
         in_context = [any("text.context_turns=" in word for word in each) for each in commands]
         assert in_context == ([False, True] if "as context" in prose else [False])
     else:
