@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar, Union, cast
+from typing import Annotated, Any, Optional, TypeVar, Union
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from cache.command_line import check_exists
 from manifests.card import Card
 from manifests.locate import CARD, find_manifest
+from train.merge import merge_keys, read_overrides
 from train.ranges import Fraction, Increasing, NotNegative, Positive, Range, check_ranges, one_of
 
 Options = TypeVar("Options")
-
-WANTED = {"Integer": "a whole number", "Float": "a number"}
-"""OmegaConf's type names, in words."""
 
 PRESETS = resources.files("train") / "presets"
 
@@ -211,7 +207,7 @@ def make_config(preset: str | None, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ValueError: an unknown preset or key, or an invalid value.
     """
-    layers: list[Any] = [OmegaConf.structured(Config)]
+    layers: list[Any] = []
     if preset:
         if preset not in preset_names():
             known = ", ".join(preset_names())
@@ -262,7 +258,7 @@ def load_config(run: Path) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {run} is not the folder of a run")
-    return _merge([OmegaConf.structured(Config), OmegaConf.load(path)])
+    return _merge([OmegaConf.load(path)])
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -294,50 +290,20 @@ def _flat_keys(group: Any, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def read_overrides(overrides: Sequence[str]) -> Any:
-    """Parse ``key=value`` strings to an unchecked OmegaConf mapping; ValueError if malformed."""
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"{override!r} is not of the form key=value")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:  # OmegaConf lets YAML's own errors through
-        raise ValueError(f"cannot read {' '.join(overrides)!r}: {_first_line(error)}") from error
-
-
 def read_options(kind: type[Options], config: Config) -> Options:
     """Merge the defaults of a method's ``Options`` with ``config.options``.
 
     Raises:
         ValueError: an unknown option, or an invalid value.
     """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), config.options)
-    except OmegaConfBaseException as error:
-        if "not in" in str(error):
-            known = ", ".join(each.name for each in fields(kind)) or "none"  # type: ignore[arg-type]
-            raise ValueError(
-                f"unknown key 'options.{error.full_key}'; method={config.method} has: {known}"
-            ) from error
-        raise ValueError(f"key 'options.{error.full_key}' {_refused(error)}") from error
-    options = cast(Options, OmegaConf.to_object(merged))
+    options = merge_keys(kind, [config.options], f"method={config.method}", "options.")
     check_ranges(options, "options.")
     return options
 
 
-def _merge(layers: list[Any]) -> Config:
-    try:
-        config = cast(Config, OmegaConf.to_object(OmegaConf.merge(*layers)))
-    except OmegaConfBaseException as error:
-        key = error.full_key or ""
-        if "not in" in str(error):
-            group = key.rpartition(".")[0]
-            raise ValueError(f"unknown key {key!r}; {_keys_of(group)}") from error
-        raise ValueError(f"key {key!r} {_refused(error)}") from error
-    if config.train.precision in (
-        "no",
-        "False",
-    ):  # the former value; YAML parses a bare no as False
+def _merge(layers: Sequence[Any]) -> Config:
+    config = merge_keys(Config, layers, "a run")
+    if config.train.precision in ("no", "False"):  # the name in release 0.1, and as YAML reads it
         config.train.precision = "fp32"
     check_ranges(config)
     _check_combinations(config)
@@ -357,22 +323,3 @@ def _check_combinations(config: Config) -> None:
         )
     if config.text.context_turns and config.text.source == "features":
         raise ValueError("text.context_turns needs a language model: set text.source=model")
-
-
-def _keys_of(group: str) -> str:
-    tree = OmegaConf.structured(Config)
-    keys = OmegaConf.select(tree, group).keys() if group else tree.keys()
-    return f"{f'the group {group!r}' if group else 'a run'} has: {', '.join(keys)}"
-
-
-def _refused(error: BaseException) -> str:
-    """Describe why a key's value was refused; follows the key in a message."""
-    line = _first_line(error)
-    found = re.search(r"Value '(.*)' .*could not be converted to (\w+)$", line)
-    if found is None or found[2] not in WANTED:
-        return f"has an invalid value: {line}"
-    return f"must be {WANTED[found[2]]}, not {found[1]}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]

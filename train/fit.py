@@ -97,12 +97,11 @@ def prepare(config: Config, console: Console) -> Setup:
     The configuration of the result is resolved (`train.data.resolve`). With
     ``text.source=features`` no language model is loaded. Only rank 0 prints.
     """
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     accelerator = Accelerator(
         cpu=config.train.cpu,
         mixed_precision={"fp32": "no"}.get(config.train.precision, config.train.precision),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-        ],
+        kwargs_handlers=[ddp],
     )
     console.quiet = console.quiet or not accelerator.is_main_process
     manifest = Manifest.load(config.dataset)
@@ -110,20 +109,19 @@ def prepare(config: Config, console: Console) -> Setup:
     find_method(config)  # report wrong options before a language model is downloaded
     config = resolve(config, manifest)
     assert config.cache is not None
-    features = open_store(config.cache)
+    store = open_store(config.cache)
     task = Task.from_card(card, config.loss.regression, tuple(config.sccl.bins))
     tokenizer = None
     if config.text.model is not None and config.text.source == "model":
         tokenizer = load_tokenizer(config.text.model)
-    splits = load_splits(manifest, features, task, tokenizer, config)
+    splits = load_splits(manifest, store, task, tokenizer, config)
     smallest = min(config.train.batch_size, len(splits["train"]))
     if accelerator.num_processes > smallest:
         many = f"{accelerator.num_processes} processes"
         raise ValueError(f"{many} are too many for a batch of {smallest} utterances: start fewer")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-    print_plain(
-        console, f"{card.name}: {sizes} utterances; {features.path.name}; {accelerator.device}"
-    )
+    where = f"{store.path.name}; {accelerator.device}"
+    print_plain(console, f"{card.name}: {sizes} utterances; {where}")
     for name, split in splits.items():
         if split.dropped:
             excluded = f"{len(split.dropped)} utterances without features"
@@ -132,10 +130,10 @@ def prepare(config: Config, console: Console) -> Setup:
             limit = f"text.max_tokens={config.text.max_tokens}"
             print_plain(console, f"{name}: {split.tokens.cut} texts truncated to {limit}")
     set_seed(config.seed)
-    method = build_method(config, task, features.widths).to(accelerator.device)
+    method = build_method(config, task, store.widths).to(accelerator.device)
     if accelerator.process_index:
         set_seed(config.seed, device_specific=True)  # same weights, different dropout per process
-    return Setup(config, accelerator, manifest, features, task, splits, method)
+    return Setup(config, accelerator, manifest, store, task, splits, method)
 
 
 def fit(setup: Setup, folder: Path, console: Console) -> TrainState:
