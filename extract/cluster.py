@@ -89,7 +89,8 @@ def slurm_cluster(profile: Path) -> Any:
     """
     if importlib.util.find_spec("dask_jobqueue") is None:
         raise ValueError("--slurm needs dask-jobqueue: pip install 'semanticmac[slurm]'")
-    from dask_jobqueue import SLURMCluster
+    with _defer_sigint():  # the import replaces the process's handler of SIGINT
+        from dask_jobqueue import SLURMCluster
 
     try:
         options = yaml.safe_load(profile.read_text(encoding="utf-8"))

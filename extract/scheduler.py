@@ -42,7 +42,7 @@ NO_WORKER = (
 )
 """Logged every ``NO_WORKER_WARN_S`` seconds without a worker."""
 
-LOCAL_WORKER_S = 180.0
+LOCAL_WORKER_S = 300.0
 """Seconds without a worker after which a run on this machine ends."""
 
 REMEDY = " (use fewer --workers or a larger --memory-limit)"
@@ -96,7 +96,8 @@ def run_blocks(
                 attempt = replace(suspects.popleft(), ended_before=_ended_by_memory(client))
                 running[_submit(client, job, attempt)] = attempt
             finished = _first_done(list(running))
-            no_worker_since = _check_workers(client, no_worker_since)
+            # A block is lost with a worker, so a finished one shows that workers start.
+            no_worker_since = None if finished else _check_workers(client, no_worker_since)
             if _ended_by_memory(client) > lost + IDLE_DEATHS:
                 raise ValueError(f"workers die before they can work: {_why(client)}")
             if not finished:

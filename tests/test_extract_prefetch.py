@@ -121,8 +121,9 @@ def test_ffmpeg_runs_at_a_lower_priority(job, replace_ffmpeg):
 def test_an_interrupted_ffmpeg_is_not_a_failed_video(job, replace_ffmpeg, name):
     """Ctrl-C and the end of a job signal the whole process group: the block is not written."""
     # -re: at the speed of the clip, so that the signal arrives in the middle
-    replace_ffmpeg(f'exec timeout --preserve-status -s {name} 0.25 "$ffmpeg" -re "$@"')
-    message = attempt_block(job, utterances(0), 2, ignore_stage)
+    replace_ffmpeg(f'exec timeout --preserve-status -s {name} 0.75 "$ffmpeg" -re "$@"')
+    write_clip(job.data / "9.mp4", 3.0)
+    message = attempt_block(job, utterances(9), 2, ignore_stage)
     assert "terminated by a signal" in message
     assert not Parts(job.store).read()
 

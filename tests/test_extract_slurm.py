@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,10 @@ from manifests import Manifest
 from tests.stores import tree_of
 from tests.test_extract import write_clips
 
-pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
+# Not imported here: that would replace the handler of Ctrl-C of all tests in this process.
+pytestmark = pytest.mark.skipif(
+    find_spec("dask_jobqueue") is None, reason="the extra slurm is not installed"
+)
 
 # A job is the process group of its script; the job id is the group id.
 SBATCH = """#!/bin/sh
@@ -124,3 +128,14 @@ def test_a_job_script_sets_the_memory_settings(tmp_path):
     assert (memory["target"], memory["spill"], memory["pause"]) == (False, False, False)
     assert memory["terminate"] == 0.95
     assert script.index("module load ffmpeg") < script.index("export DASK")
+
+
+def test_importing_dask_jobqueue_keeps_the_handler_of_ctrl_c(tmp_path):
+    """In a new process, since the import happens once."""
+    (tmp_path / "profile.yaml").write_text(PROFILE)
+    code = (
+        "import signal, sys; from pathlib import Path; from extract.cluster import slurm_cluster;"
+        "slurm_cluster(Path(sys.argv[1])).close();"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "profile.yaml")], check=True)
