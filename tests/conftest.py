@@ -1,10 +1,17 @@
 """Fixtures of several test files: a share on a real S3 server, a dataset and its trainers."""
 
+import signal
+
 import pytest
 from dask.system import CPU_COUNT
 
 from tests.datasets import write_scores
 from tests.forks import Forks
+
+# A shell that starts the tests in the background makes them, and their processes, ignore Ctrl-C;
+# nohup does so with SIGHUP.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed
