@@ -16,8 +16,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may not be installed
 def pytest_xdist_auto_num_workers() -> int:
-    """1.5 workers per core: many tests wait for child processes."""
-    return CPU_COUNT + CPU_COUNT // 2
+    """Two workers per core: many tests wait for child processes."""
+    return 2 * CPU_COUNT
 
 
 @pytest.fixture(scope="module")
