@@ -130,9 +130,7 @@ def _info(options: argparse.Namespace) -> int:
     from cache.share.remote_store import resolve_one
 
     source = resolve_one(options.store)
-    checksums = source.checksums()
-    if checksums is None:
-        raise ValueError(f"{source} is not a published store")
+    checksums = source.published_checksums()
     from cache.share.transfer import open_remote_metadata
 
     with open_remote_metadata(source, checksums) as store:
@@ -179,8 +177,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     for store in (options.a, options.b):
-        if "://" not in store:
-            check_exists(store)
+        check_exists(store)
     from cache.diff import diff
     from cache.open import open_store
 

@@ -12,14 +12,20 @@ from pathlib import Path
 from cache.store.temp_paths import TempPath
 
 
-def check_exists(path: str | Path) -> None:
+def check_exists(store: str | Path) -> None:
     """Check that a store's path exists, before anything large is imported to read it.
+
+    A store at a URL is not checked.
 
     Raises:
         ValueError: neither the path exists nor an earlier store that its replacement moved away.
     """
-    path = Path(path)
-    if not path.exists() and not TempPath.REPLACED.next_to(path).exists():
+    path = Path(store)
+    if (
+        "://" not in str(store)
+        and not path.exists()
+        and not TempPath.REPLACED.next_to(path).exists()
+    ):
         raise ValueError(f"{path} does not exist; `python -m cache pull` fetches a shared store")
 
 

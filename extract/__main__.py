@@ -17,8 +17,8 @@ from cache.store.recipe import DTYPES
 from extract.encoders import BACKENDS, NAMES, PRECISIONS, EncoderSpec
 from extract.sampling import Sampling
 from extract.settings import ClusterSpec, Settings
-from manifests.command_line import RenamedOption
-from manifests.locate import find_manifest
+from manifests.command_line import add_stores_option
+from manifests.locate import find_manifest, load_card
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,14 +58,7 @@ examples:
         metavar="FOLDER",
         help="folder of the videos (default: the manifest's folder)",
     )
-    p.add_argument(
-        "--stores",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("stores"),
-        help="folder of the stores (default: stores)",
-    )
-    p.add_argument("--root", dest="stores", type=Path, action=RenamedOption, help=argparse.SUPPRESS)
+    add_stores_option(p, former="--root")
 
     features = p.add_argument_group("features", "Each combination of these makes its own store.")
     features.add_argument(
@@ -207,9 +200,7 @@ def _settings(options: argparse.Namespace, dataset: Path) -> Settings:
     """The settings that the options ask for; ``dataset`` is the folder of manifest and card."""
     encoder = options.encoder
     if encoder is None:
-        from manifests.card import Card
-
-        encoder = Card.load(dataset / "card.yaml").encoder
+        encoder = load_card(dataset).encoder
     return Settings(
         EncoderSpec(
             encoder, options.checkpoint, options.device, options.precision, options.backend

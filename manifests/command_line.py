@@ -1,4 +1,4 @@
-"""Parsers that the stages share: sub-commands whose help ends with examples, renamed options.
+"""Parsers that the stages share: sub-commands whose help ends with examples, common options.
 
 Nothing large is imported, so that ``--help`` and mistakes are answered at once.
 """
@@ -9,6 +9,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.printing import escape_controls
@@ -52,7 +53,21 @@ def add_command(
     return parser
 
 
-class RenamedOption(argparse.Action):
+def add_stores_option(parser: argparse.ArgumentParser, former: str) -> None:
+    """Add ``--stores``, and the option's name in release 0.1."""
+    parser.add_argument(
+        "--stores",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("stores"),
+        help="folder of the stores (default: stores)",
+    )
+    parser.add_argument(
+        former, dest="stores", type=Path, action=_RenamedOption, help=argparse.SUPPRESS
+    )
+
+
+class _RenamedOption(argparse.Action):
     """An option's former name: still accepted, with a note; ``dest`` is the present name."""
 
     def __call__(

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from manifests.card import builtin_names
+from manifests.card import Card, builtin_names
 
 DATA = Path("data")
 MANIFEST, CARD = "manifest.parquet", "card.yaml"
@@ -27,6 +27,15 @@ def find_manifest(dataset: str | Path) -> Path:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `python -m manifests build NAME` creates it")
     return path
+
+
+def load_card(dataset: str | Path) -> Card:
+    """Read the card next to a dataset's manifest, without the table.
+
+    Raises:
+        ValueError: no manifest, or the card is missing or invalid.
+    """
+    return Card.load(find_manifest(dataset).with_name(CARD))
 
 
 def check_known(name: str, source: Path) -> None:

@@ -1,11 +1,13 @@
-"""Prepare text from files and shares for printing: escape it, shorten it, name sizes."""
+"""Prepare text from files and shares for printing: escape it, shorten it, format sizes."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection
 from itertools import islice
 
-_UNITS = {"T": 10**12, "G": 10**9, "M": 10**6, "K": 10**3}
+_UNITS = {"T": 10**12, "G": 10**9, "M": 10**6, "K": 10**3, "": 1}
 
 
 def escape_controls(text: str) -> str:
@@ -24,6 +26,19 @@ def preview(items: Collection[object], shown: int = 5, separator: str = ", ") ->
 def format_bytes(size: int) -> str:
     """Format a number of bytes with a decimal unit, such as ``1.5 GB``."""
     for unit, factor in _UNITS.items():
-        if size >= factor:
+        if unit and size >= factor:
             return f"{size / factor:.1f} {unit}B"
     return f"{size} B"
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a size with a decimal unit, such as ``500M`` or ``1.5gb``.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper(), re.ASCII)
+    size = float(match[1]) * _UNITS[match[2]] if match else math.inf
+    if size == math.inf:
+        raise ValueError(f"{text!r:.50} is not a size; write 500M, 20G or 1T")
+    return int(size)

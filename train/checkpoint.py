@@ -106,13 +106,13 @@ class Checkpointer:
         place = progress.epoch, progress.step
         if place == self._place:
             return
-        aside, before = self.folder / ".aside", newest(self.folder)
+        temporary, before = self.folder / ".aside", newest(self.folder)
         leads = distributed.rank() == 0
         if leads:
-            remove_tree(aside)
-            aside.mkdir(parents=True)
+            remove_tree(temporary)
+            temporary.mkdir(parents=True)
         distributed.barrier()
-        self._write_own(aside)
+        self._write_own(temporary)
         if leads:
             scaler = self.optimizer.accelerator.scaler
             shared = asdict(progress) | {
@@ -120,17 +120,17 @@ class Checkpointer:
                 "scaler": scaler.state_dict() if scaler else None,
             }
             weights = run_folder.predicting_state(self.method)
-            _write_json(aside / "progress.json", shared)
-            _write_tensors(aside / "weights.safetensors", weights)
-            _write_tensors(aside / "optimiser.safetensors", self.optimizer.state_dict())
+            _write_json(temporary / "progress.json", shared)
+            _write_tensors(temporary / "weights.safetensors", weights)
+            _write_tensors(temporary / "optimiser.safetensors", self.optimizer.state_dict())
             if self._best is not None:
-                _write_tensors(aside / "best.safetensors", self._best)
+                _write_tensors(temporary / "best.safetensors", self._best)
             elif before is not None and (before / "best.safetensors").exists():
-                link(before / "best.safetensors", aside / "best.safetensors")
-            sync(aside)
+                link(before / "best.safetensors", temporary / "best.safetensors")
+            sync(temporary)
         distributed.barrier()
         if leads:
-            aside.replace(self.folder / "{:05d}-{:08d}".format(*place))
+            temporary.replace(self.folder / "{:05d}-{:08d}".format(*place))
             sync(self.folder)
             if before is not None:
                 remove_tree(before)
@@ -175,7 +175,7 @@ class Checkpointer:
             link(here / "weights.safetensors", run / "last.safetensors")
         distributed.barrier()
 
-    def _write_own(self, aside: Path) -> None:
+    def _write_own(self, temporary: Path) -> None:
         own = run_folder.training_state(self.method)
         own["random.cpu"] = torch.get_rng_state()
         device = self.optimizer.accelerator.device
@@ -184,8 +184,8 @@ class Checkpointer:
         numpy = np.random.get_state(legacy=False)
         numpy["state"]["key"] = numpy["state"]["key"].tolist()
         kept = {"loss": self.meter.state_dict(), "python": random.getstate(), "numpy": numpy}
-        _write_tensors(_own(aside, "safetensors"), own)
-        _write_json(_own(aside, "json"), kept)
+        _write_tensors(_own(temporary, "safetensors"), own)
+        _write_json(_own(temporary, "json"), kept)
 
     def _restore_random(self, kept: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         version, words, gauss = kept["python"]
@@ -238,14 +238,14 @@ def newest(folder: Path) -> Path | None:
 
 def link(source: Path, target: Path) -> None:
     """Hard-link a file; copy it where the file system has no hard links."""
-    aside = target.with_name(f".{target.name}")
-    aside.unlink(missing_ok=True)
+    temporary = target.with_name(f".{target.name}")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, aside)
+        os.link(source, temporary)
     except OSError:
-        shutil.copyfile(source, aside)
-        sync(aside)
-    aside.replace(target)
+        shutil.copyfile(source, temporary)
+        sync(temporary)
+    temporary.replace(target)
 
 
 def _own(folder: Path, kind: str) -> Path:

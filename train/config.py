@@ -16,8 +16,7 @@ from typing import Annotated, Any, Optional, TypeVar, Union
 from omegaconf import OmegaConf
 
 from cache.command_line import check_exists
-from manifests.card import Card
-from manifests.locate import CARD, find_manifest
+from manifests.locate import load_card
 from train.merge import merge_keys, read_overrides
 from train.ranges import Fraction, Increasing, NotNegative, Positive, Range, check_ranges, one_of
 
@@ -43,9 +42,8 @@ class TextConfig:
 
     # model | features: the store's text features, no language model
     source: Annotated[str, one_of("model", "features")] = "model"
-    model: str | None = (
-        None  # hub name, folder or builtin:minilm; null: the one that the card names
-    )
+    # hub name, folder or builtin:minilm; null: the one that the card names
+    model: str | None = None
     # all | none | n: the last n layers
     trainable: Annotated[Union[int, str], TRAINABLE] = "all"  # noqa: UP007  read by OmegaConf
     max_tokens: Positive[int] = 128  # longer transcripts are truncated at the end, and counted
@@ -156,9 +154,8 @@ class TrainConfig:
     # fp32 | bf16 | fp16: of the forward pass
     precision: Annotated[str, one_of("fp32", "bf16", "fp16")] = "fp32"
     cpu: bool = False  # use the CPU even if a GPU is available
-    bucket: Positive[int] = (
-        100  # batches per window; utterances are sorted by length within a window
-    )
+    # batches per window; utterances are sorted by length within a window
+    bucket: Positive[int] = 100
     check_every: Positive[int] = 50  # steps between two checks for a loss that is not finite
     accumulate: Positive[int] = 1  # micro-batches per batch, to save memory
     patience: NotNegative[int] = 0  # stop after n epochs without a better one; 0: never
@@ -227,8 +224,7 @@ def choose_config(overrides: Sequence[str]) -> Config:
     early = make_config(None, overrides)
     if not early.dataset:
         raise ValueError("no dataset: add dataset=NAME, for example dataset=demo")
-    card = Card.load(find_manifest(early.dataset).parent / CARD)
-    preset = early.preset or card.preset
+    preset = early.preset or load_card(early.dataset).preset
     return make_config(preset, [*overrides, f"preset={preset}"])
 
 
@@ -239,13 +235,13 @@ def check_store(config: Config) -> None:
         ValueError: no such path.
     """
     if config.cache is None:
-        name = Card.load(find_manifest(config.dataset).parent / CARD).name
+        name = load_card(config.dataset).name
         folder = Path(config.stores, name)
         if not folder.is_dir():
             raise ValueError(
                 f"no published store of {name!r} in {folder}; run: python -m extract {name}"
             )
-    elif "://" not in config.cache:
+    else:
         check_exists(config.cache)
 
 

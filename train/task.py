@@ -141,9 +141,8 @@ class Task:
         """
         if self.kind == "regression":
             bin_B = torch.zeros_like(target_BC[:, 0], dtype=torch.int64)
-            for (
-                border
-            ) in self.bins:  # a tensor of borders would be copied to the device in every step
+            # A loop: a tensor of borders would be copied to the device in every step.
+            for border in self.bins:
                 bin_B += target_BC[:, 0] >= border
             return bin_B[:, None] == bin_B[None, :]
         return target_BC @ target_BC.T > 0.5

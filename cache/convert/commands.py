@@ -10,7 +10,7 @@ from cache.command_line import check_exists, progress_bar
 from cache.convert import EXPORT_FORMATS, IMPORT_FORMATS, NON_FINITE
 from cache.convert.arguments import check_export, check_import
 from cache.store.recipe import DTYPES, MODALITIES
-from manifests.command_line import RenamedOption, add_command, print_note
+from manifests.command_line import add_command, add_stores_option, print_note
 from manifests.printing import escape_controls
 
 if TYPE_CHECKING:
@@ -59,17 +59,7 @@ def add_commands(commands: SubParsers) -> None:
     )
     into.add_argument("--dataset", help="the dataset's name (default: the file's own)")
     into.add_argument("--name", help="name of the features (default: the file's name)")
-    into.add_argument(
-        "--stores",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("stores"),
-        help="folder of the stores (default: stores)",
-    )
-    # The name of --stores in release 0.1.
-    into.add_argument(
-        "--root", dest="stores", type=Path, action=RenamedOption, help=argparse.SUPPRESS
-    )
+    add_stores_option(into, former="--root")
     into.add_argument("--dtype", choices=DTYPES, default="float16", help="default: float16")
     into.add_argument(
         "--non-finite",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.command_line import check_exists, progress_bar
-from manifests.command_line import RenamedOption, add_command
-from manifests.printing import escape_controls, format_bytes
+from manifests.command_line import add_command, add_stores_option
+from manifests.printing import escape_controls, format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from manifests.command_line import SubParsers
 
 _LOCATION = "a folder (NFS, ...), s3://, gs://, ssh:// or, read-only, http(s)://"
-_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def add_commands(commands: SubParsers) -> None:
@@ -59,17 +57,7 @@ def add_commands(commands: SubParsers) -> None:
         help="LOCATION/DATASET/NAME.zarr, LOCATION/DIGEST (12 digits or more) or LOCATION, which "
         f"is {_LOCATION}",
     )
-    pull.add_argument(
-        "--stores",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("stores"),
-        help="folder of the stores (default: stores)",
-    )
-    # The name of --stores in release 0.1.
-    pull.add_argument(
-        "--to", dest="stores", type=Path, action=RenamedOption, help=argparse.SUPPRESS
-    )
+    add_stores_option(pull, former="--to")
     pull.add_argument("--all", action="store_true", help="all stores of LOCATION, not only one")
 
     list_ = add_command(
@@ -230,8 +218,7 @@ def _days(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", text.upper(), re.ASCII)
-    size = float(match[1]) * _FACTORS[match[2]] if match else math.inf
-    if size == math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r:.50} is not a size; write 500M, 20G or 1T")
-    return int(size)
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

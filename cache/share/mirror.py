@@ -57,9 +57,7 @@ def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = Non
     folder = folder or mirror_folder()
     try:
         source = resolve_one(url)
-        checksums = source.checksums()
-        if checksums is None:
-            raise ShareError(f"{source} is not a published store")
+        checksums = source.published_checksums()
     except ShareError as error:
         store = _find_copy(url, folder)
         if store is None or _damaged(store):

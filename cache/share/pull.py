@@ -58,9 +58,7 @@ def pull(
             the disk is full.
         ShareError: the share is unreachable, or the store is missing there or damaged.
     """
-    checksums = source.checksums()
-    if checksums is None:
-        raise ShareError(f"{source} is not a published store")
+    checksums = source.published_checksums()
     store = to / source.dataset / source.name
     if _has_content(store, checksums):
         return store, 0

@@ -83,6 +83,17 @@ class RemoteStore:
         except ValueError as error:
             raise ShareError(str(error)) from error
 
+    def published_checksums(self) -> Checksums:
+        """Read the checksums as :meth:`checksums` does, of a store that must be published.
+
+        Raises:
+            ShareError: as there, or the store is not published.
+        """
+        checksums = self.checksums()
+        if checksums is None:
+            raise ShareError(f"{self} is not a published store")
+        return checksums
+
     def attributes(self, checksums: Checksums) -> dict[str, Any]:
         """Read the store's root attributes.
 

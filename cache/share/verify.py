@@ -105,10 +105,7 @@ def repair(store: str | Path, source: str) -> list[Fault]:
                 f"{store} has no readable {CHECKSUMS} and is not named {copy.name}. Nothing was "
                 "changed; give the store's own folder"
             ) from None
-        theirs = copy.checksums()
-        if theirs is None:
-            raise ShareError(f"{copy} is not a published store") from None
-        atomic_write(store / CHECKSUMS, theirs.raw)
+        atomic_write(store / CHECKSUMS, copy.published_checksums().raw)
         make_read_only(store / CHECKSUMS)
     checksums, faults = Checksums.of(store), verify(store)
     unrepaired = []

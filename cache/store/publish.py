@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import time
@@ -21,6 +20,7 @@ from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows, read_column
 from cache.store.consistency import check_all_present
 from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync
+from cache.store.metadata import COLUMNS, read_attributes
 from cache.store.parts import Parts, Record, best_per_id
 from cache.store.recipe import Recipe
 from cache.store.temp_paths import (
@@ -168,14 +168,12 @@ class StoreSource:
     @cached_property
     def widths(self) -> dict[str, int]:
         """Columns per modality."""
-        root = json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))
-        return dict(root["attributes"]["widths"])
+        return dict(read_attributes(self.path)["widths"])
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """The record of each utterance, in the order of the rows."""
-        names = ("id", "status", "error", "duration")
-        columns = {name: read_column(self.path / "utterances" / name).tolist() for name in names}
+        columns = {name: read_column(self.path / "utterances" / name).tolist() for name in COLUMNS}
         for modality in self.widths:
             offsets = read_column(self.path / modality / "offsets")
             columns[f"{modality}_frames"] = np.diff(offsets).tolist()

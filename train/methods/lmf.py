@@ -13,48 +13,28 @@ The embeddings z_m are TFN's, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from train.config import Config, read_options
-from train.data import Batch
-from train.method import Method, Outputs
-from train.methods.tfn import Embeddings, with_one
-from train.model.layers import predictor
+from train.methods.tfn import TFN, with_one
 from train.ranges import Positive
-from train.task import Task
 
 
-class LMF(Method):
-    """Low-rank Multimodal Fusion."""
+class LMF(TFN):
+    """Low-rank Multimodal Fusion: TFN with another fusion."""
 
     @dataclass
-    class Options:
-        """LMF's own keys."""
+    class Options(TFN.Options):
+        """LMF's own keys: the rank, and TFN's."""
 
         rank: Positive[int] = 4  # R
-        text: Positive[int] = 128
-        audio: Positive[int] = 32
-        vision: Positive[int] = 32
 
-    text_modules = ("embed.text.encoder",)
-
-    def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
-        super().__init__(config, task, widths)
-        options = read_options(self.Options, config)
-        sizes = (options.text, options.audio, options.vision)
-        self.embed = Embeddings(config, widths, sizes)
-        self.fuse = LowRankFusion(sizes, options.rank, config.width)
-        self.predict = predictor(config.width, task.outputs, config.dropout)
-
-    def forward(self, batch: Batch) -> Outputs:
-        """Predict, and return each modality's z_m."""
-        features = self.embed(batch)
-        features["M"] = self.fuse(list(features.values()))
-        return Outputs({"M": self.predict(features["M"])}, features)
+    def fusion(self, sizes: tuple[int, int, int], options: Any, width: int) -> nn.Module:
+        """Build the low-rank fusion."""
+        return LowRankFusion(sizes, options.rank, width)
 
 
 class LowRankFusion(nn.Module):

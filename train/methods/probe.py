@@ -35,9 +35,8 @@ class Probe(Method):
         """The input of the probe."""
 
         modality: Annotated[str, one_of("vision", "audio")] = "vision"
-        run: str | None = (
-            None  # a finished SemanticMAC run, whose perceiver to probe; null: E_u itself
-        )
+        # a finished SemanticMAC run, whose perceiver to probe; null: E_u itself
+        run: str | None = None
 
     def __init__(self, config: Config, task: Task, widths: Mapping[str, int]) -> None:
         super().__init__(config, task, widths)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,14 +48,34 @@ class TFN(Method):
         options = read_options(self.Options, config)
         sizes = (options.text, options.audio, options.vision)
         self.embed = Embeddings(config, widths, sizes)
-        self.fuse = nn.Linear((sizes[0] + 1) * (sizes[1] + 1) * (sizes[2] + 1), config.width)
+        self.fuse = self.fusion(sizes, options, config.width)
         self.predict = predictor(config.width, task.outputs, config.dropout)
 
     def forward(self, batch: Batch) -> Outputs:
         """Predict, and return each modality's z_m."""
         features = self.embed(batch)
-        features["M"] = F.relu(self.fuse(outer_product(*features.values()).flatten(1)))
+        features["M"] = self.fuse(list(features.values()))
         return Outputs({"M": self.predict(features["M"])}, features)
+
+    def fusion(self, sizes: tuple[int, int, int], options: Any, width: int) -> nn.Module:
+        """Build the module that fuses the three z_m of these sizes to F_M, ``[B, D]``."""
+        return TensorFusion(sizes, width)
+
+
+class TensorFusion(nn.Linear):
+    """F_M from the outer product of the embeddings.
+
+    Args:
+        sizes: H_t, H_a, H_v.
+        width: D.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int], width: int) -> None:
+        super().__init__((sizes[0] + 1) * (sizes[1] + 1) * (sizes[2] + 1), width)
+
+    def forward(self, z: list[Tensor]) -> Tensor:  # type: ignore[override]  # three, not one
+        """Compute F_M, ``[B, D]``."""
+        return F.relu(super().forward(outer_product(*z).flatten(1)))
 
 
 class Embeddings(nn.Module):
