@@ -79,10 +79,12 @@ def locked(path: Path) -> Iterator[bool]:
 
     The lock of a killed process is released. Yields False, without waiting, on systems and file
     systems without such locks.
+
+    Raises:
+        ValueError: something else has the lock file's name: it is neither written to nor deleted.
     """
     while fcntl is not None:
-        file = retry_if_removed(path.parent, partial(path.open, "wb"))
-        with file:
+        with os.fdopen(retry_if_removed(path.parent, partial(_open_lock, path)), "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError:
@@ -95,6 +97,40 @@ def locked(path: Path) -> Iterator[bool]:
                 path.unlink(missing_ok=True)
             return
     yield False
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, or make it; returns its descriptor.
+
+    A folder of stores may be writable for others: the name may be a link to another file, a pipe
+    whose opening would never return, or a file with content that a lock would delete.
+
+    Raises:
+        ValueError: it is not an empty file.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+        except PermissionError:
+            lock = os.open(path, os.O_RDONLY | flags)  # another user's, which may be locked too
+    except OSError as error:
+        # A link, a folder, a socket or a device without driver; other errors are the system's.
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+            raise
+        raise _not_a_lock(path) from error
+    status = os.fstat(lock)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        os.close(lock)
+        raise _not_a_lock(path)
+    return lock
+
+
+def _not_a_lock(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} should be an empty lock file, but is something else (a link, a pipe, a folder or "
+        "a file with content). Nothing was changed; move it away and run the command again."
+    )
 
 
 def retry_if_removed(folder: Path, write: Callable[[], T]) -> T:
