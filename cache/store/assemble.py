@@ -7,6 +7,7 @@ workers and interruptions of the extraction. Nothing in the store depends on the
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -18,15 +19,16 @@ import numpy as np
 import zarr
 
 from cache.store.checksums import CHECKSUMS, write_checksums
+from cache.store.chunks import row_numbers
 from cache.store.consistency import UnlistedFileError, check_all_listed
 from cache.store.disk import make_tree_read_only
 from cache.store.metadata import COLUMNS, STATUSES
-from cache.store.parts import Record
+from cache.store.parts import Record, frames_of
 from cache.store.recipe import FORMAT_VERSION, Recipe
 
 CHUNK_BYTES = 8 << 20
-OPEN_PARTS = 64
-"""Parts mapped at a time: each holds a file descriptor, and their number is limited."""
+CHUNKS_AT_ONCE = 8
+"""Chunks in memory at once: the more, the more rows are read each time a part is opened."""
 
 
 class Source(Protocol):
@@ -40,8 +42,11 @@ class Source(Protocol):
     def records(self) -> tuple[Record, ...]:
         """The record of each utterance, in the order of the rows."""
 
-    def values(self, modality: str) -> np.ndarray:
-        """All rows of one modality, ``[sum T, d]``."""
+    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``.
+
+        No file may stay open: the number of open files is limited, that of sources is not.
+        """
 
 
 Row = tuple[Source, int]
@@ -51,8 +56,8 @@ Row = tuple[Source, int]
 def bytes_of(rows: Sequence[Row], widths: Mapping[str, int], dtype: str) -> int:
     """Size of the values in bytes; the columns are negligible."""
     records = [source.records[index] for source, index in rows]
-    per_frame = {m: widths[m] * np.dtype(dtype).itemsize for m in widths}
-    return sum(per_frame[m] * record.frames(m) for record in records for m in widths)
+    itemsize = np.dtype(dtype).itemsize
+    return sum(widths[m] * itemsize * sum(frames_of(records, m)) for m in widths)
 
 
 def assemble(
@@ -97,7 +102,7 @@ def _write(
     counts = {
         "utterances": len(records),
         **{status: sum(record.status == status for record in records) for status in STATUSES},
-        **{f"{m}_frames": sum(record.frames(m) for record in records) for m in widths},
+        **{f"{m}_frames": sum(frames_of(records, m)) for m in widths},
     }
     attributes = {
         "format_version": FORMAT_VERSION,
@@ -112,8 +117,7 @@ def _write(
     total = sum(-(-counts[f"{m}_frames"] // chunk_rows(widths[m], itemsize)) for m in widths)
     written = 0
     for modality in widths:
-        lengths = [record.frames(modality) for record in records]
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        offsets = np.cumsum([0, *frames_of(records, modality)], dtype=np.int64)
         group = root.create_group(modality)
         _column(group, "offsets", offsets)
         shape = (int(offsets[-1]), widths[modality])
@@ -127,7 +131,7 @@ def _write(
             filters=None,
             config={"write_empty_chunks": True},
         )
-        for start, block in _in_chunks(rows, modality, step, shape[1], recipe.dtype):
+        for start, block in _in_chunks(rows, offsets, modality, step, shape[1], recipe.dtype):
             values[start : start + len(block)] = block
             written += 1
             if on_chunk is not None:
@@ -139,30 +143,46 @@ def _write(
 
 
 def _in_chunks(
-    rows: Sequence[Row], modality: str, step: int, width: int, dtype: str
+    rows: Sequence[Row], offsets: np.ndarray, modality: str, step: int, width: int, dtype: str
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first row and values of each chunk, in order (the last may be shorter)."""
-    chunk = np.empty((step, width), dtype)
-    start = filled = 0
-    mapped: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
-    for source, index in rows:
-        if source.path not in mapped:
-            if len(mapped) == OPEN_PARTS:
-                del mapped[next(iter(mapped))]
-            ends = np.cumsum([record.frames(modality) for record in source.records])
-            mapped[source.path] = source.values(modality), ends
-        values, ends = mapped[source.path]
-        stop = int(ends[index])
-        row = stop - source.records[index].frames(modality)
-        while row < stop:
-            taken = min(stop - row, step - filled)
-            chunk[filled : filled + taken] = values[row : row + taken]
-            row, filled = row + taken, filled + taken
-            if filled == step:
-                yield start, chunk
-                start, filled = start + step, 0
-    if filled:
-        yield start, chunk[:filled]
+    """Yield the first row and values of each chunk, in order (the last may be shorter).
+
+    Several chunks are filled at once, source by source. So a source is opened once for all its rows
+    there, and the time does not depend on how the utterances are distributed over the parts.
+    """
+    sources, source_of, starts = _places_of(rows, modality)
+    begins, ends = offsets[:-1], offsets[1:]
+    total = int(offsets[-1])
+    buffer = np.empty((min(CHUNKS_AT_ONCE * step, total), width), dtype)
+    for start in range(0, total, max(1, len(buffer))):
+        stop = min(start + len(buffer), total)
+        here = np.arange(
+            np.searchsorted(ends, start, side="right"), np.searchsorted(begins, stop, side="left")
+        )
+        here = here[ends[here] > begins[here]]
+        here = here[np.argsort(source_of[here], kind="stable")]
+        skipped = np.maximum(start - begins[here], 0)  # of an utterance that began before
+        lengths = np.minimum(ends[here], stop) - begins[here] - skipped
+        read_from, write_to = starts[here] + skipped, begins[here] + skipped - start
+        borders = np.flatnonzero(np.diff(source_of[here])) + 1
+        for first, last in itertools.pairwise([0, *borders.tolist(), len(here)]):
+            one = slice(first, last)
+            values = sources[source_of[here[first]]].read(modality, read_from[one], lengths[one])
+            buffer[row_numbers(write_to[one], lengths[one])] = values
+        for row in range(start, stop, step):
+            yield row, buffer[row - start : min(row + step, stop) - start]
+
+
+def _places_of(rows: Sequence[Row], modality: str) -> tuple[list[Source], np.ndarray, np.ndarray]:
+    """Return the sources, and per utterance the number of its source and its first row there."""
+    sources = list({id(source): source for source, _ in rows}.values())
+    numbers = {id(source): number for number, source in enumerate(sources)}
+    source_of = np.fromiter((numbers[id(source)] for source, _ in rows), np.int64, len(rows))
+    index = np.fromiter((index for _, index in rows), np.int64, len(rows))
+    lengths = [np.array(frames_of(source.records, modality)) for source in sources]
+    starts = np.concatenate([np.cumsum(each) - each for each in lengths])
+    sizes = np.array([len(each) for each in lengths])
+    return sources, source_of, starts[(np.cumsum(sizes) - sizes)[source_of] + index]
 
 
 def _column(group: zarr.Group, name: str, values: np.ndarray) -> None:

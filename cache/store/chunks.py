@@ -13,6 +13,8 @@ import os
 import struct
 import sys
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -75,26 +77,27 @@ class ChunkedRows:
             ValueError: a chunk file is missing or too short.
         """
         if not self.raw:  # the store was re-compressed: slower
-            everything = np.asarray(zarr.open_array(self.folder, mode="r")[:])
-            runs = [everything[s : s + n] for s, n in zip(starts, lengths, strict=True)]
-            return np.concatenate([everything[:0], *runs])
+            begin = int(starts.min()) if len(starts) else 0
+            stop = int((starts + lengths).max(initial=begin))
+            values = np.asarray(zarr.open_array(self.folder, mode="r")[begin:stop])
+            return values[row_numbers(starts - begin, lengths)]
         out = np.empty((int(lengths.sum()), self.shape[1]), self.dtype)
         target = out.reshape(-1).view(np.uint8).data
         row_bytes = self.shape[1] * self.dtype.itemsize
-        for index, first, count in self._pieces(starts, lengths):
-            size = count * row_bytes
+        for index, pieces in groupby(self._pieces(starts, lengths), key=itemgetter(0)):
             try:
                 with self.chunk(index).open("rb", buffering=0) as file:
-                    file.seek(first * row_bytes)
-                    got = 0
-                    while got < size:
-                        step = file.readinto(target[got:size])
-                        if not step:
-                            raise EOFError("file is too short")
-                        got += step
+                    for _, first, count in pieces:
+                        size, got = count * row_bytes, 0
+                        file.seek(first * row_bytes)
+                        while got < size:
+                            step = file.readinto(target[got:size])
+                            if not step:
+                                raise EOFError("file is too short")
+                            got += step
+                        target = target[size:]
             except (OSError, EOFError) as error:
                 raise _damaged(self.chunk(index), error) from error
-            target = target[size:]
         return out
 
     def map(self) -> np.ndarray | None:
@@ -168,6 +171,12 @@ class ChunkedRows:
                 pieces.append((index, first, taken))
                 row += taken
         return pieces
+
+
+def row_numbers(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges ``starts[i] .. starts[i] + lengths[i]``, ``[sum lengths]`` int64."""
+    # Row r of the result is r - (rows of earlier ranges) after the start of its range.
+    return np.repeat(starts + lengths - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
 
 
 def read_column(folder: Path) -> np.ndarray:

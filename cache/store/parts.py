@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
+from cache.store.chunks import row_numbers
 from cache.store.disk import (
     atomic_write,
     os_error_message,
@@ -59,6 +61,11 @@ class Record:
         return int(getattr(self, f"{modality}_frames"))
 
 
+def frames_of(records: Sequence[Record], modality: str) -> list[int]:
+    """Number of rows in one modality, for each record."""
+    return list(map(attrgetter(f"{modality}_frames"), records))
+
+
 @dataclass(frozen=True)
 class Part:
     """One file of finished utterances: the records, and where in the file their rows are."""
@@ -82,6 +89,10 @@ class Part:
             if entry["shape"][0]
             else np.empty(entry["shape"], {"F16": "<f2", "F32": "<f4"}[entry["dtype"]])
         )
+
+    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
+        return self.values(modality)[row_numbers(starts, lengths)]
 
 
 class Parts:

@@ -180,11 +180,13 @@ class StoreSource:
         rows = zip(*columns.values(), strict=True)
         return tuple(Record(**dict(zip(columns, row, strict=True))) for row in rows)
 
-    def values(self, modality: str) -> np.ndarray:
-        """All rows of one modality, ``[sum T, d]``, mapped where that is possible."""
-        array = ChunkedRows.open(self.path / modality / "values")
-        mapped = array.map()
-        return array.read(np.array([0]), np.array(array.shape[:1])) if mapped is None else mapped
+    @cached_property
+    def _arrays(self) -> dict[str, ChunkedRows]:
+        return {m: ChunkedRows.open(self.path / m / "values") for m in self.widths}
+
+    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
+        return self._arrays[modality].read(starts, lengths)
 
 
 def _retried_rows(old: StoreSource, retried: Parts) -> list[Row]:
