@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,10 +92,18 @@ def _add_commands(commands: SubParsers) -> None:
         "verify",
         _verify,
         "compare every file of a store with its published SHA-256",
-        ["stores/meld/NAME.zarr", "stores/meld/NAME.zarr --repair /nfs/lab/features"],
+        [
+            "stores/meld/NAME.zarr --repair /nfs/lab/features",
+            "s3://lab/features/0123456789ab --repair stores/meld/NAME.zarr",
+        ],
+        "Compare every file of a store, on this machine or on a share, with its published SHA-256. "
+        "A store on a share is read once, and not kept.",
         status=("Exit status: 0 every file is as published, 1 there are faults."),
     )
-    check.add_argument("store", type=Path, help="a published store, NAME.zarr")
+    check.add_argument(
+        "store",
+        help="a published store on this machine or on a share: NAME.zarr or LOCATION/DIGEST",
+    )
     check.add_argument(
         "--repair",
         metavar="FROM",
@@ -122,14 +131,14 @@ def _add_commands(commands: SubParsers) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    if "://" not in options.store:
-        check_exists(options.store)
+    check_exists(options.store)
+    from cache.share.remote_store import locate
+
+    source = locate(options.store)
+    if isinstance(source, Path):
         from cache.reader import FeatureStore
 
-        return _describe(FeatureStore.open(options.store), options.store)
-    from cache.share.remote_store import resolve_one
-
-    source = resolve_one(options.store)
+        return _describe(FeatureStore.open(source), options.store)
     checksums = source.published_checksums()
     from cache.share.transfer import open_remote_metadata
 
@@ -161,17 +170,26 @@ def _describe(store: FeatureStore, title: str) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     check_exists(options.store)
-    from cache.share.verify import repair, verify
+    from cache.share.remote_store import locate
+    from cache.share.repair import repair
+    from cache.share.verify import verify
 
+    store = locate(options.store)
     if options.repair:
-        for fault in repair(options.store, options.repair):
+        with progress_bar("repair", in_bytes=True) as on_bytes:
+            repaired = repair(store, options.repair, on_bytes)
+        for fault in repaired:
             action = {"extra": "removed", "link": "unlinked"}.get(fault.problem, "fetched")
             print(escape_controls(f"{fault.file}: was {fault.problem}, {action}"))
-    faults = verify(options.store)
+    with progress_bar("verify", in_bytes=True) as on_bytes:
+        faults = verify(store, on_bytes)
     for fault in faults:
         ids = f" (utterances {preview(fault.utterances, 10)})" if fault.utterances else ""
         print(escape_controls(f"{fault.file}: {fault.problem}{ids}"))
-    print(f"{options.store}: {f'{len(faults)} faults' if faults else 'every file is as published'}")
+    print(f"{store}: {f'{len(faults)} faults' if faults else 'every file is as published'}")
+    if faults and not options.repair:
+        command = f"python -m cache verify {shlex.quote(options.store)} --repair COPY"
+        print(f"An intact COPY of the store (a path, URL or share) repairs it: {command}")
     return 1 if faults else 0
 
 

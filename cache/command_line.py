@@ -9,24 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cache.names import is_digest, is_url
 from cache.store.temp_paths import TempPath
 
 
 def check_exists(store: str | Path) -> None:
     """Check that a store's path exists, before anything large is imported to read it.
 
-    A store at a URL is not checked.
+    A store at a URL is not checked, nor one named ``LOCATION/DIGEST`` whose location exists.
 
     Raises:
         ValueError: neither the path exists nor an earlier store that its replacement moved away.
     """
     path = Path(store)
-    if (
-        "://" not in str(store)
-        and not path.exists()
-        and not TempPath.REPLACED.next_to(path).exists()
-    ):
-        raise ValueError(f"{path} does not exist; `python -m cache pull` fetches a shared store")
+    if is_url(store) or path.exists() or TempPath.REPLACED.next_to(path).exists():
+        return
+    if is_digest(path.name) and path.parent.is_dir():
+        return  # LOCATION/DIGEST
+    raise ValueError(f"{path} does not exist; `python -m cache pull` fetches a shared store")
 
 
 @contextmanager

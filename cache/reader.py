@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from cache.features import Features
+from cache.names import is_url
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows
 from cache.store.memory import free_memory
@@ -57,7 +58,7 @@ class FeatureStore:
             NewerFormatError: the store's format is newer than this reader.
             ValueError: it is not a published store, its metadata is invalid, or it is a URL.
         """
-        if "://" in str(path):
+        if is_url(path):
             raise ValueError(f"{path} is a URL, not a path: open it with cache.open_store")
         path = Path(path)
         path = path if path.name else path.absolute()  # "." or ""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import subprocess
 import sys
 import time
@@ -26,28 +25,10 @@ from extract.__main__ import main as extract_main
 from extract.ffmpeg import ffmpeg_exe
 from manifests import Card, Manifest
 from tests.stores import RECIPE, build_store, tree_of
+from tests.web import WebServer
 
 NAME = f"toy/{RECIPE.store_name}"
 DAY = 86400
-
-
-class WebServer:
-    """``python -m http.server`` of a folder, on a free port of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
-        self._process = subprocess.Popen(
-            [*command, "--directory", str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.url = re.search(r"\((http://[^)]*)/\)", self._process.stdout.readline())[1]
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._process.stdout.close()
 
 
 @pytest.fixture

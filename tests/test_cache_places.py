@@ -9,7 +9,8 @@ from cache.__main__ import main
 from cache.share.location import ShareError
 from cache.share.mirror import mirror
 from cache.share.push import push
-from cache.share.verify import repair, verify
+from cache.share.repair import repair
+from cache.share.verify import verify
 from tests.stores import RECIPE, build_store, tree_of
 from tests.tampering import unseal
 

@@ -19,11 +19,13 @@ from cache import FeatureStore, Parts, Record, publish
 from cache.__main__ import main
 from cache.diff import diff
 from cache.share import catalog
-from cache.share.location import Location, ShareError, redacted
+from cache.share.location import Location, ShareError
 from cache.share.pull import pull, pull_recipe
 from cache.share.push import push
 from cache.share.remote_store import RemoteStore, resolve, resolve_one
-from cache.share.verify import repair, verify
+from cache.share.repair import repair
+from cache.share.secrets import redacted
+from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS, Checksums, stays_below
 from cache.store.publish import is_published
 from tests.stores import LENGTHS, RECIPE, build_store, tree_of

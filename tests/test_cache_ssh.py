@@ -164,6 +164,26 @@ def test_push_list_pull_and_repair(server, tmp_path, capsys):
     assert tree_of(pulled) == tree_of(store)
 
 
+def test_damage_is_found_and_mended(server, tmp_path, capsys):
+    store, share = build_store(tmp_path / "stores"), f"{server}{tmp_path}/share"
+    assert main(["push", str(store), share]) == 0
+    path = tmp_path / "share" / NAME / "audio/values/c/0/0"
+    for repair in (["push", str(store), share, "--check"], ["verify", share, "--repair", store]):
+        path.write_bytes(bytes(path.stat().st_size))
+        (path.parent / "notes.txt").write_text("extra")
+        (tmp_path / "share" / NAME / "utterances/id/zarr.json").unlink()
+        capsys.readouterr()
+        assert main(["verify", share]) == 1
+        found = capsys.readouterr().out
+        assert "audio/values/c/0/0: changed" in found
+        assert "audio/values/c/0/notes.txt: extra" in found
+        assert "utterances/id/zarr.json: missing" in found
+        assert main([str(word) for word in repair]) == 0
+        (path.parent / "notes.txt").unlink(missing_ok=True)
+        assert tree_of(tmp_path / "share" / NAME) == tree_of(store)
+        assert not list((tmp_path / "share" / "toy").glob("*.pushing/**/*"))
+
+
 def test_an_interrupted_push_is_invisible_and_resumes(server, tmp_path, capsys, monkeypatch):
     store, share = build_store(tmp_path / "stores"), f"{server}{tmp_path}/share"
     write, written = Location.write, []

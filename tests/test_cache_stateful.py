@@ -23,7 +23,8 @@ from cache.share.location import Location
 from cache.share.pull import pull
 from cache.share.push import push
 from cache.share.remote_store import RemoteStore
-from cache.share.verify import Fault, repair, verify
+from cache.share.repair import repair
+from cache.share.verify import Fault, verify
 from cache.store.publish import is_published, republish
 from cache.store.temp_paths import TempPath, retry_of
 from tests.stores import RECIPE, WIDTHS, features_of, write_part

@@ -8,8 +8,9 @@ import pytest
 
 from cache.__main__ import main
 from cache.share.remote_store import RemoteStore
+from cache.share.repair import repair
 from cache.share.transfer import download
-from cache.share.verify import repair, verify
+from cache.share.verify import verify
 from cache.store.checksums import Checksums
 from tests.stores import build_store, tree_of
 from tests.tampering import change_root, reseal, unseal

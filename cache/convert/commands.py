@@ -29,7 +29,7 @@ def add_commands(commands: SubParsers) -> None:
             "stores/mosi/NAME.zarr --to mmsa features.pkl --manifest mosi",
         ],
     )
-    out.add_argument("store", type=Path, help="a published store, NAME.zarr")
+    out.add_argument("store", help="a published store, NAME.zarr, by path or URL")
     out.add_argument("--to", required=True, choices=EXPORT_FORMATS, help="the file's format")
     out.add_argument("out", type=Path, help="the file to write; it must not exist")
     out.add_argument(

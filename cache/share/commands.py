@@ -26,10 +26,11 @@ def add_commands(commands: SubParsers) -> None:
         "copy a published store to a share",
         ["stores/meld/NAME.zarr /nfs/lab/features", "stores/meld/NAME.zarr s3://lab-features/2024"],
         "Copy a published store to a share. The store is added to the share's catalogue. Run "
-        "an interrupted push again to resume it. Access rights are the share's own; a "
+        "an interrupted push again to resume it. If the share has the store already, files that "
+        "are missing or damaged there are sent again. Access rights are the share's own; a "
         "location must not contain a password or key.",
     )
-    push.add_argument("store", type=Path, help="a published store, NAME.zarr")
+    push.add_argument("store", help="a published store on this machine: NAME.zarr or FOLDER/DIGEST")
     push.add_argument("location", help=f"the share: {_LOCATION}")
     push.add_argument(
         "--take-over",
@@ -41,6 +42,12 @@ def add_commands(commands: SubParsers) -> None:
         action="store_true",
         help="replace the shared store with the same recipe, if yours has features of all its "
         "utterances: after extract --retry-failed",
+    )
+    push.add_argument(
+        "--check",
+        action="store_true",
+        help="read the files of a store that the share has already, and mend those whose SHA-256 "
+        "is wrong; without it only missing files and wrong sizes are found",
     )
 
     pull = add_command(
@@ -102,17 +109,23 @@ def _push(options: argparse.Namespace) -> int:
     check_exists(options.store)
     from cache.reader import FeatureStore
     from cache.share.push import push
+    from cache.share.remote_store import locate
 
+    store = locate(options.store)
+    if not isinstance(store, Path):
+        raise ValueError(f"{store} is not on this machine; pull it, then push the copy")
     with progress_bar("push", in_bytes=True) as on_bytes:
-        target, copied = push(
-            options.store,
+        target, copied, mended = push(
+            store,
             options.location,
             take_over=options.take_over,
             replace=options.replace,
+            check=options.check,
             on_bytes=on_bytes,
         )
-    print(f"{target}: {f'{copied} files copied' if copied else 'already there'}")
-    licence = FeatureStore.open(options.store).attributes.get("licence") or "not stated"
+    done = f"{mended} files mended" if mended else "already there"
+    print(f"{target}: {f'{copied} files copied' if copied else done}")
+    licence = FeatureStore.open(store).attributes.get("licence") or "not stated"
     print(f"licence of the dataset: {licence}")
     print(
         "Features of research-only data stay research-only. Do not share them with anyone who may"

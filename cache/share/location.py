@@ -7,39 +7,31 @@ configurations and logs.
 
 from __future__ import annotations
 
-import os
-import re
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
+from cache.names import is_url
+from cache.share.secrets import SSH, WEB, check_no_secrets, redacted
 from cache.store.disk import (
     LARGEST_LIST,
     IrregularFileError,
     add_mode,
     atomic_write,
+    files_below,
     make_folder,
     make_read_only,
     read_regular,
+    remove_tree,
 )
 from cache.store.temp_paths import incomplete_file
 
 _PACKAGE = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 _PACKAGE |= {"sftp": "paramiko", "ssh": "paramiko"}
-_WEB = ("http", "https")
-_SSH = ("sftp", "ssh")
-
-_WHERE_KEYS_BELONG = {
-    "s3": "~/.aws/credentials or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
-    "gs": "`gcloud auth application-default login` or GOOGLE_APPLICATION_CREDENTIALS",
-    **dict.fromkeys(_WEB, "~/.netrc, or client_kwargs in ~/.config/fsspec/"),
-    **dict.fromkeys(_SSH, "the SSH agent or ~/.ssh"),
-}
 
 # fsspec checks for a folder and then makes it: two threads would both do so.
 _making_folders = threading.Lock()
@@ -81,14 +73,14 @@ class Location:
         text = str(text)
         if not text.strip():
             raise ValueError("the location is empty; the current folder is '.'")
-        scheme, separator, rest = text.partition("://")
-        if not separator or scheme == "file":
-            folder = Path(rest if separator else text).expanduser().absolute()
+        scheme, _, rest = text.partition("://")
+        if not is_url(text) or scheme == "file":
+            folder = Path(rest if is_url(text) else text).expanduser().absolute()
             return cls("file", "", folder.as_posix())
         if scheme not in _PACKAGE:
             known = ", ".join(f"{s}://" for s in _PACKAGE)
             raise ValueError(f"{scheme}:// is not supported; use a folder or one of {known}")
-        _check_no_secrets(scheme, rest)
+        check_no_secrets(scheme, rest)
         host, _, path = rest.partition("/")
         if not host:
             raise ValueError(f"{scheme}:// needs a {'bucket' if scheme in 's3 gs' else 'host'}")
@@ -113,7 +105,12 @@ class Location:
     @property
     def writable(self) -> bool:
         """Whether the back-end can write; permissions are not checked."""
-        return self.scheme not in _WEB
+        return self.scheme not in WEB
+
+    @property
+    def listable(self) -> bool:
+        """Whether the back-end can list files."""
+        return self.scheme not in WEB
 
     @property
     def folder(self) -> Path | None:
@@ -145,17 +142,19 @@ class Location:
                 not use it: they write atomically.
 
         Raises:
-            ShareError: it could not be written.
+            ShareError: it could not be written, or a link in the folder leads out of it.
         """
         part = incomplete_file(temporary)
         with self._as_share_error(name, missing=True):
             if self.folder is not None:
+                for below in (name, part):
+                    self._check_not_linked(below.rpartition("/")[0])
                 group = self._group_bits()
                 for below in (name, part):
                     make_folder((self.folder / below).parent, group)
                 atomic_write(self.folder / name, data, self.folder / part, group & ~stat.S_IXGRP)
                 make_read_only(self.folder / name)
-            elif self.scheme in _SSH:
+            elif self.scheme in SSH:
                 files = self._files()
                 with _making_folders:
                     for below in (name, part):
@@ -166,8 +165,14 @@ class Location:
                 self._files().pipe_file(self._address(name), data)
 
     def sizes(self, name: str) -> dict[str, int]:
-        """Map every file below a folder (relative path) to its size in bytes; empty if missing."""
+        """Map every file below a folder (relative path) to its size in bytes; empty if missing.
+
+        In a folder links are not followed, and what is not a regular file has the size -1. What
+        cannot be listed, for instance without permission, is skipped.
+        """
         root = self._address(name)
+        if self.folder is not None:
+            return {p.relative_to(root).as_posix(): _size(p) for p in files_below(Path(root))}
         with self._as_share_error(name):
             try:
                 found = self._files().find(root, detail=True)
@@ -180,28 +185,61 @@ class Location:
         """List the names in a folder, sorted; empty if it is missing or cannot be listed."""
         with self._as_share_error(name):
             try:
+                if self.folder is not None:
+                    return sorted(path.name for path in (self.folder / name).iterdir())
                 found = self._files().ls(self._address(name), detail=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder, if it exists and the back-end permits it."""
+        """Remove a file or folder, if it exists and the back-end permits it.
+
+        Of a link in a folder only the link is removed; nothing behind a link is.
+        """
         # Remaining files do no harm, and a bucket may forbid deleting.
         with suppress(FileNotFoundError, ShareError), self._as_share_error(name):
-            self._files().rm(self._address(name), recursive=True)
+            if self.folder is None:
+                self._files().rm(self._address(name), recursive=True)
+                return
+            self._check_not_linked(name.rpartition("/")[0])
+            path = self.folder / name
+            remove_tree(path) if path.is_dir() else path.unlink()
+
+    def remove_file(self, name: str) -> None:
+        """Remove one file, as :meth:`remove` does, but no object below its name."""
+        with suppress(FileNotFoundError, ShareError), self._as_share_error(name):
+            if self.folder is None:
+                self._files().rm_file(self._address(name))
+                return
+            self._check_not_linked(name.rpartition("/")[0])
+            (self.folder / name).unlink()
 
     def check(self) -> None:
         """Raise ShareError if a folder does not exist: its file system may not be mounted."""
         if self.folder is not None and not self.folder.is_dir():
             raise ShareError(f"{self}: no such folder")
 
+    def _check_not_linked(self, name: str) -> None:
+        """Check that no folder of a relative path is a link, which may lead out of the share.
+
+        Raises:
+            ShareError: one is.
+        """
+        parts = PurePosixPath(name).parts
+        for path in (Path(self.path, *parts[:count]) for count in range(1, len(parts) + 1)):
+            if self.folder is not None and path.is_symlink():
+                raise ShareError(
+                    f"{path} is a symlink. Nothing is written through a link in a share; replace "
+                    "the link by the folder"
+                )
+
     def _read_start(self, name: str, count: int) -> bytes:
         """Read the first bytes of a file."""
         address = self._address(name)
         if self.folder is not None:
             return read_regular(Path(address), count - 1)
-        if self.scheme in _WEB:  # a server may ignore the requested range
+        if self.scheme in WEB:  # a server may ignore the requested range
             data = bytearray()
             with self._files().open(address, "rb", block_size=0, size=count) as stream:
                 while len(data) < count and (more := stream.read(count - len(data))):
@@ -233,7 +271,7 @@ class Location:
         path = f"{self.path}/{name}" if name else self.path
         if self.scheme in ("s3", "gs"):
             return self.host + path
-        return f"{self.scheme}://{self.host}{path}" if self.scheme in _WEB else path
+        return f"{self.scheme}://{self.host}{path}" if self.scheme in WEB else path
 
     def _files(self) -> Any:
         """The back-end's file system; fsspec is imported when it is first needed."""
@@ -242,7 +280,7 @@ class Location:
         options: dict[str, Any] = {}
         if self.scheme in ("s3", "gs"):
             options["use_listings_cache"] = False  # others write there too
-        if self.scheme in _SSH:
+        if self.scheme in SSH:
             user, _, host = self.host.rpartition("@")
             host, _, port = host.partition(":")
             options |= {"host": host, "timeout": CONNECT_S}
@@ -251,7 +289,7 @@ class Location:
             if port:
                 options["port"] = int(port)
         try:
-            if self.scheme in _WEB:
+            if self.scheme in WEB:
                 import aiohttp
 
                 configured = fsspec.config.conf.get(self.scheme, {}).get("client_kwargs", {})
@@ -297,26 +335,10 @@ class Location:
             raise ShareError(f"{self / name if name else self}: {reason}") from None
 
 
-def redacted(text: str) -> str:
-    """Remove credentials and queries of URLs, and secrets of the environment, from a message."""
-    text = re.sub(r"(\w://)\S*@", r"\1", text)
-    text = re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-    for name, value in os.environ.items():
-        if len(value) >= 8 and re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY", name.upper()):
-            text = text.replace(value, "***")
-    return text
-
-
-def _check_no_secrets(scheme: str, rest: str) -> None:
-    """Raise ValueError for ``user:password@`` and queries, without repeating them."""
-    host = urlsplit(f"//{rest}").netloc
-    user = host.rpartition("@")[0]
-    secret = ":" in user or (user and scheme not in _SSH)
-    # A password may contain a slash: then its @ comes after what looks like the host.
-    secret = secret or (":" in host and "@" in rest.partition("/")[2])
-    if secret or "?" in rest or "#" in rest:
-        raise ValueError(
-            f"this {scheme}:// location contains a user, a password, a key or a query. It "
-            f"must not: locations end up in logs. Configure access where {scheme} looks for it: "
-            f"{_WHERE_KEYS_BELONG[scheme]}"
-        )
+def _size(path: Path) -> int:
+    """Size of a regular file; -1 for anything else, and for a file that is gone or hidden."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1

@@ -16,8 +16,8 @@ from pathlib import Path
 from cache.share.location import Location, ShareError
 from cache.share.pull import pull
 from cache.share.remote_store import resolve_one
+from cache.share.repair import repair
 from cache.share.transfer import Progress
-from cache.share.verify import repair
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.publish import is_published
 

@@ -1,7 +1,8 @@
 """Copy a published store to a share.
 
 ``checksums.json`` is written last: until then the share does not contain the store. Every file is
-compared with it before it is sent. An interrupted push resumes.
+compared with it before it is sent. An interrupted push resumes. A push of a store that the share
+contains already compares the files there with the list, and sends those that are missing or wrong.
 
 A store on the share can be replaced by one with more utterances. In a folder the new one is
 completed next to the old one, then the two are swapped. An object store cannot swap: the files
@@ -11,15 +12,25 @@ change one by one under the old ``checksums.json``, so a reader rejects the new 
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.reader import FeatureStore
 from cache.share import catalog
+from cache.share.claims import (
+    check_claim,
+    claim,
+    is_only_claim,
+    pushing_folder,
+    release,
+    withdraw,
+)
 from cache.share.location import Location, ShareError
-from cache.share.remote_store import RemoteStore
-from cache.share.transfer import WORKERS, Progress, open_remote_metadata, upload
+from cache.share.remote_store import DamagedError, RemoteStore
+from cache.share.repair import mend
+from cache.share.transfer import WORKERS, Progress, open_remote_metadata, read_local, upload
+from cache.share.verify import find_problems
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.consistency import (
     UnlistedFileError,
@@ -30,11 +41,22 @@ from cache.store.consistency import (
 )
 from cache.store.disk import files_below
 from cache.store.publish import replace as replace_folder
-from cache.store.recipe import STORABLE, user_name
-from cache.store.temp_paths import TempPath, claim_name, is_claim
+from cache.store.recipe import STORABLE
 from manifests.printing import preview
 
-_LARGEST_CLAIM = 1000  # bytes
+
+class Pushed(NamedTuple):
+    """What a push did.
+
+    Attributes:
+        target: the store on the share.
+        copied: number of files sent of a store that was not there.
+        mended: number of files sent that the published store lacked or that were damaged.
+    """
+
+    target: RemoteStore
+    copied: int
+    mended: int
 
 
 def push(
@@ -43,21 +65,24 @@ def push(
     *,
     take_over: bool = False,
     replace: bool = False,
+    check: bool = False,
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
-) -> tuple[RemoteStore, int]:
-    """Copy a published store to a share and add it to the share's catalogue.
+) -> Pushed:
+    """Copy a published store to a share, or mend it there, and add it to the share's catalogue.
 
     Args:
         store: the published store.
         location: the share, a folder or URL.
         take_over: delete what another, unfinished push of the same recipe left there.
         replace: replace a store with the same recipe on the share, if no utterance loses features.
+        check: read the files that the share has already and compare their SHA-256; else only their
+            sizes are compared.
         workers: files transferred at once.
         on_bytes: called with the progress.
 
     Returns:
-        The store on the share, and the number of files copied: 0 if it was there already.
+        The store on the share, and how many files were sent: none if it was there and intact.
 
     Raises:
         ValueError: the share has this recipe with different content and ``replace`` is false, or
@@ -75,29 +100,53 @@ def push(
             "that it serves"
         )
     entry = catalog.Entry.of(target.name, ours.attributes, checksums)
-    copied = 0
+    copied = mended = 0
     _make_folder(target.share)
-    old = _replaced_by(ours, target, checksums) if replace else None
-    if not _is_published(target, checksums, old):
-        swapped = old is not None and target.share.folder is not None
-        place = f"{_pushing_folder(target)}/{target.name}" if swapped else target.path
-        _check_only_push_files(target.share, place, checksums)
-        try:
-            resumed = _claim(target, checksums, old, take_over)
-            if old is not None and not swapped:
-                resumed = False  # the folder has files of both stores, which sizes do not identify
-            copied = _upload_missing(store, target, place, checksums, resumed, workers, on_bytes)
-            if _claims(target) != {claim_name(checksums.content)}:
-                raise ShareError(f"{target}: another push took over; push again")
-            target.share.write(f"{place}/{CHECKSUMS}", checksums.raw, _pushing_folder(target))
-            if swapped:
-                _swap(target, place)
-        except ShareError:
-            if not _is_published(target, checksums, old):  # else another push was faster
-                raise
-    target.share.remove(_pushing_folder(target))
+    list_damaged = _is_list_damaged(target, checksums)
+    old = _replaced_by(ours, target, checksums) if replace and not list_damaged else None
+    if list_damaged or _is_published(target, checksums, old):
+        found = find_problems(target, checksums, check or list_damaged, workers, on_bytes)
+        names = [*found, CHECKSUMS] if list_damaged else list(found)
+        mend(target, checksums, names, partial(read_local, store, checksums), workers, on_bytes)
+        mended = len(names)
+    else:
+        copied = _publish(store, target, checksums, old, take_over, check, workers, on_bytes)
+    release(target, checksums.content)
     catalog.add(target.share, entry)
-    return target, copied
+    return Pushed(target, copied, mended)
+
+
+def _publish(
+    store: Path,
+    target: RemoteStore,
+    checksums: Checksums,
+    old: Checksums | None,
+    take_over: bool,
+    check: bool,
+    workers: int,
+    on_bytes: Progress | None,
+) -> int:
+    """Send a store that the share lacks, or has with the ``old`` content; returns files sent."""
+    swapped = old is not None and target.folder is not None
+    place = f"{pushing_folder(target)}/{target.name}" if swapped else target.path
+    _check_only_push_files(target.share, place, checksums)
+    names = list(checksums.files)
+    try:
+        resumed = _claim(target, checksums, old, take_over)
+        if resumed and target.share.folder is not None:  # fast enough to be read again
+            folder = target.share.folder / place
+            names = [name for name in names if checksums.problem(folder, name)]
+        elif resumed and old is None:  # else there are files of both, which sizes do not identify
+            names = list(find_problems(target, checksums, check, workers, on_bytes))
+        _upload(store, target, place, checksums, names, workers, on_bytes)
+        check_claim(target, checksums.content)
+        target.share.write(f"{place}/{CHECKSUMS}", checksums.raw, pushing_folder(target))
+        if swapped:
+            _swap(target, place)
+    except ShareError:
+        if not _is_published(target, checksums, old):  # else another push was faster
+            raise
+    return len(names)
 
 
 def _check_consistent(ours: FeatureStore, checksums: Checksums) -> None:
@@ -128,6 +177,22 @@ def _make_folder(share: Location) -> None:
         raise ShareError(f"{share}: {error.strerror}") from error
 
 
+def _is_list_damaged(target: RemoteStore, checksums: Checksums) -> bool:
+    """Whether the share has this content, according to its catalogue, and a damaged list of it.
+
+    Raises:
+        DamagedError: the list is damaged, and the catalogue does not say that it is this content.
+    """
+    try:
+        target.checksums()
+    except DamagedError:
+        known = catalog.entries(target.share)
+        if any((e.path, e.content) == (target.path, checksums.content) for e in known):
+            return True
+        raise
+    return False
+
+
 def _is_published(target: RemoteStore, checksums: Checksums, old: Checksums | None) -> bool:
     """Whether the share has this content; False too if it has the ``old`` one to be replaced.
 
@@ -155,7 +220,7 @@ def _replaced_by(ours: FeatureStore, target: RemoteStore, checksums: Checksums) 
     old = target.checksums()
     if old is None or old.raw == checksums.raw:
         return None
-    if _claims(target) == {claim_name(checksums.content)}:
+    if is_only_claim(target, checksums.content):
         return old  # checked before an interruption, and partly overwritten since
     with open_remote_metadata(target, old) as theirs:
         if theirs.digest != ours.digest:
@@ -204,80 +269,43 @@ def _swap(target: RemoteStore, place: str) -> None:
         raise ShareError(f"{target} cannot be replaced: {error}") from error
 
 
-def _pushing_folder(target: RemoteStore) -> str:
-    """The folder next to an unfinished store: claims of pushes, and incomplete files."""
-    return f"{target.dataset}/{TempPath.PUSHING.name_for(target.name)}"
-
-
-def _claims(target: RemoteStore) -> set[str]:
-    return {name for name in target.share.sizes(_pushing_folder(target)) if is_claim(name)}
-
-
 def _claim(
     target: RemoteStore, checksums: Checksums, old: Checksums | None, take_over: bool
 ) -> bool:
-    """Write a claim that this content is being pushed; returns whether an earlier push is resumed.
-
-    Two stores with the same recipe may differ in their last bits but have files of equal sizes, so
-    an unfinished push of one must not be completed with the other. Each push writes its claim and
-    then lists the claims: of two concurrent pushes at least one sees the other. The first to finish
-    removes its claim after publishing, so a push that saw no other claim checks again whether a
-    store was published.
+    """Claim the store's place for this content; returns whether an earlier push is resumed.
 
     Raises:
         ValueError: other content is being pushed, or was published.
     """
-    ours = claim_name(checksums.content)
-    folder = _pushing_folder(target)
-    resumed = _claims(target) == {ours} and not take_over
-    if take_over:
-        target.share.remove(folder)
-    by = {"who": user_name(), "when": datetime.now(UTC).isoformat(timespec="seconds")}
-    target.share.write(f"{folder}/{ours}", json.dumps(by).encode(), folder)
+    resumed = claim(target, checksums.content, take_over)
     try:
-        for other in _claims(target) - {ours}:
-            claim = target.share.read(f"{folder}/{other}", _LARGEST_CLAIM)
-            raise ValueError(
-                f"{target}: another push of the same recipe with different content is unfinished "
-                f"({claim.decode(errors='replace')}); wait for it, or delete its files with "
-                "--take-over"
-            )
         _is_published(target, checksums, old)
     except ValueError:
         if not resumed:
-            target.share.remove(f"{folder}/{ours}")
+            withdraw(target, checksums.content)
         raise
     return resumed
 
 
-def _upload_missing(
+def _upload(
     store: Path,
     target: RemoteStore,
     place: str,
     checksums: Checksums,
-    resumed: bool,
+    names: list[str],
     workers: int,
     on_bytes: Progress | None,
-) -> int:
-    """Upload the files that the folder ``place`` lacks; returns their number.
+) -> None:
+    """Upload files to the folder ``place``, and remove those that an older push left there.
 
     Raises:
         ShareError: a file is incomplete on the share.
     """
-    share = target.share
-    sizes = share.sizes(place) if resumed else {}
-
-    def is_missing(name: str) -> bool:
-        if share.folder is not None and resumed:  # fast enough to be read again
-            return bool(checksums.problem(share.folder / place, name))
-        return sizes.get(name) != checksums.files[name].size
-
-    names = [name for name in sorted(checksums.files) if is_missing(name)]
-    upload(store, checksums, names, share, place, _pushing_folder(target), workers, on_bytes)
+    share, read = target.share, partial(read_local, store, checksums)
+    upload(read, checksums, names, share, place, pushing_folder(target), workers, on_bytes)
     sizes = share.sizes(place)
     wrong = [n for n, entry in checksums.files.items() if sizes.get(n) != entry.size]
     if wrong:
         raise ShareError(f"{share / place}: {wrong[0]} is incomplete on the share; push again")
     for extra in sizes.keys() - checksums.files.keys() - {CHECKSUMS}:
-        share.remove(f"{place}/{extra}")
-    return len(names)
+        share.remove_file(f"{place}/{extra}")

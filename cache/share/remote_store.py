@@ -7,12 +7,13 @@ compared with that list.
 from __future__ import annotations
 
 import logging
-import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.names import is_digest, is_url
 from cache.share import catalog
 from cache.share.location import Location, ShareError
 from cache.store.checksums import CHECKSUMS, Checksums, FileSum
@@ -22,6 +23,10 @@ from cache.store.recipe import check_place
 log = logging.getLogger(__name__)
 
 _TRIES = 3
+
+
+class DamagedError(ShareError):
+    """A file on the share is missing or not as published."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,28 @@ class RemoteStore:
         """The store's own location."""
         return self.share / self.path
 
+    @property
+    def folder(self) -> Path | None:
+        """The store as a folder of this machine, None for other back-ends."""
+        return self.where.folder
+
+    @property
+    def remedy(self) -> str:
+        """Say which command mends this store."""
+        if not self.share.writable:
+            return (
+                "mend it where it is served from, with an intact copy: "
+                "python -m cache push STORE LOCATION --check"
+            )
+        share = shlex.quote(str(self.share))
+        return f"mend it with an intact copy: python -m cache push STORE {share} --check"
+
     def checksums(self) -> Checksums | None:
         """Read the checksums of the store's files; None if it is not published.
 
         Raises:
-            ShareError: the share is unreachable, or the list is damaged.
+            DamagedError: the list is damaged.
+            ShareError: the share is unreachable.
         """
         self.share.check()
         try:
@@ -81,7 +103,11 @@ class RemoteStore:
         try:
             return Checksums.parse(raw, str(self.where / CHECKSUMS))
         except ValueError as error:
-            raise ShareError(str(error)) from error
+            where = shlex.quote(str(self))
+            raise DamagedError(
+                f"{error}; take the list from an intact copy: "
+                f"python -m cache verify {where} --repair COPY"
+            ) from error
 
     def published_checksums(self) -> Checksums:
         """Read the checksums as :meth:`checksums` does, of a store that must be published.
@@ -110,24 +136,49 @@ class RemoteStore:
         """Read a file and compare it with its checksum; retried twice on a flaky connection.
 
         Raises:
-            ShareError: the file is missing or not as published.
+            DamagedError: the file is missing or not as published.
+            ShareError: it cannot be read.
         """
-        for attempt in range(1, _TRIES + 1):
+        problem, data = self.check(name, expected)
+        if problem == "missing":
+            raise DamagedError(f"{self}: {name} is missing; {self.remedy}")
+        if problem:
+            raise DamagedError(
+                f"{self}: {name} is damaged: its SHA-256 is not the published one (if the store is "
+                f"being replaced there, try again later); {self.remedy}"
+            )
+        return data
+
+    def check(self, name: str, expected: FileSum, tries: int = _TRIES) -> tuple[str, bytes]:
+        """Read a file and compare it with its checksum.
+
+        Args:
+            name: path inside the store.
+            expected: its published size and SHA-256.
+            tries: how often it is read until it is as published.
+
+        Returns:
+            What is wrong with it, and its content if nothing is: ``missing``, ``wrong size``,
+            ``changed``, or empty.
+
+        Raises:
+            ShareError: it cannot be read.
+        """
+        problem = ""
+        for attempt in range(1, tries + 1):
             try:
                 data = self.where.read(name, expected.size)
             except FileNotFoundError:
-                raise ShareError(f"{self}: {name} is missing; push the store again") from None
+                return "missing", b""
             except ShareError:
-                if attempt == _TRIES:
+                if attempt == tries:
                     raise
             else:
                 if expected.matches(data):
-                    return data
+                    return "", data
+                problem = "changed" if len(data) == expected.size else "wrong size"
             time.sleep(0.1 * attempt)
-        raise ShareError(
-            f"{self}: {name} is damaged: its SHA-256 is not the published one (if the store is "
-            "being replaced there, try again later)"
-        )
+        return problem, b""
 
 
 def resolve(text: str) -> list[RemoteStore]:
@@ -140,7 +191,7 @@ def resolve(text: str) -> list[RemoteStore]:
     where = Location.parse(text)
     if where.name.endswith(".zarr"):
         return [RemoteStore.parse(text)]
-    digest = where.name if re.fullmatch("[0-9a-f]{12,64}", where.name) else ""
+    digest = where.name if is_digest(where.name) else ""
     if where.folder is not None and where.folder.is_dir():
         digest = ""  # a share whose name looks like a digest
     share = where.parent if digest else where
@@ -162,3 +213,36 @@ def resolve_one(text: str) -> RemoteStore:
         listed = "\n  ".join(str(shared) for shared in found)
         raise ValueError(f"{Location.parse(text)} contains several stores; name one:\n  {listed}")
     return found[0]
+
+
+def locate(text: str | Path) -> Path | RemoteStore:
+    """Find the one store that a path, URL or ``LOCATION/DIGEST`` names.
+
+    Returns:
+        The store's folder on this machine, see :func:`local_store`; or a store elsewhere.
+
+    Raises:
+        ValueError: the share contains no such store, or several: the message lists them.
+        ShareError: the share is unreachable.
+    """
+    return resolve_one(str(text)) if Location.parse(text).folder is None else local_store(text)
+
+
+def local_store(text: str | Path) -> Path:
+    """Find the folder of the one store that a path or ``FOLDER/DIGEST`` names.
+
+    A folder that exists is the store, unless it is a share with stores in it. Whether the result
+    is a store, or exists, is not checked.
+
+    Raises:
+        ValueError: the share contains no such store, or several: the message lists them.
+    """
+    where = Location.parse(text)
+    path = Path(where.path) if is_url(text) else Path(text)
+    if path.is_dir():
+        has_metadata = any((path / name).exists() for name in (CHECKSUMS, "zarr.json"))
+        if where.name.endswith(".zarr") or has_metadata or not catalog.entries(where):
+            return path
+    elif not is_digest(where.name):
+        return path
+    return Path(resolve_one(str(text)).where.path)

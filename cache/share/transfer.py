@@ -66,7 +66,7 @@ def download(
         atomic_write(path, data, TempPath.FILE.next_to(folder))
         return len(data)
 
-    _in_threads(download_file, needed, workers, total, on_bytes)
+    in_threads(download_file, needed, workers, total, on_bytes)
     return len(needed)
 
 
@@ -87,7 +87,7 @@ def open_remote_metadata(source: RemoteStore, checksums: Checksums) -> Iterator[
 
 
 def upload(
-    store: Path,
+    read: Callable[[str], bytes],
     checksums: Checksums,
     names: Collection[str],
     share: Location,
@@ -96,11 +96,11 @@ def upload(
     workers: int = WORKERS,
     on_bytes: Progress | None = None,
 ) -> None:
-    """Upload files of a local store; each is compared with its checksum before it is sent.
+    """Upload files of a store.
 
     Args:
-        store: the local store.
-        checksums: its checksums.
+        read: returns the content of a file; it has compared it with its checksum.
+        checksums: the store's checksums.
         names: paths inside the store.
         share: the share to write to.
         place: folder of the files, relative to the share.
@@ -109,27 +109,36 @@ def upload(
         on_bytes: called after each file.
 
     Raises:
-        ValueError: a local file is damaged or cannot be read.
         ShareError: a file cannot be written.
     """
 
     def upload_file(name: str) -> int:
-        try:
-            data = (store / name).read_bytes()
-        except FileNotFoundError:
-            data = b""
-        except OSError as error:
-            raise ValueError(f"{store}: {name} cannot be read: {error.strerror}") from error
-        if not checksums.files[name].matches(data):
-            raise ValueError(f"{store}: {name} is damaged; run: python -m cache verify {store}")
+        data = read(name)
         share.write(f"{place}/{name}", data, temporary)
         return len(data)
 
     total = sum(checksums.files[name].size for name in names)
-    _in_threads(upload_file, names, workers, total, on_bytes)
+    in_threads(upload_file, names, workers, total, on_bytes)
 
 
-def _in_threads(
+def read_local(store: Path, checksums: Checksums, name: str) -> bytes:
+    """Read a file of a local store and compare it with its checksum.
+
+    Raises:
+        ValueError: the file is damaged or cannot be read.
+    """
+    try:
+        data = (store / name).read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise ValueError(f"{store}: {name} cannot be read: {error.strerror}") from error
+    if not checksums.files[name].matches(data):
+        raise ValueError(f"{store}: {name} is damaged; run: python -m cache verify {store}")
+    return data
+
+
+def in_threads(
     work: Callable[[str], int],
     names: Collection[str],
     workers: int,

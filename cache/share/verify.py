@@ -1,25 +1,28 @@
-"""Verify every byte of a store against its checksums, and repair it from another copy."""
+"""Verify every byte of a store against its checksums, on this machine or on a share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import tempfile
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from cache.share.location import Location, ShareError
+from cache.share.location import UnreadableError
 from cache.share.remote_store import RemoteStore
-from cache.share.transfer import download
+from cache.share.transfer import WORKERS, Progress, in_threads
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.chunks import read_column
 from cache.store.consistency import UnlistedFileError, check_all_listed, check_index
-from cache.store.disk import atomic_write, files_below, make_read_only
+from cache.store.disk import files_below
 from cache.store.metadata import read_array_metadata, read_attributes
 from cache.store.recipe import STORABLE
 
 _INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
+_FEATURES = tuple(f"{modality}/values/c/" for modality in STORABLE)
 
 
 @dataclass(frozen=True)
@@ -39,106 +42,150 @@ class Fault:
     utterances: tuple[str, ...] = ()
 
 
-def verify(store: str | Path, on_file: Callable[[int, int], None] | None = None) -> list[Fault]:
+def verify(
+    store: str | Path | RemoteStore,
+    on_bytes: Progress | None = None,
+    workers: int = WORKERS,
+    checksums: Checksums | None = None,
+) -> list[Fault]:
     """Check every file of ``store`` against its checksums.
 
     Args:
-        store: a store in a folder.
-        on_file: called with (files done, files total).
+        store: a store's folder, or a store on a share, whose files are all read once.
+        on_bytes: called with (bytes checked, bytes in total).
+        workers: files read at once.
+        checksums: those to compare with; by default the store's own.
 
     Returns:
-        The faults by file name; empty if every file is as published.
+        The faults by file name; empty if every file is as published. On a web server, which does
+        not list its files, extra files are not found.
 
     Raises:
         ValueError: the store has no readable checksums.
+        ShareError: the share is unreachable.
     """
-    store = Path(store)
-    checksums = Checksums.of(store)
-    problems = {}
+    if isinstance(store, RemoteStore) and store.folder is None:
+        return _verify_remote(store, checksums or store.published_checksums(), workers, on_bytes)
+    store = Path(store.where.path) if isinstance(store, RemoteStore) else Path(store)
+    checksums = checksums or Checksums.of(store)
+    problems = _folder_problems(store, checksums, list(checksums.files), workers, on_bytes)
     for path in files_below(store):
         name = path.relative_to(store).as_posix()
         if path.is_symlink():
             problems[name] = "link"
         elif name not in checksums.files and name != CHECKSUMS:
             problems[name] = "extra"
-    for done, name in enumerate(sorted(checksums.files), 1):
-        problem = checksums.problem(store, name)
-        if problem:
-            problems[name] = problem
-        if on_file is not None:
-            on_file(done, len(checksums.files))
-    if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
-        problems |= _inconsistencies(store, checksums, problems)
-    utterances_of = _UtterancesOfFile(store)
-    return [Fault(f, problem, utterances_of(f)) for f, problem in sorted(problems.items())]
+    return _faults(store, checksums, problems)
 
 
-def repair(store: str | Path, source: str) -> list[Fault]:
-    """Replace every faulty file by that of another copy, and remove files that do not belong there.
-
-    Each file is compared with this store's own checksums before it is replaced, so a wrong copy
-    does no harm. If the checksums are lost, they are taken from the copy.
+def find_problems(
+    target: RemoteStore,
+    checksums: Checksums,
+    check: bool = True,
+    workers: int = WORKERS,
+    on_bytes: Progress | None = None,
+) -> dict[str, str]:
+    """Compare the files of a store on a share with the published list.
 
     Args:
-        store: the store to repair.
-        source: another copy, folder or URL: the store, or the share that holds it.
+        target: the store.
+        checksums: the list.
+        check: compare SHA-256 too; else only the sizes, for which no file is read.
+        workers: files read at once.
+        on_bytes: called after each file that is read.
 
     Returns:
-        The faults that were repaired.
+        What is wrong with each file that is not as published, see :class:`Fault`, by file name.
 
     Raises:
-        ValueError: the store does not exist or cannot be written.
-        ShareError: the copy is unreachable, or the files are faulty there too; the other files are
-            repaired.
+        ShareError: the share is unreachable.
     """
-    store = Path(store).resolve()
-    if not store.is_dir():
-        raise ValueError(f"{store}: no such folder; `python -m cache pull` fetches a shared store")
-    where = Location.parse(source)
-    named = where.name.endswith(".zarr")
-    copy = RemoteStore.parse(source) if named else RemoteStore(where, store.parent.name, store.name)
-    try:
-        Checksums.of(store)
-    except ValueError:
-        if store.name != copy.name:  # else all files of a mistyped folder would be deleted
-            raise ValueError(
-                f"{store} has no readable {CHECKSUMS} and is not named {copy.name}. Nothing was "
-                "changed; give the store's own folder"
-            ) from None
-        atomic_write(store / CHECKSUMS, copy.published_checksums().raw)
-        make_read_only(store / CHECKSUMS)
-    checksums, faults = Checksums.of(store), verify(store)
-    unrepaired = []
-    for fault in faults:
+    problems, same_size = {}, list(checksums.files)
+    if target.share.listable:
+        sizes = target.share.sizes(target.path)
+        for name, expected in checksums.files.items():
+            if sizes.get(name) != expected.size:
+                problems[name] = "wrong size" if name in sizes else "missing"
+        same_size = [name for name in same_size if name not in problems]
+    if check and target.folder is not None:
+        problems |= _folder_problems(target.folder, checksums, same_size, workers, on_bytes)
+    elif check:
+        problems |= _remote_problems(target, checksums, same_size, None, workers, on_bytes)
+    return dict(sorted(problems.items()))
+
+
+def _verify_remote(
+    store: RemoteStore, checksums: Checksums, workers: int, on_bytes: Progress | None
+) -> list[Fault]:
+    problems = {}
+    names = list(checksums.files)
+    if store.share.listable:
+        problems = find_problems(store, checksums, check=False)
+        names = [name for name in names if name not in problems]
+        for name in store.share.sizes(store.path).keys() - checksums.files.keys() - {CHECKSUMS}:
+            problems[name] = "extra"
+    with tempfile.TemporaryDirectory() as folder:  # for all files but those of the features
+        index = Path(folder)
+        problems |= _remote_problems(store, checksums, names, index, workers, on_bytes)
+        return _faults(index, checksums, problems)
+
+
+def _folder_problems(
+    folder: Path,
+    checksums: Checksums,
+    names: Collection[str],
+    workers: int,
+    on_bytes: Progress | None,
+) -> dict[str, str]:
+    problems = {}
+
+    def check_file(name: str) -> int:
+        problem = checksums.problem(folder, name)
+        if problem:
+            problems[name] = problem
+        return checksums.files[name].size
+
+    total = sum(checksums.files[name].size for name in names)
+    in_threads(check_file, names, workers, total, on_bytes)
+    return problems
+
+
+def _remote_problems(
+    store: RemoteStore,
+    checksums: Checksums,
+    names: Collection[str],
+    index: Path | None,
+    workers: int,
+    on_bytes: Progress | None,
+) -> dict[str, str]:
+    """Read files of a share and compare them; all but features are written to ``index``."""
+    problems = {}
+
+    def check_file(name: str) -> int:
+        expected = checksums.files[name]
         try:
-            _repair_file(store, fault, checksums, copy)
-        except ShareError as error:
-            unrepaired.append(str(error))
-        except OSError as error:
-            raise ValueError(f"{store} cannot be repaired: {error}") from error
-    if unrepaired:
-        raise ShareError(f"{len(unrepaired)} files have no intact copy there: {unrepaired[0]}")
-    return faults
+            problem, data = store.check(name, expected, tries=2)
+        except UnreadableError:
+            problem, data = "unreadable", b""
+        if problem:
+            problems[name] = problem
+        elif index is not None and not name.startswith(_FEATURES):
+            with suppress(OSError):  # a list may name a file and another one below it
+                (index / name).parent.mkdir(parents=True, exist_ok=True)
+                (index / name).write_bytes(data)
+        return expected.size
+
+    total = sum(checksums.files[name].size for name in names)
+    in_threads(check_file, names, workers, total, on_bytes)
+    return problems
 
 
-def _repair_file(store: Path, fault: Fault, checksums: Checksums, copy: RemoteStore) -> None:
-    """Repair one file; a link is removed, its target is not touched.
-
-    Raises:
-        ShareError: no copy can repair it.
-    """
-    path = store / fault.file
-    if fault.file == CHECKSUMS:  # it is a link, and its target was read
-        atomic_write(path, checksums.raw)
-        make_read_only(path)
-        return
-    if fault.problem == "extra" or path.is_symlink():
-        path.unlink()
-    elif fault.file not in checksums.files or not checksums.problem(store, fault.file):
-        raise ShareError(f"{path}: {fault.problem}; published like this; extract or pull it again")
-    if fault.file in checksums.files:
-        download(copy, checksums, [fault.file], store)
-        make_read_only(path)
+def _faults(store: Path, checksums: Checksums, problems: dict[str, str]) -> list[Fault]:
+    """Make faults of problems; ``store`` holds at least the intact files of the index."""
+    if not any(name.rpartition("/")[2] == "zarr.json" for name in problems):
+        problems = problems | _inconsistencies(store, checksums, problems)
+    utterances_of = _UtterancesOfFile(store)
+    return [Fault(f, problem, utterances_of(f)) for f, problem in sorted(problems.items())]
 
 
 def _inconsistencies(store: Path, checksums: Checksums, faulty: Collection[str]) -> dict[str, str]:
@@ -149,7 +196,7 @@ def _inconsistencies(store: Path, checksums: Checksums, faulty: Collection[str])
             check_index(store, read_attributes(store))
     except UnlistedFileError as error:
         return {error.file: "not listed"}
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return {"zarr.json": str(error)}
     return {}
 

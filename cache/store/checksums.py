@@ -51,9 +51,7 @@ class Checksums:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where} cannot be read: {error!r}") from error
         if algorithm != "sha256" or "zarr.json" not in files:
-            raise ValueError(
-                f"{where} does not list the SHA-256 of a store's files; push the store again"
-            )
+            raise ValueError(f"{where} does not list the SHA-256 of a store's files")
         for name, entry in files.items():
             if not stays_below(name) or name == CHECKSUMS:
                 raise ValueError(f"{where} names {name!r}, which is not a path inside a store")
