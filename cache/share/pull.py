@@ -115,8 +115,9 @@ def _assemble(
         copied = download(source, checksums, metadata, partial, workers)
         _check_metadata(source, checksums, partial)
         copied += download(source, checksums, checksums.files, partial, workers, on_bytes)
+        published = {*checksums.files, CHECKSUMS}
         for path in list(files_below(partial)):
-            if path.relative_to(partial).as_posix() not in (*checksums.files, CHECKSUMS):
+            if path.relative_to(partial).as_posix() not in published:
                 path.unlink()  # left by an interrupted pull of other content
         atomic_write(partial / CHECKSUMS, checksums.raw)
         make_tree_read_only(partial)

@@ -11,7 +11,9 @@ import itertools
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,9 +101,10 @@ def _write(
     on_chunk: Callable[[int, int], None] | None,
 ) -> None:
     records = [source.records[index] for source, index in rows]
+    with_status = Counter(record.status for record in records)
     counts = {
         "utterances": len(records),
-        **{status: sum(record.status == status for record in records) for status in STATUSES},
+        **{status: with_status[status] for status in STATUSES},
         **{f"{m}_frames": sum(frames_of(records, m)) for m in widths},
     }
     attributes = {
@@ -116,30 +119,43 @@ def _write(
     itemsize = np.dtype(recipe.dtype).itemsize
     total = sum(-(-counts[f"{m}_frames"] // chunk_rows(widths[m], itemsize)) for m in widths)
     written = 0
-    for modality in widths:
+    for modality, width in widths.items():
         offsets = np.cumsum([0, *frames_of(records, modality)], dtype=np.int64)
         group = root.create_group(modality)
         _column(group, "offsets", offsets)
-        shape = (int(offsets[-1]), widths[modality])
-        step = min(chunk_rows(shape[1], itemsize), max(1, shape[0]))
-        values = group.create_array(
-            "values",
-            shape=shape,
-            chunks=(step, shape[1]),
-            dtype=recipe.dtype,
-            compressors=None,
-            filters=None,
-            config={"write_empty_chunks": True},
-        )
-        for start, block in _in_chunks(rows, offsets, modality, step, shape[1], recipe.dtype):
-            values[start : start + len(block)] = block
+        for _ in _write_values(group, rows, offsets, modality, width, recipe.dtype):
             written += 1
             if on_chunk is not None:
                 on_chunk(written, total)
     table = root.create_group("utterances")
     for name in COLUMNS:
         dtype = np.float64 if name == "duration" else object
-        _column(table, name, np.array([getattr(record, name) for record in records], dtype))
+        _column(table, name, np.array(list(map(attrgetter(name), records)), dtype))
+
+
+def _write_values(
+    group: zarr.Group,
+    rows: Sequence[Row],
+    offsets: np.ndarray,
+    modality: str,
+    width: int,
+    dtype: str,
+) -> Iterator[None]:
+    """Write the rows of one modality; yields after each chunk."""
+    shape = int(offsets[-1]), width
+    step = min(chunk_rows(width, np.dtype(dtype).itemsize), max(1, shape[0]))
+    values = group.create_array(
+        "values",
+        shape=shape,
+        chunks=(step, width),
+        dtype=dtype,
+        compressors=None,
+        filters=None,
+        config={"write_empty_chunks": True},
+    )
+    for start, block in _in_chunks(rows, offsets, modality, step, width, dtype):
+        values[start : start + len(block)] = block
+        yield
 
 
 def _in_chunks(

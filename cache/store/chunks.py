@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -87,15 +88,14 @@ class ChunkedRows:
         for index, pieces in groupby(self._pieces(starts, lengths), key=itemgetter(0)):
             try:
                 with self.chunk(index).open("rb", buffering=0) as file:
-                    for _, first, count in pieces:
-                        size, got = count * row_bytes, 0
+                    for _, first, count, place in pieces:
+                        got, end = place * row_bytes, (place + count) * row_bytes
                         file.seek(first * row_bytes)
-                        while got < size:
-                            step = file.readinto(target[got:size])
+                        while got < end:
+                            step = file.readinto(target[got:end])
                             if not step:
                                 raise EOFError("file is too short")
                             got += step
-                        target = target[size:]
             except (OSError, EOFError) as error:
                 raise _damaged(self.chunk(index), error) from error
         return out
@@ -154,23 +154,28 @@ class ChunkedRows:
         count = self.shape[0] * self.shape[1]
         return np.frombuffer(reserved, self.dtype, count).reshape(self.shape)
 
-    def _pieces(self, starts: np.ndarray, lengths: np.ndarray) -> list[tuple[int, int, int]]:
-        """Join adjacent runs and split them at chunk borders: ``(chunk, first row, rows)``."""
+    def _pieces(
+        self, starts: np.ndarray, lengths: np.ndarray
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """Join adjacent runs and split them at chunk borders, in the order of the files.
+
+        Yields ``(chunk, first row in the chunk, rows, first row in the result)``.
+        """
         starts, lengths = starts[lengths > 0], lengths[lengths > 0]
         if not len(starts):
-            return []
+            return
         opens = np.flatnonzero(np.append(True, starts[1:] != starts[:-1] + lengths[:-1]))
-        begins = starts[opens]
+        begins, places = starts[opens], (np.cumsum(lengths) - lengths)[opens]
         counts = np.add.reduceat(lengths, opens)
-        pieces = []
-        for begin, count in zip(begins.tolist(), counts.tolist(), strict=True):
+        order = np.argsort(begins, kind="stable")
+        runs = (each[order].tolist() for each in (begins, counts, places))
+        for begin, count, place in zip(*runs, strict=True):
             row, stop = begin, begin + count
             while row < stop:
                 index, first = divmod(row, self.chunk_rows)
                 taken = min(stop - row, self.chunk_rows - first)
-                pieces.append((index, first, taken))
+                yield index, first, taken, place + row - begin
                 row += taken
-        return pieces
 
 
 def row_numbers(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from cache.store.temp_paths import TempPath
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Record:
     """The outcome of extracting one utterance.
 
