@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -78,17 +79,12 @@ class Part:
     def values(self, modality: str) -> np.ndarray:
         """The part's rows of one modality, ``[sum T, d]``, mapped from the file."""
         entry = self.header[modality]
-        return (
-            np.memmap(
-                self.path,
-                mode="r",
-                dtype={"F16": "<f2", "F32": "<f4"}[entry["dtype"]],
-                offset=self.data_start + entry["data_offsets"][0],
-                shape=tuple(entry["shape"]),
-            )
-            if entry["shape"][0]
-            else np.empty(entry["shape"], {"F16": "<f2", "F32": "<f4"}[entry["dtype"]])
-        )
+        shape = entry["shape"]
+        with self.path.open("rb", buffering=0) as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        dtype = {"F16": "<f2", "F32": "<f4"}[entry["dtype"]]
+        start = self.data_start + entry["data_offsets"][0]
+        return np.frombuffer(mapped, dtype, shape[0] * shape[1], start).reshape(shape)
 
     def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
