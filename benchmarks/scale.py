@@ -3,6 +3,7 @@
 A generated store is published (its parts in the order of the ids, and shuffled), opened, selected
 from, verified, pushed to a folder and pulled back: at N/4 and at N utterances, each step in a fresh
 process. Features are narrow, so the table shows what an utterance costs, not what its values cost.
+One of many small stores in one folder is found as well.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.progress import track
 
 from benchmarks import isolated, report
 from benchmarks.command_line import benchmark_parser
-from cache import FeatureStore, Parts, Recipe, Record, publish
+from cache import FeatureStore, Parts, Recipe, Record, find, publish
 from cache.share.location import Location
 from cache.share.pull import pull
 from cache.share.push import push
@@ -32,7 +33,8 @@ from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import row_numbers
 
-SIZES = {"tiny": 200, "small": 250_000, "full": 1_000_000}
+SIZES = {"tiny": (200, 8), "small": (250_000, 500), "full": (1_000_000, 500)}
+"""Utterances, and small stores in one folder."""
 MODALITIES = ("audio", "vision")
 BLOCK = 250  # utterances in a part: 1,000 parts of 250,000 utterances
 NOISE = 8192  # rows of random values, which the utterances share
@@ -50,25 +52,19 @@ class Dataset:
     Attributes:
         root: folder of everything that is written.
         utterances: their number.
+        stores: number of small stores in one folder.
         width: columns of audio and of vision.
     """
 
     root: Path
     utterances: int
+    stores: int
     width: int
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of its features."""
-        return Recipe(
-            dataset="generated",
-            encoder="random",
-            weights="none",
-            settings={},
-            sampling={"fps": 2.0},
-            preprocess=1,
-            utterances=str(self.utterances),
-        )
+        return _recipe("generated", str(self.utterances))
 
     @property
     def ids(self) -> list[str]:
@@ -112,11 +108,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scratch", type=Path, help="folder of temporary stores (default: /tmp)")
     options = parser.parse_args(arguments)
     isolated.prepare(LIBRARIES)
-    utterances = options.utterances or SIZES[options.size]
+    utterances, stores = SIZES[options.size]
+    utterances = options.utterances or utterances
     rows = []
-    for count in (max(1, utterances // 4), utterances):
+    for part in (4, 1):
         with tempfile.TemporaryDirectory(prefix="bench-scale-", dir=options.scratch) as scratch:
-            rows += _measure_all(Dataset(Path(scratch), count, options.width), options)
+            counts = max(1, utterances // part), max(1, stores // part)
+            rows += _measure_all(Dataset(Path(scratch), *counts, options.width), options)
     ratios = ratios_of(rows)
     text = f"{_table(rows)}\n\n{report.ratio_table(ratios)}\n"
     report.write(options.out, "scale", ratios, rows, 1, text)
@@ -211,6 +209,27 @@ def pull_store(dataset: Dataset) -> dict[str, float]:
     return _timed(lambda: pull(source, dataset.root / "pulled"))
 
 
+def publish_small_stores(dataset: Dataset) -> dict[str, float]:
+    """Publish many stores of one utterance in one folder."""
+
+    def publish_all() -> None:
+        for n in range(dataset.stores):
+            recipe = _recipe("small", str(n))
+            store = dataset.root / "many" / "small" / recipe.store_name
+            rows = np.zeros((2, 4), np.float32)
+            Parts(store).write(
+                [Record("a", "ok", "", 1.0, 2, 2)], dict.fromkeys(MODALITIES, rows), recipe.dtype
+            )
+            publish(store, recipe, dict.fromkeys(MODALITIES, 4), {}, ["a"])
+
+    return _timed(publish_all)
+
+
+def find_among_small_stores(dataset: Dataset) -> dict[str, float]:
+    """Find the store of a manifest among them."""
+    return _timed(lambda: find("small", dataset.root / "many", utterances="0"))
+
+
 STEPS: tuple[Callable[[Dataset], dict[str, float]], ...] = (
     write_sorted_parts,
     publish_sorted,
@@ -227,6 +246,11 @@ STEPS: tuple[Callable[[Dataset], dict[str, float]], ...] = (
 
 
 REPEATED = (open_store, ids_and_status, select_resident, select_mapped, verify_store)
+
+
+def _recipe(dataset: str, utterances: str) -> Recipe:
+    sampling = {"fps": 2.0}
+    return Recipe(dataset, "random", "none", {}, sampling, 1, utterances)
 
 
 def _publish(dataset: Dataset, folder: str) -> dict[str, float]:

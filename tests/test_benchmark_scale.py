@@ -25,7 +25,7 @@ def test_ratios_compare_the_sizes_and_the_orders():
 
 
 def test_both_orders_have_the_same_utterances(tmp_path):
-    dataset = scale.Dataset(tmp_path, utterances=600, width=4)
+    dataset = scale.Dataset(tmp_path, utterances=600, stores=1, width=4)
     for step in (scale.write_sorted_parts, scale.publish_sorted, scale.write_shuffled_parts):
         step(dataset)
     sorted_names = {path.name for path in dataset.store("sorted").parent.iterdir()}
