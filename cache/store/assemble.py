@@ -179,12 +179,15 @@ def _in_chunks(
         here = here[np.argsort(source_of[here], kind="stable")]
         skipped = np.maximum(start - begins[here], 0)  # of an utterance that began before
         lengths = np.minimum(ends[here], stop) - begins[here] - skipped
-        read_from, write_to = starts[here] + skipped, begins[here] + skipped - start
+        first_rows = starts[here] + skipped
+        places = row_numbers(begins[here] + skipped - start, lengths)
+        place = 0
         borders = np.flatnonzero(np.diff(source_of[here])) + 1
         for first, last in itertools.pairwise([0, *borders.tolist(), len(here)]):
-            one = slice(first, last)
-            values = sources[source_of[here[first]]].read(modality, read_from[one], lengths[one])
-            buffer[row_numbers(write_to[one], lengths[one])] = values
+            source, one = sources[source_of[here[first]]], slice(first, last)
+            values = source.read(modality, first_rows[one], lengths[one])
+            buffer[places[place : place + len(values)]] = values
+            place += len(values)
         for row in range(start, stop, step):
             yield row, buffer[row - start : min(row + step, stop) - start]
 

@@ -214,12 +214,19 @@ def read_column(folder: Path) -> np.ndarray:
 
 
 def _strings(data: bytes) -> list[str]:
-    """Decode Zarr's vlen-utf8: a count, then per string its size and bytes (sizes: uint32)."""
+    """Decode Zarr's vlen-utf8: a count, then per string its size and bytes (sizes: uint32).
+
+    Equal strings in a row are one object: a column may have millions of them.
+    """
     (count,) = struct.unpack_from("<I", data)
     strings, at = [], 4
+    last, text = b"", ""
     for _ in range(count):
         (size,) = struct.unpack_from("<I", data, at)
-        strings.append(data[at + 4 : at + 4 + size].decode("utf-8"))
+        encoded = data[at + 4 : at + 4 + size]
+        if encoded != last:
+            last, text = encoded, encoded.decode("utf-8")
+        strings.append(text)
         at += 4 + size
     if at != len(data):
         raise ValueError("its size does not match its strings")

@@ -88,7 +88,7 @@ class Part:
 
     def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
-        return self.values(modality)[row_numbers(starts, lengths)]
+        return self.values(modality).take(row_numbers(starts, lengths), axis=0)
 
 
 class Parts:
