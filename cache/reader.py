@@ -19,10 +19,10 @@ from cache.features import Features
 from cache.names import is_url
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows
-from cache.store.memory import free_memory
 from cache.store.metadata import NewerFormatError, read_attributes
 from cache.store.publish import is_published, published_in
 from cache.store.table import check, read_offsets, read_table_column
+from manifests.budget import free_memory
 
 log = logging.getLogger(__name__)
 
