@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,11 +40,12 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> tuple[Any, in
     there.close()
     try:
         peak = at_start = here.recv()
-        watched = psutil.Process(process.pid)
-        while not here.poll(_POLL_S):
-            peak = max(peak, private_bytes(watched))
+        with suppress(psutil.NoSuchProcess):  # it may end right after it has sent its result
+            watched = psutil.Process(process.pid)
+            while not here.poll(_POLL_S):
+                peak = max(peak, private_bytes(watched))
         result, at_end, error = here.recv()
-    except (EOFError, psutil.NoSuchProcess):
+    except EOFError:
         raise RuntimeError(f"the process of {function.__name__} died") from None
     finally:
         here.close()

@@ -5,6 +5,7 @@ import os
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -76,6 +77,15 @@ def test_memory_is_measured_in_a_separate_process():
     result, memory = isolated.run_isolated(allocate, 64)
     assert result == 64 << 20
     assert 60 << 20 < memory < 160 << 20
+
+
+def test_a_process_that_ends_while_its_memory_is_read_has_a_result(monkeypatch):
+    # psutil raises this when the process ends after it was asked for its result.
+    def late(process):
+        raise psutil.NoSuchProcess(process.pid)
+
+    monkeypatch.setattr(isolated, "private_bytes", late)
+    assert isolated.run_isolated(allocate, 1)[0] == 1 << 20
 
 
 def test_a_failed_process_is_an_error():
