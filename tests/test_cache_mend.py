@@ -130,7 +130,7 @@ def test_a_push_of_what_is_there_leaves_the_claims_of_others(share, store, share
 
 
 def test_an_object_named_like_a_folder_is_removed_alone(s3, store):
-    share = f"{s3}/markers"
+    share = f"{s3}/named"
     where = Location.parse(share)
     where.write(f"{NAME}/audio", b"no folder", "elsewhere")
     push(store, share)

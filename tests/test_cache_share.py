@@ -289,9 +289,10 @@ def test_broken_catalogue_entries_are_passed_over(share, store, caplog):
     overwrite(share, "catalog/toy/b.zarr.json", b"{")
     overwrite(share, "catalog/toy/c.zarr.json", json.dumps({**good, "dataset": ".."}).encode())
     overwrite(share, "catalog/toy/d.zarr.json", json.dumps({**good, "bytes": "many"}).encode())
-    overwrite(share, "catalog/toy/e.zarr.json", json.dumps({**good, "later": 1}).encode())
-    assert [e.path for e in catalog.entries(Location.parse(share))] == [NAME, NAME]
-    assert caplog.text.count("skipping an entry") == 3
+    overwrite(share, "catalog/toy/e.zarr.json", json.dumps(good).encode())  # of another store
+    overwrite(share, f"catalog/{NAME}.json", json.dumps({**good, "later": 1}).encode())
+    assert [e.path for e in catalog.entries(Location.parse(share))] == [NAME]
+    assert caplog.text.count("skipping an entry") == 4
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove", "add", "checksums"])

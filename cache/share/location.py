@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cache.names import is_url
-from cache.share.secrets import SSH, WEB, check_no_secrets, redacted
+from cache.share.back_ends import PACKAGE, SSH, WEB, file_system
+from cache.share.secrets import check_no_secrets, redacted
 from cache.store.disk import (
     LARGEST_LIST,
     IrregularFileError,
@@ -30,14 +31,8 @@ from cache.store.disk import (
 )
 from cache.store.temp_paths import incomplete_file
 
-_PACKAGE = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-_PACKAGE |= {"sftp": "paramiko", "ssh": "paramiko"}
-
 # fsspec checks for a folder and then makes it: two threads would both do so.
 _making_folders = threading.Lock()
-
-CONNECT_S = 15
-"""Seconds until a machine that does not answer counts as unreachable."""
 
 
 class ShareError(ValueError):
@@ -77,8 +72,8 @@ class Location:
         if not is_url(text) or scheme == "file":
             folder = Path(rest if is_url(text) else text).expanduser().absolute()
             return cls("file", "", folder.as_posix())
-        if scheme not in _PACKAGE:
-            known = ", ".join(f"{s}://" for s in _PACKAGE)
+        if scheme not in PACKAGE:
+            known = ", ".join(f"{s}://" for s in PACKAGE)
             raise ValueError(f"{scheme}:// is not supported; use a folder or one of {known}")
         check_no_secrets(scheme, rest)
         host, _, path = rest.partition("/")
@@ -170,16 +165,20 @@ class Location:
         In a folder links are not followed, and what is not a regular file has the size -1. What
         cannot be listed, for instance without permission, is skipped.
         """
-        root = self._address(name)
         if self.folder is not None:
-            return {p.relative_to(root).as_posix(): _size(p) for p in files_below(Path(root))}
-        with self._as_share_error(name):
-            try:
-                found = self._files().find(root, detail=True)
-            except FileNotFoundError:
-                return {}
-        prefix = root.rstrip("/") + "/"
-        return {n.removeprefix(prefix): int(entry["size"]) for n, entry in found.items()}
+            root = self.folder / name
+            return {p.relative_to(root).as_posix(): _size(p) for p in files_below(root)}
+        return {path: int(about["size"]) for path, about in self._find(name).items()}
+
+    def tags(self, name: str) -> dict[str, str]:
+        """Map every file below a folder (relative path) to a tag of its content; empty if missing.
+
+        A file that was written again has another tag. It is empty where the back-end has none.
+        """
+        if self.folder is not None:
+            return dict.fromkeys(self.sizes(name), "")
+        found = self._find(name).items()
+        return {path: str(about.get("ETag") or about.get("etag") or "") for path, about in found}
 
     def names(self, name: str = "") -> list[str]:
         """List the names in a folder, sorted; empty if it is missing or cannot be listed."""
@@ -190,7 +189,8 @@ class Location:
                 found = self._files().ls(self._address(name), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        paths = {path.rstrip("/") for path in found} - {self._address(name).rstrip("/")}
+        return sorted(path.rpartition("/")[2] for path in paths)
 
     def remove(self, name: str) -> None:
         """Remove a file or folder, if it exists and the back-end permits it.
@@ -234,6 +234,24 @@ class Location:
                     "the link by the folder"
                 )
 
+    def _find(self, name: str) -> dict[str, dict[str, Any]]:
+        """Map every file below a folder to what the back-end says of it.
+
+        The empty objects whose names end with a slash, which some programs make as folders, are
+        left out.
+        """
+        root = self._address(name).rstrip("/") + "/"
+        with self._as_share_error(name):
+            try:
+                found = self._files().find(root.rstrip("/"), detail=True)
+            except FileNotFoundError:
+                return {}
+        return {
+            path.removeprefix(root): about
+            for path, about in found.items()
+            if not path.endswith("/") or about["size"]
+        }
+
     def _read_start(self, name: str, count: int) -> bytes:
         """Read the first bytes of a file."""
         address = self._address(name)
@@ -274,35 +292,8 @@ class Location:
         return f"{self.scheme}://{self.host}{path}" if self.scheme in WEB else path
 
     def _files(self) -> Any:
-        """The back-end's file system; fsspec is imported when it is first needed."""
-        import fsspec
-
-        options: dict[str, Any] = {}
-        if self.scheme in ("s3", "gs"):
-            options["use_listings_cache"] = False  # others write there too
-        if self.scheme in SSH:
-            user, _, host = self.host.rpartition("@")
-            host, _, port = host.partition(":")
-            options |= {"host": host, "timeout": CONNECT_S}
-            if user:
-                options["username"] = user
-            if port:
-                options["port"] = int(port)
-        try:
-            if self.scheme in WEB:
-                import aiohttp
-
-                configured = fsspec.config.conf.get(self.scheme, {}).get("client_kwargs", {})
-                patience = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=60)
-                # trust_env: proxies from the environment, passwords from ~/.netrc
-                kwargs = {"timeout": patience, "trust_env": True, **configured}
-                options["client_kwargs"] = kwargs
-            return fsspec.filesystem(self.scheme, **options)
-        except ImportError:
-            package = _PACKAGE[self.scheme]
-            raise ValueError(
-                f"{self.scheme}:// needs a missing package; run: pip install {package}"
-            ) from None
+        """The back-end's file system."""
+        return file_system(self.scheme, self.host)
 
     @contextmanager
     def _as_share_error(self, name: str, missing: bool = False) -> Iterator[None]:

@@ -195,11 +195,41 @@ def resolve(text: str) -> list[RemoteStore]:
     if where.folder is not None and where.folder.is_dir():
         digest = ""  # a share whose name looks like a digest
     share = where.parent if digest else where
-    found = [e for e in catalog.entries(share) if e.digest.startswith(digest)]
+    found = catalog.find(share, digest) if digest else catalog.entries(share)
     if not found:
         wanted = f"No store with digest {digest}" if digest else "No stores"
         raise ValueError(f"{wanted} found in {share}.")
-    return [RemoteStore(share, entry.dataset, entry.name) for entry in found]
+    stores = [RemoteStore(share, entry.dataset, entry.name) for entry in found]
+    if digest or len(found) == 1:
+        for store, entry in zip(stores, found, strict=True):
+            _check_entry(store, entry)
+    return stores
+
+
+def _check_entry(store: RemoteStore, entry: catalog.Entry) -> None:
+    """Check that a store is what the catalogue lists, before anything is read from it.
+
+    A store that cannot be read passes: the reader gets an error, and `verify` finds its faults.
+
+    Raises:
+        ShareError: it has another digest, or its name does not match its recipe.
+    """
+    from cache.store.consistency import check_named_by_recipe  # imports zarr
+
+    try:
+        attributes = store.attributes(store.published_checksums())
+    except ShareError:
+        return
+    try:
+        check_named_by_recipe(attributes, store.dataset, store.name)
+    except ValueError as error:
+        raise ShareError(f"{store} is not a valid store: {error}") from error
+    if attributes["digest"] != entry.digest:
+        raise ShareError(
+            f"{store} has the digest {attributes['digest']}, but the catalogue of {store.share} "
+            f"lists it with {entry.digest}. Name the store by its path; push it again to correct "
+            "the catalogue"
+        )
 
 
 def resolve_one(text: str) -> RemoteStore:

@@ -6,8 +6,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
-WEB = ("http", "https")
-SSH = ("sftp", "ssh")
+from cache.share.back_ends import SSH, WEB
 
 _WHERE_KEYS_BELONG = {
     "s3": "~/.aws/credentials or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
