@@ -39,13 +39,11 @@ def file_system(scheme: str, host: str) -> Any:
             options["port"] = int(port)
     try:
         if scheme in WEB:
-            import aiohttp
+            from cache.share.web import make_session  # imports aiohttp
 
             configured = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
-            patience = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=60)
-            # trust_env: proxies from the environment, passwords from ~/.netrc
-            kwargs = {"timeout": patience, "trust_env": True, **configured}
-            options["client_kwargs"] = kwargs
+            options["client_kwargs"] = {"connect_s": CONNECT_S, **configured}
+            options["get_client"] = make_session
         return fsspec.filesystem(scheme, **options)
     except ImportError:
         package = PACKAGE[scheme]

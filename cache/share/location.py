@@ -186,7 +186,12 @@ class Location:
             try:
                 if self.folder is not None:
                     return sorted(path.name for path in (self.folder / name).iterdir())
-                found = self._files().ls(self._address(name), detail=False)
+                files = self._files()
+                if self.scheme in WEB:
+                    from cache.share.web import names
+
+                    return names(files, self._address(name))
+                found = files.ls(self._address(name), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
         paths = {path.rstrip("/") for path in found} - {self._address(name).rstrip("/")}
@@ -257,12 +262,11 @@ class Location:
         address = self._address(name)
         if self.folder is not None:
             return read_regular(Path(address), count - 1)
-        if self.scheme in WEB:  # a server may ignore the requested range
-            data = bytearray()
-            with self._files().open(address, "rb", block_size=0, size=count) as stream:
-                while len(data) < count and (more := stream.read(count - len(data))):
-                    data += more
-            return bytes(data)
+        if self.scheme in WEB:
+            files = self._files()
+            from cache.share.web import read_start
+
+            return read_start(files, address, count)
         try:
             return bytes(self._files().cat_file(address, start=0, end=count))
         except OSError as error:
