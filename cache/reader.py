@@ -271,20 +271,22 @@ def find(
 
 
 def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """Read the root attributes of the stores that this release can read.
+    """Read the root attributes of the stores that this release, and this user, can read.
 
     Raises:
-        NewerFormatError: all stores have a newer format.
+        NewerFormatError: the first store has a newer format, and none can be read.
+        PermissionError: the same, without permission to read the first.
     """
-    made, newer = {}, []
+    made: dict[Path, dict[str, Any]] = {}
+    unread: list[NewerFormatError | PermissionError] = []
     for path in stores:
         try:
             made[path] = FeatureStore.open(path).attributes
-        except NewerFormatError as error:
-            newer.append(error)
+        except (NewerFormatError, PermissionError) as error:
+            unread.append(error)
     if not made:
-        raise newer[0]
-    for reason in newer:
+        raise unread[0]
+    for reason in unread:
         log.warning("skipping a store: %s", reason)
     return made
 

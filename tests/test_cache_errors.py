@@ -3,19 +3,25 @@
 import logging
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import rich.progress  # noqa: F401 - not importable where Python's own files are not readable
 
+from cache import find
 from cache.__main__ import main
 from cache.share import catalog
 from cache.share.location import Location
+from cache.share.mirror import mirror
 from cache.share.push import push
 from cache.share.verify import verify
+from cache.store.checksums import CHECKSUMS
 from cache.store.recipe import user_name
 from tests.stores import RECIPE, build_store
 
@@ -55,29 +61,34 @@ def test_users_without_a_name_go_by_their_number(store, tmp_path):
 # --- no right -------------------------------------------------------------------------------------
 
 
-def as_anybody(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """``python -m cache ...`` in a folder, by a user whom permissions hold."""
+def by_anybody(folder: Path, action: Callable[[], int | None]) -> tuple[int, str, str]:
+    """Call a function in a folder, as a user whom permissions hold; what it returns and prints."""
     folder.chmod(0o755)
     streams = [folder / "out", folder / "err"]
 
     def run() -> None:
         os.chdir(folder)
         for number, path in enumerate(streams, 1):
-            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
+            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         sys.stdout, sys.stderr = (os.fdopen(n, "w") for n in (1, 2))
         logging.getLogger().handlers.clear()  # the tests' own, so warnings go where users see them
         if not os.getuid():
             os.setuid(65534)
-        status = main(list(arguments))
+        status = action()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(status or 0)
 
     process = fork.Process(target=run)
     process.start()
     process.join(60)
     out, err = (path.read_text() for path in streams)
     return process.exitcode, out, err
+
+
+def as_anybody(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """``python -m cache ...`` in a folder, by a user whom permissions hold."""
+    return by_anybody(folder, lambda: main(list(arguments)))
 
 
 def test_verify_names_an_unreadable_file(store):
@@ -124,6 +135,72 @@ def test_an_entry_that_is_not_ours_to_read_hides_no_other(store, lab):
     assert RECIPE.digest[:12] in output
     assert "skipping an entry" in warned
     assert "chmod -R g+rwX" in warned
+
+
+OTHER = replace(RECIPE, weights="01", dataset="other")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "catalogue"),
+    [
+        ("other", True),
+        ("other", False),
+        (f"other/{OTHER.store_name}", True),
+        (f"other/{OTHER.store_name}", False),
+        ("catalog/other", True),
+    ],
+)
+def test_what_is_not_ours_to_read_in_a_share_hides_only_itself(lab, store, hidden, catalogue):
+    share = lab / "share"
+    for pushed in (store, build_store(lab / "stores", recipe=OTHER)):
+        push(pushed, str(share))
+    open_to_all(share)
+    if not catalogue:
+        shutil.rmtree(share / "catalog")
+    (share / hidden).chmod(0)
+    status, output, _ = as_anybody(lab, "list", "share")
+    assert status == 0
+    assert RECIPE.digest[:12] in output
+    (lab / "mine").mkdir()
+    (lab / "mine").chmod(0o777)
+    status, output, errors = as_anybody(lab, "pull", "share", "--all", "--stores", "mine")
+    assert (lab / "mine" / NAME / CHECKSUMS).is_file()
+    hidden_but_listed = catalogue and not hidden.startswith("catalog")
+    assert status == int(hidden_but_listed)
+    assert ("Permission denied" in errors) == (not hidden.startswith("catalog"))
+
+
+def open_to_all(root: Path) -> None:
+    for folder in (root, *root.glob("**/")):
+        folder.chmod(0o755)
+
+
+def test_what_is_not_ours_to_read_in_a_mirror_hides_only_itself(lab, store):
+    mirrored, *hidden = (
+        shutil.copytree(store, lab / "mirror" / dataset / RECIPE.store_name)
+        for dataset in ("toy", "second", "third")
+    )
+    open_to_all(lab / "mirror")
+    hidden[0].chmod(0)
+    hidden[1].parent.chmod(0)
+    status, output, errors = as_anybody(lab, "gc", "--mirror", "mirror", "--older-than", "0")
+    assert (status, output.count("unused for")) == (0, 1), errors
+    assert "skipping a store" in errors
+    offline = str(lab / "not mounted" / RECIPE.digest[:12])
+    status, output, errors = by_anybody(lab, lambda: print(mirror(offline, lab / "mirror")))
+    assert (status, output) == (0, f"{mirrored}\n"), errors
+
+
+@pytest.mark.parametrize("hidden", ["", "zarr.json"])
+def test_a_store_that_is_not_ours_to_read_is_passed_over_where_there_are_others(lab, store, hidden):
+    root = lab / "stores"
+    other = build_store(root, recipe=replace(RECIPE, weights="01"))
+    theirs = shutil.copytree(store, root / NAME)
+    open_to_all(root)
+    (theirs / hidden).chmod(0)
+    status, output, errors = by_anybody(lab, lambda: print(find("toy", root)))
+    assert (status, output) == (0, f"{other}\n"), errors
+    assert "skipping a store" in errors
 
 
 @pytest.mark.parametrize("where", [".", "features"])

@@ -10,6 +10,7 @@ import pytest
 
 from cache import FeatureStore, Record, open_store
 from cache.__main__ import main
+from cache.command_line import check_exists
 from cache.share.claims import claim
 from cache.share.location import Location, ShareError
 from cache.share.pull import pull
@@ -265,6 +266,9 @@ def test_a_digest_names_a_store_in_a_folder(tmp_path, store, capsys):
     lab = tmp_path / "lab"
     push(store, str(lab))
     named = f"{lab}/{RECIPE.digest[:12]}"
+    check_exists(named)  # as train does with cache=
+    with pytest.raises(ValueError, match="does not exist"):
+        check_exists(f"{tmp_path}/not mounted/{RECIPE.digest[:12]}")
     assert open_store(named).path == lab / NAME
     assert open_store(Path(named)).path == lab / NAME
     assert open_store(str(lab)).path == lab / NAME

@@ -141,6 +141,31 @@ def test_stores_are_named_by_url_or_digest(share, store, tmp_path):
     assert len(list((tmp_path / "all" / "toy").iterdir())) == 2
 
 
+def test_pull_all_ends_with_a_table_whatever_fails(share, store, tmp_path, capsys):
+    """One is there with other content, one is damaged, one cannot be placed, two come."""
+    stores = [store] + [
+        build_store(tmp_path / weights, recipe=replace(RECIPE, weights=weights))
+        for weights in ("01", "02", "03", "04")
+    ]
+    for pushed in stores:
+        push(pushed, share)
+    to = tmp_path / "to"
+    build_store(to, {"a": (1, 1)})
+    overwrite(share, f"toy/{stores[1].name}/audio/values/c/0/0", b"?")
+    (to / "toy" / stores[2].name).mkdir()
+    for come in ("20 files copied", "already there"):
+        assert main(["pull", share, "--all", "--stores", str(to)]) == 1
+        output, errors = capsys.readouterr()
+        lines = {s.name: next(x for x in output.splitlines() if s.name in x) for s in stores}
+        assert [("not pulled" in lines[s.name]) for s in stores] == [True] * 3 + [False] * 2
+        assert all(come in lines[s.name] for s in stores[3:])
+        assert errors.count("error: ") == 3
+        assert "has the same recipe with different content" in errors
+        assert "audio/values/c/0/0 is damaged" in errors
+        assert "exists but is not a published store" in errors
+    assert main(["pull", f"{share}/toy/{stores[4].name}", "--all", "--stores", str(to)]) == 0
+
+
 def test_info_of_a_url_reads_no_features(s3, store, capsys):
     share = f"{s3}/info"
     push(store, share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from manifests.command_line import add_command, add_stores_option
 from manifests.printing import escape_controls, format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cache.share.remote_store import RemoteStore
     from manifests.command_line import SubParsers
 
 _LOCATION = "a folder (NFS, ...), s3://, gs://, ssh:// or, read-only, http(s)://"
@@ -65,7 +69,11 @@ def add_commands(commands: SubParsers) -> None:
         f"is {_LOCATION}",
     )
     add_stores_option(pull, former="--to")
-    pull.add_argument("--all", action="store_true", help="all stores of LOCATION, not only one")
+    pull.add_argument(
+        "--all",
+        action="store_true",
+        help="all stores of LOCATION, not only one; a store that cannot be pulled stops no other",
+    )
 
     list_ = add_command(
         commands,
@@ -135,24 +143,32 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from cache.share.location import ShareError
+    from cache.share.pull import pull
     from cache.share.remote_store import resolve, resolve_one
 
-    sources = resolve(options.source) if options.all else [resolve_one(options.source)]
-    from cache.share.pull import pull
+    def pull_one(source: RemoteStore) -> tuple[Path, str]:
+        with progress_bar("pull", in_bytes=True) as on_bytes:
+            store, copied = pull(source, options.stores, on_bytes=on_bytes)
+        return store, f"{copied} files copied" if copied else "already there"
 
-    errors = []
-    for source in sources:
+    if not options.all:
+        print("{}: {}".format(*pull_one(resolve_one(options.source))))
+        return 0
+    results = []
+    for source in resolve(options.source):
         try:
-            with progress_bar("pull", in_bytes=True) as on_bytes:
-                store, copied = pull(source, options.stores, on_bytes=on_bytes)
-        except ShareError as error:  # damaged, or of a newer format
-            errors.append(str(error))
-            continue
-        print(f"{store}: {f'{copied} files copied' if copied else 'already there'}")
-    if errors:
-        raise ShareError("\n".join(errors))
-    return 0
+            results.append((source.path, pull_one(source)[1]))
+        except (ValueError, OSError) as error:  # damaged, newer, or different from the local store
+            print(f"error: {escape_controls(str(error))}", file=sys.stderr)
+            results.append((source.path, "not pulled, see the error above"))
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("store", "result", title=escape(escape_controls(options.source)))
+    for row in results:
+        table.add_row(*map(escape, row))
+    _print_table(table)
+    return int(any(result.startswith("not pulled") for _, result in results))
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -164,7 +180,6 @@ def _list(options: argparse.Namespace) -> int:
     if not entries:
         print(f"No stores found in {share}.")
         return 0
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -189,10 +204,16 @@ def _list(options: argparse.Namespace) -> int:
             entry.licence,
         )
         table.add_row(*(escape(escape_controls(cell)) for cell in row))
+    _print_table(table)
+    return 0
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
     console = Console()
     # A file or pipe may have longer lines than a terminal.
     (console if console.is_terminal else Console(width=160)).print(table)
-    return 0
 
 
 def _gc(options: argparse.Namespace) -> int:

@@ -60,7 +60,7 @@ def find_garbage(
     stores: list[tuple[float, Garbage]] = []
     for dataset in sorted(path for path in folder.glob("*/") if not path.is_symlink()):
         published = {*published_in(dataset)}  # restores one whose replacement was interrupted
-        for path in sorted(dataset.iterdir()):
+        for path in sorted(dataset.glob("*")):  # none without permission to list them
             if path in published and re.fullmatch(STORE_NAME, path.name):
                 if path.is_symlink():
                     continue

@@ -19,7 +19,7 @@ from cache.share.remote_store import resolve_one
 from cache.share.repair import repair
 from cache.share.transfer import Progress
 from cache.store.checksums import CHECKSUMS, Checksums
-from cache.store.publish import is_published
+from cache.store.publish import is_published, published_in
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,9 @@ def _find_copy(url: str, folder: Path) -> Path | None:
     if where.name.endswith(".zarr"):
         store = folder / where.parent.name / where.name
         return store if is_published(store) else None
-    stores = [p for p in folder.glob(f"*/*-{where.name[:12]}.zarr") if is_published(p)]
+    ending = f"-{where.name[:12]}.zarr"
+    datasets = (path for path in folder.glob("*/") if any(path.glob(f"*{ending}")))
+    stores = [p for path in datasets for p in published_in(path) if p.name.endswith(ending)]
     return stores[0] if len(stores) == 1 else None
 
 

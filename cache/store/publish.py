@@ -245,7 +245,10 @@ def is_published(store: Path) -> bool:
 
 
 def published_in(folder: Path) -> list[Path]:
-    """The published stores directly in a folder, sorted; one that is being replaced is included."""
+    """The published stores directly in a folder, sorted; one that is being replaced is included.
+
+    A store without permission to read it is skipped with a warning.
+    """
     # Where folders cannot be swapped, a store has its temporary name between two renames. If it is
     # missing from the first listing, it is in the second or, replaced in between, in the third.
     listed = [*folder.glob("*.zarr")]
@@ -254,7 +257,13 @@ def published_in(folder: Path) -> list[Path]:
         if found is not None and found[0] is TempPath.REPLACED:
             listed.append(path.with_name(found[1]))
     listed += folder.glob("*.zarr")
-    return [store for store in sorted(set(listed)) if is_published(store)]
+    published = []
+    for store in sorted(set(listed)):
+        try:
+            published += [store] if is_published(store) else []
+        except PermissionError as error:
+            log.warning("skipping a store: %s", error)
+    return published
 
 
 def replace(store: Path, new: Path) -> None:
