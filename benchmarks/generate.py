@@ -18,7 +18,7 @@ def generate(root: Path, utterances: int, spread: float = 1.0) -> Path:
     T is log-normal with median 9 and mean 15, like the utterances of CMU-MOSEI at two frames per
     second; with ``spread=0`` it is always 9. The values are random.
     """
-    recipe = Recipe(
+    recipe = Recipe.with_one_encoder(
         dataset=f"generated-{utterances}",
         encoder="random",
         weights="none",

@@ -106,7 +106,7 @@ def ours(task: Task) -> Measured:
     first = task.utterances[:1]
     with connect(ClusterSpec(workers=1), task.job.encoder.device, len(planned), print) as client:
         warm = run_blocks(
-            client, replace(task.job, store=task.job.store / "warm"), [first], _give_up, _unheard
+            client, replace(task.job, place=task.job.place / "warm"), [first], _give_up, _unheard
         )
         assert list(warm)
         worker = psutil.Process(next(iter(client.run(os.getpid).values())))
@@ -129,7 +129,7 @@ def _unheard(stage: str, ids: list[str]) -> None:
 def naive(task: Task) -> Measured:
     """Decode, encode frame by frame and save one utterance after the other."""
     encoder = _encoder(task.job)
-    folder = task.job.store.with_suffix(".naive")
+    folder = task.job.place.with_suffix(".naive")
     folder.mkdir(exist_ok=True)
     with _Watch() as watch:
         for u in task.utterances:

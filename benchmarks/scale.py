@@ -32,6 +32,7 @@ from cache.share.remote_store import RemoteStore
 from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import row_numbers
+from cache.store.recipe import digest_of_segments
 
 SIZES = {"tiny": (200, 8), "small": (250_000, 500), "full": (1_000_000, 500)}
 """Utterances, and small stores in one folder."""
@@ -220,14 +221,15 @@ def publish_small_stores(dataset: Dataset) -> dict[str, float]:
             Parts(store).write(
                 [Record("a", "ok", "", 1.0, 2, 2)], dict.fromkeys(MODALITIES, rows), recipe.dtype
             )
-            publish(store, recipe, dict.fromkeys(MODALITIES, 4), {}, ["a"])
+            about = {"segments": digest_of_segments(_cuts(n))}
+            publish(store, recipe, dict.fromkeys(MODALITIES, 4), about, ["a"])
 
     return _timed(publish_all)
 
 
 def find_among_small_stores(dataset: Dataset) -> dict[str, float]:
     """Find the store of a manifest among them."""
-    return _timed(lambda: find("small", dataset.root / "many", utterances="0"))
+    return _timed(lambda: find("small", dataset.root / "many", cuts=_cuts(0)))
 
 
 STEPS: tuple[Callable[[Dataset], dict[str, float]], ...] = (
@@ -248,9 +250,14 @@ STEPS: tuple[Callable[[Dataset], dict[str, float]], ...] = (
 REPEATED = (open_store, ids_and_status, select_resident, select_mapped, verify_store)
 
 
+def _cuts(n: int) -> list[tuple[str, str, float | None, float | None, None]]:
+    """The segments of the manifest of a small store."""
+    return [("a", f"{n}.mp4", None, None, None)]
+
+
 def _recipe(dataset: str, utterances: str) -> Recipe:
     sampling = {"fps": 2.0}
-    return Recipe(dataset, "random", "none", {}, sampling, 1, utterances)
+    return Recipe.with_one_encoder(dataset, "random", "none", {}, sampling, 1, utterances)
 
 
 def _publish(dataset: Dataset, folder: str) -> dict[str, float]:

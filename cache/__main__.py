@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache import source_commands
 from cache.command_line import check_exists, progress_bar
 from cache.convert import commands as convert_commands
 from cache.share import commands as share_commands
@@ -68,6 +69,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_commands(commands)
     share_commands.add_commands(commands)
+    source_commands.add_commands(commands)
     convert_commands.add_commands(commands)
     return parser
 

@@ -7,7 +7,7 @@ stores with different recipes show the effect of a setting.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cache.features import Features
 from cache.reader import FeatureStore
+from cache.store.recipe import FORMAT_VERSION, NAMES_ONLY, Recipe
 
 BLOCK_VALUES = 1 << 20
 """Values compared at a time, which bounds the memory for stores of any size."""
@@ -83,7 +84,7 @@ def diff(
     Raises:
         ValueError: a store is damaged.
     """
-    left, right = _flat(a.recipe), _flat(b.recipe)
+    left, right = _settings(a.recipe, b.recipe), _settings(b.recipe, a.recipe)
     both = [i for i in a.ids if i in b.status]
     columns = {m: (a.widths.get(m, 0), b.widths.get(m, 0)) for m in {**a.widths, **b.widths}}
     return Difference(
@@ -178,6 +179,13 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
     products, xx, yy = (torch.einsum("rd,rd->r", *pair) for pair in ((x, y), (x, x), (y, y)))
     cosine = products / (xx * yy).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.where((x == y).all(dim=1), torch.ones_like(cosine), cosine)
+
+
+def _settings(recipe: Recipe, other: Recipe) -> dict[str, Any]:
+    """The settings of a recipe; not by modality if both recipes have one encoder for all."""
+    one = recipe.has_one_encoder and other.has_one_encoder
+    same_form = replace(recipe, version=NAMES_ONLY if one else FORMAT_VERSION)
+    return _flat({"dataset": recipe.dataset, **same_form.as_dict()})
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

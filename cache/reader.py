@@ -19,10 +19,16 @@ from cache.features import Features
 from cache.names import is_url
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows
-from cache.store.metadata import NewerFormatError, read_attributes
+from cache.store.memory import free_memory
+from cache.store.metadata import (
+    NewerFormatError,
+    columns_of,
+    read_attributes,
+    segments_of,
+)
 from cache.store.publish import is_published, published_in
-from cache.store.table import check, read_offsets, read_table_column
-from manifests.budget import free_memory
+from cache.store.recipe import Recipe, digest_of_segments
+from cache.store.table import check, read_offsets, read_table_column, sources_of
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +76,9 @@ class FeatureStore:
             return cls.open(path)
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """Everything that decides the values, see :class:`cache.Recipe`."""
-        return dict(self.attributes["recipe"])
+    def recipe(self) -> Recipe:
+        """Everything that decides the values."""
+        return Recipe.of_store(self.attributes)
 
     @property
     def digest(self) -> str:
@@ -82,7 +88,7 @@ class FeatureStore:
     @property
     def dataset(self) -> str:
         """Name of the dataset."""
-        return str(self.recipe["dataset"])
+        return self.recipe.dataset
 
     @property
     def widths(self) -> dict[str, int]:
@@ -225,7 +231,7 @@ def find(
     dataset: str,
     root: str | Path = "stores",
     manifest_digest: str | None = None,
-    utterances: str | None = None,
+    cuts: Sequence[tuple[Any, ...]] | None = None,
 ) -> Path:
     """Find the published store of a dataset below ``root``.
 
@@ -238,8 +244,7 @@ def find(
         dataset: name of the dataset.
         root: the folder of the stores.
         manifest_digest: digest of the manifest's whole content.
-        utterances: digest of its segments, from
-            :func:`cache.store.recipe.digest_of_utterances`; None to ignore segments.
+        cuts: the manifest's segments, ``(id, video, start, end, crop)`` each; None to ignore them.
 
     Raises:
         ValueError: no such store exists, or more than one.
@@ -252,22 +257,37 @@ def find(
         )
     made = _attributes_of_all(stores)
     stores = list(made)
-    if utterances is not None:
-        stores = [p for p in stores if made[p]["recipe"]["utterances"] == utterances] or stores
+    segments = None if cuts is None else digest_of_segments(cuts)
+    if segments is not None:
+        stores = [p for p in stores if segments_of(made[p]) == segments] or stores
     if len(stores) > 1 and manifest_digest is not None:
         stores = [p for p in stores if made[p].get("manifest_digest") == manifest_digest] or stores
+    if len(stores) > 1 and segments is not None:  # of videos that were renamed since
+        stores = [p for p in stores if _has_cuts(p, made[p], cuts)] or stores
     if len(stores) > 1:
         listed = "\n  ".join(str(path) for path in stores)
         raise ValueError(f"several stores of {dataset!r}; name one with cache=<path>:\n  {listed}")
     (store,) = stores
-    segments = made[store]["recipe"]["utterances"]
-    if utterances not in (None, segments) and "imported" not in made[store]:
+    known = segments_of(made[store])
+    if segments not in (None, known) and known and not _has_cuts(store, made[store], cuts):
         log.warning(
             "%s was extracted from other utterances, times or crops than the manifest has now; "
             "to extract again: python -m extract %s",
             *(store, dataset),
         )
     return store
+
+
+def _has_cuts(
+    store: Path, attributes: Mapping[str, Any], cuts: Sequence[tuple[Any, ...]] | None
+) -> bool:
+    """Whether a store has exactly these ids with these times and crops, whatever their files."""
+    names = columns_of(attributes)
+    if cuts is None or "start" not in names:
+        return False
+    columns = {name: read_table_column(store, name, attributes["counts"]) for name in names}
+    found = ((i, *cut) for i, _, *cut in sources_of(columns))
+    return sorted(found, key=str) == sorted(((i, *cut) for i, _, *cut in cuts), key=str)
 
 
 def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:

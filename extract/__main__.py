@@ -19,6 +19,7 @@ from extract.sampling import Sampling
 from extract.settings import ClusterSpec, Settings
 from manifests.command_line import add_stores_option
 from manifests.locate import find_manifest, load_card
+from manifests.printing import clock, preview
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +36,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         usage="%(prog)s DATASET [--data FOLDER] [options]",
         description="Decode every video of a dataset once and publish the features of its frames\n"
-        "and sound as a store that training reads. An interrupted run resumes when the\n"
-        "same command is run again.",
+        "and sound as a store that training reads. Features that a store has of the same\n"
+        "content are copied: added, removed, renamed or replaced videos cost what they\n"
+        "are. An interrupted run resumes when the same command is run again.",
         epilog=f"""\
 exit status: 0 all utterances extracted, 1 error, 2 wrong usage,
              {EXIT_SOME_FAILED} the store is published but some utterances failed
@@ -157,8 +159,8 @@ examples:
         action="append",
         default=[],
         metavar="URL",
-        help="pull the store from there if it has it: a folder, s3://, gs://, http(s)://, ssh://; "
-        f"may be repeated; ${SHARES} names more, separated by commas",
+        help="copy what it has of the features from there: a folder, s3://, gs://, http(s)://, "
+        f"ssh://; may be repeated; ${SHARES} names more, separated by commas",
     )
     shares.add_argument("--no-share", action="store_true", help="do not search any share")
 
@@ -169,7 +171,14 @@ examples:
         help="report the number of utterances, the store's size and the time; write nothing",
     )
     run.add_argument(
-        "--retry-failed", action="store_true", help="extract only the utterances that failed before"
+        "--retry-failed",
+        action="store_true",
+        help="also those that failed before",
+    )
+    run.add_argument(
+        "--rehash",
+        action="store_true",
+        help="compare the content of all videos, also of those whose size and times did not change",
     )
     run.add_argument(
         "--allow-failures", action="store_true", help="exit with 0 even if some utterances failed"
@@ -220,6 +229,7 @@ def _settings(options: argparse.Namespace, dataset: Path) -> Settings:
         timeout=options.timeout,
         shares=() if options.no_share else (*options.share, *configured_shares()),
         retry_failed=options.retry_failed,
+        rehash=options.rehash,
     )
 
 
@@ -255,7 +265,9 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         _print_estimate(console, dry_run(manifest, data, options.stores, settings))
         return 0
     with ProgressView(console) as view:
-        summary = extract(manifest, data, options.stores, settings, view.show, console.print)
+        summary = extract(
+            manifest, data, options.stores, settings, view.show, console.print, view.hashing
+        )
     _print_summary(console, summary, time.monotonic() - began)
     failed = summary.statuses.get("failed", 0)
     return EXIT_SOME_FAILED if failed and not options.allow_failures else 0
@@ -266,14 +278,14 @@ def _print_summary(console: Console, summary: Summary, seconds: float) -> None:
 
     from extract.progress import reason_lines
 
-    if summary.complete:
-        console.print("The store is complete: nothing to decode.")
-    elif summary.shared:
-        console.print(f"Pulled from {summary.shared}: nothing to decode.", soft_wrap=True)
-    elif summary.resumed:
-        console.print(f"Resumed: {summary.resumed} utterances are from an earlier run.")
+    for line in _origin(summary):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     # One row per value: as columns they do not fit into a log's 80 characters.
     table = Table(show_header=False)
+    if summary.carried:
+        table.add_row("carried over", str(summary.carried))
+        table.add_row("extracted", str(summary.extracted))
+        table.add_row("of a replaced video", str(summary.replaced))
     table.add_row("utterances", str(sum(summary.statuses.values())))
     for status, count in summary.statuses.items():
         table.add_row(status, str(count))
@@ -290,10 +302,42 @@ def _print_summary(console: Console, summary: Summary, seconds: float) -> None:
     console.print(f"store: {summary.store}", soft_wrap=True)
 
 
+def _origin(summary: Summary) -> list[str]:
+    """Sentences on where the features come from."""
+    lines = []
+    if summary.shared:
+        lines.append(f"Pulled from {summary.shared}: nothing to decode.")
+    elif summary.complete:
+        lines.append("The store is complete: nothing to decode.")
+    if summary.names_only:
+        lines.append(
+            "It has format version 1: only the names of the videos were compared, not their "
+            f"contents. To record the contents: python -m cache upgrade {summary.store}"
+        )
+    elif summary.shared:
+        lines.append(
+            "Names and sizes of the videos were compared, not their contents. To compare them: "
+            f"python -m cache sources {summary.store}"
+        )
+    if summary.resumed:
+        lines.append(f"Resumed: {summary.resumed} utterances are from an earlier run.")
+    if summary.carried:
+        saved = ""
+        if summary.saved_s is not None:
+            saved = f", which saved about {clock(summary.saved_s)}"
+        shared = f" ({summary.borrowed} from a share)" if summary.borrowed else ""
+        lines.append(f"Carried over: {summary.carried} utterances{shared} were not decoded{saved}.")
+    if summary.removed:
+        lines.append(f"Removed: {summary.removed} utterances are no longer in the manifest.")
+    if summary.gone:
+        lines.append(
+            f"Carried over although the video is missing: {preview(list(summary.gone), 5)}"
+        )
+    return lines
+
+
 def _print_estimate(console: Console, estimate: ExtractionEstimate | None) -> None:
     from rich.table import Table
-
-    from extract.progress import clock
 
     if estimate is None:
         console.print("The store is complete: nothing to do.")

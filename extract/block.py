@@ -51,9 +51,9 @@ def extract_block(
         OSError: as `encode_block`, or the part cannot be written.
     """
     records, features = encode_block(job, block, decoders, on_stage)
-    Parts(job.store).write(records, features, job.dtype)
-    if is_published(job.store):
-        Parts(job.store).remove()  # another run published first: no run would use this part
+    Parts(job.place).write(records, features, job.dtype)
+    if job.store is not None and is_published(job.store):
+        Parts(job.place).remove()  # another run published first: no run would use this part
     return records
 
 
@@ -89,7 +89,7 @@ def encode_block(
         for utterance, clip in clips:
             if isinstance(clip, DecodeError):
                 reason = _portable_reason(str(clip), job.data)
-                records.append(Record(utterance.id, "failed", reason))
+                records.append(utterance.record("failed", reason))
                 continue
             with _encoder_lock.turn(age):
                 _encode(clip, job.sampling, batches)
@@ -170,8 +170,7 @@ def _record(utterance: Utterance, clip: DecodedClip, sampling: Sampling) -> Reco
     present = {"audio": clip.sound is not None, "vision": clip.picture is not None}
     rows = {m: clip.frames * sampling.rows_per_frame[m] * present[m] for m in MODALITIES}
     absent = [STREAMS[modality] for modality in MODALITIES if not present[modality]]
-    return Record(
-        utterance.id,
+    return utterance.record(
         f"no_{absent[0]}" if absent else "ok",
         f"the file has no {absent[0]} stream" if absent else "",
         round(clip.duration, 6),

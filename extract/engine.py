@@ -8,37 +8,29 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dask.system import CPU_COUNT
 
-from cache import FeatureStore, Parts, Recipe, Record, best_per_id, publish
-from cache.share.pull import pull_recipe
-from cache.store.publish import is_published, republish
-from cache.store.recipe import digest_of_utterances, user_name
-from cache.store.temp_paths import retry_of
+from cache import FeatureStore, Parts, Record, best_per_id, publish
+from cache.at_hand import find_by_name
+from cache.store.publish import Finished, is_published, republish
+from cache.store.recipe import user_name
 from extract.cluster import connect, threads, worker_count
-from extract.encoders import Encoder, EncoderIdentity
 from extract.ffmpeg import ffmpeg_version
 from extract.job import Job, Utterance
-from extract.plan import (
-    ExtractionEstimate,
-    durations,
-    estimate_extraction,
-    plan_blocks,
-    utterances_of,
-)
+from extract.plan import ExtractionEstimate, estimate_extraction
 from extract.progress import Tally, reason_lines
-from extract.sampling import Sampling
+from extract.request import Request, Work, failed_ids
 from extract.scheduler import run_blocks
 from extract.settings import Settings
 from manifests import Manifest
@@ -58,7 +50,17 @@ class Summary:
         store: the published store.
         complete: whether the store existed already, so that nothing was decoded.
         shared: URL that the store was pulled from; None if it was extracted here.
+        names_only: whether the contents of the videos were not compared, only their names: a store
+            of format version 1.
         resumed: number of utterances from parts of an earlier run.
+        carried: number of utterances whose features were copied from another store.
+        borrowed: how many of them are from a share.
+        gone: ids of those of them whose video is missing.
+        extracted: number of utterances that were decoded, including the resumed ones.
+        replaced: how many of them had another video before.
+        removed: number of utterances of the dataset's last store that the manifest lacks.
+        saved_s: estimated seconds that decoding the carried utterances would have taken; None if
+            nothing was decoded to estimate it from.
         statuses: utterances per status.
         failures: ``(id, reason)`` of every utterance whose status is not ``ok``.
         frames: rows per modality.
@@ -66,13 +68,21 @@ class Summary:
     """
 
     store: Path
-    complete: bool
-    shared: str | None
-    resumed: int
-    statuses: dict[str, int]
-    failures: list[tuple[str, str]]
-    frames: dict[str, int]
-    seconds: float
+    complete: bool = False
+    shared: str | None = None
+    names_only: bool = False
+    resumed: int = 0
+    carried: int = 0
+    borrowed: int = 0
+    gone: tuple[str, ...] = ()
+    extracted: int = 0
+    replaced: int = 0
+    removed: int = 0
+    saved_s: float | None = None
+    statuses: dict[str, int] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    frames: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def extract(
@@ -82,11 +92,12 @@ def extract(
     settings: Settings,
     on_block: Callable[[Tally], None] | None = None,
     on_message: Callable[[str], None] = log.info,
+    on_hash: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Extract every utterance of a manifest and publish the store.
 
-    If a share holds the store already, it is pulled instead. With ``settings.retry_failed`` the
-    failed utterances of a published store are extracted again, and only those.
+    Features that a local store or a share has of the same content are copied instead of extracted.
+    With ``settings.retry_failed`` the failed utterances are extracted again.
 
     Args:
         manifest: what to extract.
@@ -95,53 +106,105 @@ def extract(
         settings: encoder, sampling, cluster, and the shares to search first.
         on_block: called with the counts when a block finishes, and about once a second.
         on_message: called with messages for the user, such as the dashboard's address.
+        on_hash: called with (bytes of the videos hashed, bytes to hash).
 
     Raises:
-        ValueError: invalid settings, no video of the manifest exists below ``data``, or no
-            utterance could be extracted; the parts are kept, and the next run tries again.
+        ValueError: invalid settings, no video of the manifest exists below ``data``, a video is
+            being written to, or no utterance could be extracted; the parts are kept, and the next
+            run tries again.
     """
-    utterances = utterances_of(manifest)
     encoder = settings.load_encoder()
-    recipe = _recipe(manifest, utterances, encoder, settings)
-    store = stores / recipe.dataset / recipe.store_name
-    shared = None if is_published(store) else pull_recipe(recipe, settings.shares, stores)
+    request = Request.of(manifest, data, stores, encoder, settings)
+    named = find_by_name(request.recipe, request.segments, request.sizes, stores, settings.shares)
+    if named is not None:
+        retried = settings.retry_failed and failed_ids(named.store)
+        if retried and named.names_only:
+            raise ValueError(
+                f"{named.store} has format version 1, whose failed utterances cannot be extracted "
+                f"again; run first: python -m cache upgrade {named.store} --data {data}"
+            )
+        if not retried:
+            return _summary(
+                Summary(
+                    named.store,
+                    complete=named.shared is None,
+                    shared=named.shared,
+                    names_only=named.names_only,
+                )
+            )
+    attributes = _attributes(request, manifest)  # before anything is read: it needs ffmpeg
+    sourced = request.identified(settings.rehash, on_hash)
+    store, hand = sourced.store, sourced.at_hand
     published = is_published(store)
     if published:
-        Parts(store).remove()  # left by a run that was killed just after publishing
-        failed = _failed(store)
-        if not (failed and settings.retry_failed):
-            return _summary(store, complete=shared is None, shared=shared)
-    _check_data_folder(utterances, data)
-    attributes = _attributes(manifest, settings.sampling)
-    work = _Work.of(store, utterances, data, settings)
-    resumed = len(work.wanted) - len(work.remaining)
+        Parts(request.place).remove()  # left by a run that was killed just after publishing
+        if not (settings.retry_failed and failed_ids(store)):
+            return _summary(Summary(store, complete=True))
+    work = Work.of(sourced)
+    if work.remaining:
+        _check_data_folder(sourced.utterances, data)
     tally = Tally(
         total=len(work.wanted),
         total_s=sum(work.lengths[u.id] for u in work.remaining),
-        done=resumed,
+        done=len(work.wanted) - len(work.remaining),
         failed=work.failed,
     )
-    job = settings.job(work.place, data)
-    if work.blocks:
-        write_failed = partial(_write_failed, job, encoder.widths)
-        with (
-            connect(settings.cluster, job.encoder.device, len(work.blocks), on_message) as client,
-            closing(run_blocks(client, job, work.blocks, write_failed, tally.reached)) as finished,
-        ):
-            for records in finished:
-                if not published and is_published(store):
-                    log.info("another run has published %s; using it", store)
-                    break  # queued blocks are cancelled
-                tally.add(records, sum(work.lengths[record.id] for record in records))
-                if on_block is not None:
-                    on_block(tally)
+    job = settings.job(work.place, data, None if published else store)
+    _extract_blocks(job, work, encoder.widths, tally, store, settings, on_block, on_message)
+    if hand.asserted:
+        attributes["asserted"] = True
     if published:
-        republish(store, recipe, encoder.widths, attributes, Parts(work.place))
+        republish(store, sourced.recipe, encoder.widths, attributes, Parts(work.place))
     else:
-        if not is_published(store):
+        if not is_published(store) and not hand.rows:
             _check_any_extracted(work.place)
-        publish(store, recipe, encoder.widths, attributes, [u.id for u in utterances])
-    return _summary(store, resumed=resumed)
+        finished = Finished(Parts(work.place), hand.rows, sourced.sources)
+        ids = [u.id for u in sourced.utterances]
+        publish(store, sourced.recipe, encoder.widths, attributes, ids, finished=finished)
+    before, now = hand.before, sourced.sources
+    video_s = sum(row.record.duration for row in hand.rows.values())
+    took = time.monotonic() - tally.began
+    return _summary(
+        Summary(
+            store,
+            resumed=len(work.wanted) - len(work.remaining),
+            carried=len(hand.rows),
+            borrowed=len(hand.borrowed),
+            gone=tuple(sorted(hand.gone)),
+            extracted=len(work.wanted),
+            replaced=sum(before.get(u.id, now[u.id]) != now[u.id] for u in work.wanted),
+            removed=len(before.keys() - now.keys()),
+            saved_s=video_s * took / tally.seconds if tally.seconds else None,
+        )
+    )
+
+
+def _extract_blocks(
+    job: Job,
+    work: Work,
+    widths: Mapping[str, int],
+    tally: Tally,
+    store: Path,
+    settings: Settings,
+    on_block: Callable[[Tally], None] | None,
+    on_message: Callable[[str], None],
+) -> None:
+    """Extract the blocks of ``work``; stop if another run publishes the store meanwhile."""
+    if not work.blocks:
+        return
+    published = is_published(store)
+    write_failed = partial(_write_failed, job, widths)
+    with (
+        connect(settings.cluster, job.encoder.device, len(work.blocks), on_message) as client,
+        closing(run_blocks(client, job, work.blocks, write_failed, tally.reached)) as finished,
+    ):
+        for records in finished:
+            if not published and is_published(store):
+                log.info("another run has published %s; using it", store)
+                break  # queued blocks are cancelled
+            tally.add(records, sum(work.lengths[record.id] for record in records))
+            if on_block is not None:
+                on_block(tally)
 
 
 def dry_run(
@@ -149,19 +212,23 @@ def dry_run(
 ) -> ExtractionEstimate | None:
     """Estimate what :func:`extract` would do, without writing; None if there is nothing to do.
 
+    The videos are not hashed: those of unknown content are compared by size.
+
     Raises:
         ValueError: as :func:`extract`.
     """
-    utterances = utterances_of(manifest)
     encoder = settings.load_encoder()
-    recipe = _recipe(manifest, utterances, encoder, settings)
-    store = stores / recipe.dataset / recipe.store_name
-    if is_published(store) and not (settings.retry_failed and _failed(store)):
+    settings = replace(settings, shares=())
+    request = Request.of(manifest, data, stores, encoder, settings)
+    if find_by_name(request.recipe, request.segments, request.sizes, stores, ()) is not None:
         return None
-    _check_data_folder(utterances, data)
-    work = _Work.of(store, utterances, data, settings)
+    sourced = request.guessed()
+    if is_published(sourced.store) and not (settings.retry_failed and failed_ids(sourced.store)):
+        return None
+    work = Work.of(sourced)
     if not work.remaining:
         return None
+    _check_data_folder(sourced.utterances, data)
     job = settings.job(work.place, data)
     most = worker_count(settings.cluster, job.encoder.device)
     count = max(1, min(most, len(work.blocks)))
@@ -171,7 +238,7 @@ def dry_run(
     return estimate_extraction(
         job,
         encoder,
-        work.remaining,
+        [replace(u, source=None) for u in work.remaining],
         work.lengths,
         in_blocks=len(work.blocks),
         workers=count,
@@ -180,79 +247,11 @@ def dry_run(
     )
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The remaining work for a store.
-
-    Attributes:
-        place: parts are next to this path: the store, or ``.retry`` if the store is published.
-        wanted: utterances that this run is to extract.
-        remaining: those of them that are in no part yet.
-        failed: number of failed utterances among the others.
-        lengths: estimated seconds of each, by id.
-        blocks: of ``remaining``.
-    """
-
-    place: Path
-    wanted: list[Utterance]
-    remaining: list[Utterance]
-    failed: int
-    lengths: dict[str, float]
-    blocks: list[list[Utterance]]
-
-    @classmethod
-    def of(cls, store: Path, utterances: list[Utterance], data: Path, settings: Settings) -> _Work:
-        place, wanted = store, utterances
-        if is_published(store):
-            place = retry_of(store)
-            again = _failed(store)
-            wanted = [u for u in utterances if u.id in again]
-        found = best_per_id(Parts(place).read())
-        failed = {i for i, (part, row) in found.items() if part.records[row].status == "failed"}
-        # If every utterance failed, their common cause may be fixed by now: try all again.
-        again_failed = settings.retry_failed or failed == found.keys()
-        finished = found.keys() - failed if again_failed else found.keys()
-        remaining = [u for u in wanted if u.id not in finished]
-        lengths = durations(wanted, data)
-        workers = worker_count(settings.cluster, settings.encoder.device)
-        return cls(
-            place,
-            wanted,
-            remaining,
-            len(failed & finished),
-            lengths,
-            plan_blocks(remaining, lengths, workers),
-        )
-
-
-def _recipe(
-    manifest: Manifest, utterances: Sequence[Utterance], encoder: Encoder, settings: Settings
-) -> Recipe:
-    identity = EncoderIdentity.of(encoder)
-    return Recipe(
-        dataset=manifest.card.name,
-        encoder=encoder.name,
-        weights=identity.weights,
-        settings=identity.settings,
-        sampling=settings.sampling.as_dict(),
-        preprocess=identity.preprocess,
-        utterances=digest_of_utterances(
-            (u.id, u.video, u.start, u.end, u.crop) for u in utterances
-        ),
-        dtype=settings.dtype,
-    )
-
-
-def _failed(store: Path) -> set[str]:
-    """Ids of the utterances of a published store that failed."""
-    return {i for i, status in FeatureStore.open(store).status.items() if status == "failed"}
-
-
 def _write_failed(job: Job, widths: Mapping[str, int], utterance: Utterance, reason: str) -> Record:
     """Write a failed row for an utterance that kills every worker, and return its record."""
-    record = Record(utterance.id, "failed", reason)
+    record = utterance.record("failed", reason)
     nothing = {modality: np.empty((0, width), np.float32) for modality, width in widths.items()}
-    Parts(job.store).write([record], nothing, job.dtype)
+    Parts(job.place).write([record], nothing, job.dtype)
     return record
 
 
@@ -269,7 +268,7 @@ def _check_data_folder(utterances: Sequence[Utterance], data: Path) -> None:
 def _check_any_extracted(place: Path) -> None:
     """Raise a ValueError if every utterance failed: some may, all of them have a common cause."""
     found = best_per_id(Parts(place).read())
-    records = [part.records[row] for _, (part, row) in sorted(found.items(), key=itemgetter(0))]
+    records = [row.record for _, row in sorted(found.items())]
     if records and all(record.status == "failed" for record in records):
         reasons = reason_lines((record.id, record.error) for record in records)
         raise ValueError(
@@ -283,11 +282,13 @@ def _check_any_extracted(place: Path) -> None:
         )
 
 
-def _attributes(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
+def _attributes(request: Request, manifest: Manifest) -> dict[str, Any]:
     """Root attributes besides the recipe: the store's origin and its licence."""
-    several = {m: rows for m, rows in sampling.rows_per_frame.items() if rows > 1}
+    rows_per_frame = request.settings.sampling.rows_per_frame
+    several = {m: rows for m, rows in rows_per_frame.items() if rows > 1}
     return {
         **({"rows_per_frame": several} if several else {}),
+        "segments": request.segments,
         "manifest_digest": manifest.digest,
         "licence": manifest.card.licence,
         "creator": user_name(),
@@ -299,16 +300,12 @@ def _attributes(manifest: Manifest, sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _summary(
-    store: Path, *, complete: bool = False, shared: str | None = None, resumed: int = 0
-) -> Summary:
-    cache = FeatureStore.open(store)
+def _summary(made: Summary) -> Summary:
+    """Complete a summary with the store's content."""
+    cache = FeatureStore.open(made.store)
     reasons = zip(cache.ids, cache.column("error"), strict=True)
-    return Summary(
-        store=store,
-        complete=complete,
-        shared=shared,
-        resumed=resumed,
+    return replace(
+        made,
         statuses=dict(Counter(cache.status.values())),
         failures=[(i, str(reason)) for i, reason in reasons if cache.status[i] != "ok"],
         frames={m: cache.counts[f"{m}_frames"] for m in cache.widths},

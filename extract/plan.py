@@ -133,7 +133,7 @@ def estimate_extraction(
     step = max(1, len(utterances) // (SAMPLED_UTTERANCES + 1))
     sample = utterances[::step][: SAMPLED_UTTERANCES + 1]
     with tempfile.TemporaryDirectory() as folder, single_thread():
-        job = replace(job, store=Path(folder, "warm-up"))
+        job = replace(job, place=Path(folder, "warm-up"), store=None)
         extract_block(job, sample[:1])
         timed = sample[1:] or sample
         began, worked = time.perf_counter(), _cpu_seconds()

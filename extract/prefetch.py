@@ -12,6 +12,7 @@ from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 
+from cache.store.sources import PER_FILE_ERRNOS
 from extract.decode import DecodedClip, DecodeError, StalledError, decode_spans
 from extract.job import Job, Utterance
 from extract.sampling import Sampling
@@ -24,19 +25,6 @@ PASS_IMAGES = 256
 """Images of one pass (38 MB), unless a single utterance has more."""
 PASS_UTTERANCES = 16
 """Utterances of one pass: each needs a pipe, and some systems allow a process 256 descriptors."""
-
-PER_FILE_ERRNOS = frozenset(
-    {
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-    }
-)
-"""Errors of a single file; any other (a full disk, a lost mount) is a fault of the machine."""
 
 
 def plan_decode_passes(sampling: Sampling, block: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -89,7 +77,11 @@ def prefetch_clips(
         path, spans = job.data / video, [(u.start or 0.0, u.end) for u in together]
         outcomes: Sequence[DecodedClip | DecodeError]
         try:
+            _check_source(together[0], path)
             outcomes = decode_spans(path, job.sampling, spans, together[0].crop, job.timeout)
+            _check_source(together[0], path)
+        except DecodeError as error:
+            outcomes = [error] * len(together)
         except OSError as error:
             if error.errno not in PER_FILE_ERRNOS or str(error.filename) != str(path):
                 raise
@@ -123,6 +115,12 @@ def prefetch_clips(
     finally:
         for _, decoded in ahead:
             decoded.cancel()
+
+
+def _check_source(utterance: Utterance, path: Path) -> None:
+    """Raise a DecodeError if a video is not the file that was hashed at the start of the run."""
+    if utterance.source is not None and not utterance.source.is_at(path):
+        raise DecodeError("the file was changed during the extraction; extract again")
 
 
 @cache

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cache import Record
-from manifests.printing import preview
+from manifests.printing import clock, format_bytes, preview
 
 EVERY_S = 30.0
 """Seconds between two lines of output without a terminal."""
@@ -108,6 +108,14 @@ class ProgressView:
             print(tally.line(), flush=True)
             self._last_line = time.monotonic()
 
+    def hashing(self, done: int, total: int) -> None:
+        """Show that the videos' contents are compared: bytes read, bytes to read."""
+        text = f"reading the videos: {format_bytes(done)} of {format_bytes(total)}"
+        self._bar.update(self._task, description=text)
+        if self._lines and time.monotonic() - self._last_line >= EVERY_S:
+            print(text, flush=True)
+            self._last_line = time.monotonic()
+
 
 def by_reason(failures: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     """Group failures ``(id, reason)`` into ``(reason, ids)``, the most frequent reason first.
@@ -129,9 +137,3 @@ def reason_lines(failures: Iterable[tuple[str, str]]) -> list[str]:
         count = f"{len(ids)} x " if len(ids) > 1 else ""
         lines.append(f"  {count}{preview(ids, 3)}: {reason}")
     return lines
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

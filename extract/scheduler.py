@@ -142,7 +142,7 @@ def _submit(client: Client, job: Job, attempt: _BlockRun) -> Future:
 
 def _topic(job: Job) -> str:
     """Dask topic of the workers' progress events; a scheduler may serve several runs."""
-    return f"extract {job.store}"
+    return f"extract {job.place}"
 
 
 def _extract_on_worker(job: Job, block: Sequence[Utterance]) -> list[Record] | str:

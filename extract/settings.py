@@ -66,6 +66,7 @@ class Settings:
         timeout: seconds that decoding one file may take.
         shares: URLs of shares to pull the store from instead of extracting it.
         retry_failed: extract the failed utterances of a published store again.
+        rehash: hash all videos, also those that seem unchanged.
     """
 
     encoder: EncoderSpec
@@ -75,6 +76,7 @@ class Settings:
     timeout: float = 600.0
     shares: tuple[str, ...] = ()
     retry_failed: bool = False
+    rehash: bool = False
 
     def load_encoder(self) -> Encoder:
         """Load the workers' encoder on this process's CPU; the GPU is left to the workers.
@@ -96,11 +98,18 @@ class Settings:
             raise ValueError(f"the encoder {encoder.name} takes single images, not tubelets")
         return encoder
 
-    def job(self, store: Path, data: Path) -> Job:
-        """The job of extracting the videos below ``data`` into ``store``; ValueError as above."""
+    def job(self, place: Path, data: Path, store: Path | None = None) -> Job:
+        """The job of extracting the videos below ``data``; ValueError as above.
+
+        Args:
+            place: parts are written next to this path.
+            data: folder of the videos.
+            store: as in :class:`extract.job.Job`.
+        """
         return Job(
             data=data.resolve(),
-            store=store.resolve(),
+            place=place.resolve(),
+            store=store and store.resolve(),
             encoder=self.encoder,
             identity=EncoderIdentity.of(self.load_encoder()),
             sampling=self.sampling,

@@ -42,3 +42,9 @@ def parse_bytes(text: str) -> int:
     if size == math.inf:
         raise ValueError(f"{text!r:.50} is not a size; write 500M, 20G or 1T")
     return int(size)
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cache import Parts, Recipe, Record, publish
-from cache.store.recipe import digest_of_utterances
+from cache.store.recipe import digest_of_segments
 from manifests import Card, Manifest
 
 WIDTHS = {"audio": 3, "vision": 4, "text": 6}
@@ -45,6 +45,6 @@ def write_scores(root: Path, name: str = "scores", mismatched: float = 0.4) -> C
     store = root / "stores" / name / "store.zarr"
     values = {m: np.concatenate(arrays).astype(np.float32) for m, arrays in rows.items()}
     Parts(store).write(records, values, "float16")
-    utterances = digest_of_utterances(manifest.cuts)
-    publish(store, Recipe(name, "none", "0" * 64, {}, {"fps": 0}, 1, utterances), WIDTHS, {}, ids)
+    recipe = Recipe.with_one_encoder(name, "none", "0" * 64, {}, {"fps": 0}, 1, "0" * 64)
+    publish(store, recipe, WIDTHS, {"segments": digest_of_segments(manifest.cuts)}, ids)
     return card

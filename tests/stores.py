@@ -1,6 +1,8 @@
 """Small published stores with known content, for tests that read, share or convert them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -8,15 +10,25 @@ from cache import Parts, Recipe, Record, publish
 
 WIDTHS = {"audio": 3, "vision": 5}
 WITH_TEXT = {**WIDTHS, "text": 4}
-RECIPE = Recipe(
-    dataset="toy",
-    encoder="none",
-    weights="00",
-    settings={"mean": 0.5},
-    sampling={"fps": 2.0, "window_s": 2.0},
-    preprocess=1,
-    utterances="11",
-)
+SETTINGS: dict[str, Any] = {
+    "dataset": "toy",
+    "encoder": "none",
+    "weights": "00",
+    "settings": {"mean": 0.5},
+    "sampling": {"fps": 2.0, "window_s": 2.0},
+    "preprocess": 1,
+    "utterances": "11",
+}
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """The recipe of these stores with other settings."""
+    return Recipe.with_one_encoder(**{**SETTINGS, **changes})
+
+
+RECIPE = recipe_of()
+FILES = 36
+"""Files of a store of these, without ``checksums.json``."""
 Lengths = dict[str, tuple[int, ...]]
 LENGTHS: Lengths = {"b": (2, 2), "a": (4, 4), "ü/x": (0, 3), "c": (3, 0), "bad": (0, 0)}
 """Frames of audio and vision (and rows of text) per utterance; none at all is a failed one."""
@@ -56,13 +68,14 @@ def build_store(
     widths: dict[str, int] = WIDTHS,
     block: int = 2,
     recipe: Recipe = RECIPE,
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publish ``<root>/toy/<name>.zarr`` from parts of ``block`` utterances."""
     store = root / recipe.dataset / recipe.store_name
     records = records_of(lengths)
     for start in range(0, len(records), block):
         write_part(store, records[start : start + block], widths)
-    return publish(store, recipe, widths, {"licence": "none"}, list(lengths))
+    return publish(store, recipe, widths, {"licence": "none", **(about or {})}, list(lengths))
 
 
 def tree_of(store: Path) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ import signal
 import stat
 import struct
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,14 @@ from cache.store.assemble import chunk_rows
 from cache.store.checksums import CHECKSUMS
 from cache.store.parts import best_per_id
 from cache.store.publish import is_published
-from cache.store.recipe import digest_of_utterances
+from cache.store.recipe import digest_of_segments
 from tests.stores import (
     LENGTHS,
     RECIPE,
     WIDTHS,
     build_store,
     features_of,
+    recipe_of,
     records_of,
     tree_of,
     write_part,
@@ -43,7 +43,6 @@ from tests.stores import (
 @pytest.mark.parametrize(
     "change",
     [
-        {"dataset": "other"},
         {"encoder": "other"},
         {"weights": "01"},
         {"settings": {"mean": 0.25}},
@@ -54,32 +53,36 @@ from tests.stores import (
     ],
 )
 def test_every_setting_that_matters_changes_the_digest(change):
-    assert replace(RECIPE, **change).digest != RECIPE.digest
+    assert recipe_of(**change).digest != RECIPE.digest
+
+
+def test_the_dataset_places_a_store_and_is_not_part_of_its_digest():
+    assert recipe_of(dataset="other").digest == RECIPE.digest
 
 
 def test_spelling_of_settings_does_not_change_the_digest():
     reordered = {"window_s": 2.0, "fps": 2.0}
-    assert replace(RECIPE, sampling=reordered).digest == RECIPE.digest
+    assert recipe_of(sampling=reordered).digest == RECIPE.digest
 
 
 @given(st.permutations([("a", "v/a.mp4", None, None, None), ("b", "v/b.mp4", 0.5, 1.0, None)]))
 def test_order_of_utterances_does_not_change_the_digest(rows):
-    assert digest_of_utterances(rows) == digest_of_utterances(sorted(rows))
+    assert digest_of_segments(rows) == digest_of_segments(sorted(rows))
 
 
 @pytest.mark.parametrize("change", [(0, "z"), (1, "w.mp4"), (2, 0.1), (3, 2.0), (4, (0, 0, 1, 1))])
 def test_what_is_cut_changes_the_digest(change):
     row = ["a", "v.mp4", 0.0, 1.0, None]
-    before = digest_of_utterances([tuple(row)])
+    before = digest_of_segments([tuple(row)])
     row[change[0]] = change[1]
-    assert digest_of_utterances([tuple(row)]) != before
+    assert digest_of_segments([tuple(row)]) != before
 
 
 def test_recipe_refuses_what_cannot_be_stored():
     with pytest.raises(ValueError, match="float16 or float32"):
-        replace(RECIPE, dtype="int8")
+        recipe_of(dtype="int8")
     with pytest.raises(ValueError, match="file name"):
-        replace(RECIPE, dataset="../other")
+        recipe_of(dataset="../other")
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -117,8 +120,7 @@ def test_success_wins_over_failure(tmp_path):
     store = tmp_path / "s.zarr"
     write_part(store, [Record("a", "failed", "timeout")])
     write_part(store, [Record("a", "ok", "", 1.0, 2, 2)])
-    part, index = best_per_id(Parts(store).read())["a"]
-    assert part.records[index].status == "ok"
+    assert best_per_id(Parts(store).read())["a"].record.status == "ok"
 
 
 # --- publishing -----------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def test_plain_zarr_reads_the_published_layout(tmp_path):
     assert root["audio/values"].dtype == np.float16
     assert root["audio/offsets"][:].tolist() == [0, 4, 6, 6, 9, 9]
     assert np.array_equal(root["audio/values"][4:6], features_of("b", "audio", 2, WIDTHS["audio"]))
-    assert root.attrs["format_version"] == 1
+    assert root.attrs["format_version"] == 2
     assert root.attrs["counts"]["failed"] == 1
     assert root.attrs["recipe"] == RECIPE.as_dict()
     assert not Parts(store).folder.exists()
@@ -171,7 +173,7 @@ def test_the_documented_format_is_the_format(tmp_path, monkeypatch):
             assert np.array_equal(features[i][m], features_of(i, m, count, WIDTHS[m]))
     attributes = json.loads((store / "zarr.json").read_text())["attributes"]
     text = json.dumps(
-        {"format_version": 1, **attributes["recipe"]},
+        {"format_version": 2, **attributes["recipe"]},
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,
@@ -189,12 +191,12 @@ def test_bytes_depend_on_neither_order_nor_blocks(tmp_path_factory, order, block
     assert tree_of(shuffled) == tree_of(reference)
 
 
-def test_stores_of_audio_and_vision_are_the_same_bytes_as_ever(tmp_path):
+def test_parts_and_stores_have_the_same_bytes_on_every_machine(tmp_path):
     part = write_part(tmp_path / "x.zarr", records_of(LENGTHS))
-    assert part.name == "948ee5148810c9f59be6f0b6b38542be.part"
+    assert part.name == "3ae01c0a460f6d94eeb0c5170faee7f1.part"
     published = (build_store(tmp_path) / CHECKSUMS).read_bytes()
     assert hashlib.sha256(published).hexdigest() == (
-        "5a4c1df4fd446af8b9c3a36d9ff0b3088704a19e05b6e5603bf2621f428f54ce"
+        "f771085119d319bf61fb4d76d9db7d98f234eade439a116f39957e3aa4246c05"
     )
 
 
@@ -318,10 +320,10 @@ def test_newer_format_is_refused(tmp_path):
     store = build_store(tmp_path, LENGTHS)
     path = store / "zarr.json"
     meta = json.loads(path.read_text())
-    meta["attributes"]["format_version"] = 2
+    meta["attributes"]["format_version"] = 3
     path.chmod(0o644)
     path.write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="format version 2"):
+    with pytest.raises(ValueError, match="format version 3"):
         FeatureStore.open(store)
 
 
@@ -330,7 +332,7 @@ def test_find_wants_exactly_one_store(tmp_path):
         find("toy", tmp_path)
     store = build_store(tmp_path, LENGTHS)
     assert find("toy", tmp_path) == store
-    other = replace(RECIPE, weights="01")
+    other = recipe_of(weights="01")
     write_part(store.with_name(other.store_name), records_of({"a": (1, 1)}))
     about = {"manifest_digest": "m"}
     publish(store.with_name(other.store_name), other, WIDTHS, about, ["a"])
@@ -340,25 +342,31 @@ def test_find_wants_exactly_one_store(tmp_path):
 
 
 def test_find_prefers_what_was_cut_as_the_manifest_says(tmp_path, caplog):
-    store = build_store(tmp_path, LENGTHS)
-    assert find("toy", tmp_path, "corrected label", RECIPE.utterances) == store
+    cuts = [(i, f"{i}.mp4", None, None, None) for i in LENGTHS]
+    other_cuts = [("a", "a.mp4", 1.0, 2.0, None), *cuts[1:]]
+    third = [("a", "a.mp4", 2.0, 3.0, None), *cuts[1:]]
+    store = build_store(tmp_path, LENGTHS, about={"segments": digest_of_segments(cuts)})
+    assert find("toy", tmp_path, "corrected label", cuts) == store
+    renamed = [(i, f"clips/{video}", *cut) for i, video, *cut in cuts]
+    assert find("toy", tmp_path, "renamed videos", renamed) == store
     assert caplog.text == ""
-    assert find("toy", tmp_path, "other times", "22") == store
+    assert find("toy", tmp_path, "other times", other_cuts) == store
     assert f"{store} was extracted from other utterances, times or crops" in caplog.text
     caplog.clear()
-    other = build_store(tmp_path, LENGTHS, recipe=replace(RECIPE, utterances="22"))
-    assert find("toy", tmp_path, "corrected label", "22") == other
-    assert find("toy", tmp_path, "corrected label", RECIPE.utterances) == store
+    about = {"segments": digest_of_segments(other_cuts)}
+    other = build_store(tmp_path, LENGTHS, recipe=recipe_of(utterances="22"), about=about)
+    assert find("toy", tmp_path, "corrected label", other_cuts) == other
+    assert find("toy", tmp_path, "corrected label", cuts) == store
     assert caplog.text == ""
     with pytest.raises(ValueError, match="several stores"):
-        find("toy", tmp_path, "another manifest", "33")
+        find("toy", tmp_path, "another manifest", third)
 
 
 def test_find_takes_an_imported_store_as_it_is(tmp_path, caplog):
     store = tmp_path / "toy" / RECIPE.store_name
     write_part(store, records_of(LENGTHS))
     publish(store, RECIPE, WIDTHS, {"imported": {"format": "npz"}}, list(LENGTHS))
-    assert find("toy", tmp_path, "m", "22") == store
+    assert find("toy", tmp_path, "m", [("a", "a.mp4", 1.0, 2.0, None)]) == store
     assert caplog.text == ""
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +23,7 @@ from extract import EncoderSpec, Settings, extract
 from extract.__main__ import main as extract_main
 from extract.ffmpeg import ffmpeg_exe
 from manifests import Card, Manifest
-from tests.stores import RECIPE, build_store, tree_of
+from tests.stores import RECIPE, build_store, recipe_of, tree_of
 from tests.web import WebServer
 
 NAME = f"toy/{RECIPE.store_name}"
@@ -171,7 +170,7 @@ def test_default_mirror_is_the_users_cache_folder(monkeypatch, tmp_path):
 
 
 def test_gc_lists_first_and_deletes_with_yes(cache_folder, capsys):
-    recipes = [replace(RECIPE, weights=f"{i:02}") for i in range(3)]
+    recipes = [recipe_of(weights=f"{i:02}") for i in range(3)]
     stores = [build_store(cache_folder, recipe=recipe) for recipe in recipes]
     for days, store in zip((90, 10, 1), stores, strict=True):
         os.utime(store, (time.time() - days * DAY,) * 2)

@@ -83,7 +83,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_deleted(tmp_path):
 
 def test_a_pull_under_a_lock_gives_the_store(tmp_path):
     store = build_store(tmp_path / "here")
-    shared, _ = push(store, str(tmp_path / "share"))
+    shared, *_ = push(store, str(tmp_path / "share"))
     pulled, _ = pull(RemoteStore.parse(str(shared)), tmp_path / "mine")
     assert tree_of(pulled) == tree_of(store)
     assert sorted(p.name for p in pulled.parent.iterdir()) == [RECIPE.store_name]

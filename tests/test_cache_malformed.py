@@ -13,8 +13,7 @@ from cache.share import catalog
 from cache.share.location import Location
 from cache.share.push import push
 from cache.store.checksums import Checksums
-from cache.store.recipe import Recipe
-from tests.stores import RECIPE, build_store
+from tests.stores import RECIPE, build_store, recipe_of
 from tests.tampering import change_root, make_endless, reseal, unseal
 
 NAME = RECIPE.store_name
@@ -166,10 +165,10 @@ def test_no_file_of_a_store_is_called_so(text):
 def test_a_store_that_cannot_be_pulled_keeps_no_other_from_it(tmp_path, store, capsys):
     share, to = tmp_path / "share", tmp_path / "pulled"
     for weights in ("01", "02"):
-        recipe = Recipe(**{**RECIPE.as_dict(), "weights": weights})
+        recipe = recipe_of(weights=weights)
         push(build_store(tmp_path, recipe=recipe), str(share))
     first, last = sorted((share / "toy").iterdir())
-    change_root(unseal(first), lambda root: root["attributes"].update(format_version=2))
+    change_root(unseal(first), lambda root: root["attributes"].update(format_version=3))
     assert main(["pull", str(share), "--all", "--stores", str(to)]) == 1
     assert "install a newer release" in capsys.readouterr().err
     assert (to / "toy" / last.name / "checksums.json").is_file()
@@ -179,7 +178,7 @@ def test_a_store_that_cannot_be_pulled_keeps_no_other_from_it(tmp_path, store, c
 
 
 def test_a_store_that_no_terminal_can_print_hides_no_other(tmp_path, store, caplog, capsys):
-    other = build_store(tmp_path / "here", recipe=Recipe(**{**RECIPE.as_dict(), "weights": "01"}))
+    other = build_store(tmp_path / "here", recipe=recipe_of(weights="01"))
     change_root(unseal(other), lambda root: root["attributes"].update(licence="\ud800"))
     assert main(["list", str(tmp_path / "here")]) == 0
     assert RECIPE.digest[:12] in capsys.readouterr().out

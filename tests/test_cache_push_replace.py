@@ -17,7 +17,7 @@ from cache.share.remote_store import resolve_one
 from cache.share.verify import verify
 from cache.store.checksums import Checksums
 from cache.store.publish import republish
-from tests.stores import LENGTHS, RECIPE, WIDTHS, build_store, tree_of, write_part
+from tests.stores import FILES, LENGTHS, RECIPE, WIDTHS, build_store, tree_of, write_part
 
 NAME = f"toy/{RECIPE.store_name}"
 
@@ -41,7 +41,7 @@ def test_a_retried_store_replaces_the_shared_one(share, store, retried, tmp_path
     assert main(["push", str(retried), share, "--take-over"]) == 1
     assert "push it with --replace" in capsys.readouterr().err
     assert main(["push", str(retried), share, "--replace"]) == 0
-    assert "20 files copied" in capsys.readouterr().out
+    assert f"{FILES} files copied" in capsys.readouterr().out
     pulled = pull(resolve_one(share), tmp_path / "pulled")[0]
     assert tree_of(pulled) == tree_of(retried)
     (entry,) = catalog.entries(Location.parse(share))
@@ -61,7 +61,7 @@ def test_nothing_is_lost_by_replacing(share, store, retried, tmp_path):
 
 
 def test_replace_pushes_where_nothing_is(share, retried):
-    assert push(retried, share, replace=True)[1] == 20
+    assert push(retried, share, replace=True)[1] == FILES
 
 
 @pytest.mark.parametrize("at", [1, 5, 20, 21])

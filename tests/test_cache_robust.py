@@ -147,7 +147,8 @@ def test_a_block_that_is_done_too_late_leaves_nothing(tmp_path):
     write_clip(tmp_path / "a.mp4", 0.5)
     store = build_store(tmp_path / "stores")
     before = tree_of(tmp_path / "stores")
-    job = Settings(EncoderSpec("imagebind-tiny")).job(store, tmp_path)
+    place = store.with_name("other")
+    job = Settings(EncoderSpec("imagebind-tiny")).job(place, tmp_path, store)
     (record,) = extract_block(job, [Utterance("a", "a.mp4")])
     assert record.status == "ok"
     assert tree_of(tmp_path / "stores") == before

@@ -11,10 +11,10 @@ import pytest
 import zarr
 
 from cache import FeatureStore, Parts
-from cache.store.assemble import CHUNKS_AT_ONCE, Row, Source, assemble
+from cache.store.assemble import CHUNKS_AT_ONCE, assemble
 from cache.store.chunks import ChunkedRows
-from cache.store.parts import Record
-from cache.store.publish import StoreSource
+from cache.store.parts import Record, Row, Source
+from cache.store.store_source import StoreSource
 from tests.stores import RECIPE, WIDTHS, build_store, features_of, records_of, tree_of, write_part
 
 UTTERANCES = {f"u{i:04}": (1 + i % 4, (i % 3) * 2) for i in range(400)}
@@ -37,6 +37,10 @@ class CountingSource:
     def records(self) -> tuple[Record, ...]:
         return self.source.records
 
+    @property
+    def widths(self) -> dict[str, int]:
+        return self.source.widths
+
     def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         self.reads[modality] += 1
         self.open_files = max(self.open_files, psutil.Process().num_fds())
@@ -51,8 +55,8 @@ def expected(tmp_path, monkeypatch):
 
 
 def rows_of(sources: list[CountingSource]) -> list[Row]:
-    found = [(source, index) for source in sources for index in range(len(source.records))]
-    return sorted(found, key=lambda row: row[0].records[row[1]].id)
+    found = [Row(source, i, r) for source in sources for i, r in enumerate(source.records)]
+    return sorted(found, key=lambda row: row.record.id)
 
 
 def read_parts(path: Path, lengths: dict[str, tuple[int, ...]], block: int) -> list[CountingSource]:

@@ -19,8 +19,9 @@ from cache import FeatureStore, Parts, Record, publish
 from cache.__main__ import main
 from cache.diff import diff
 from cache.share import catalog
+from cache.share.borrow import pull_named
 from cache.share.location import Location, ShareError
-from cache.share.pull import pull, pull_recipe
+from cache.share.pull import pull
 from cache.share.push import push
 from cache.share.remote_store import RemoteStore, resolve, resolve_one
 from cache.share.repair import repair
@@ -28,10 +29,10 @@ from cache.share.secrets import redacted
 from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS, Checksums, stays_below
 from cache.store.publish import is_published
-from tests.stores import LENGTHS, RECIPE, build_store, tree_of
+from tests.stores import FILES, LENGTHS, RECIPE, build_store, recipe_of, tree_of
 
 NAME = f"toy/{RECIPE.store_name}"
-OTHER = replace(RECIPE, weights="01")
+OTHER = recipe_of(weights="01")
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def with_other_content(root: Path) -> Path:
 def test_push_list_pull_is_byte_identical(share, store, tmp_path, capsys):
     assert main(["push", str(store), share]) == 0
     output = capsys.readouterr().out
-    assert "20 files copied" in output
+    assert f"{FILES} files copied" in output
     assert "licence of the dataset: none" in output
     assert "stay research-only" in output
     assert main(["list", share]) == 0
@@ -96,10 +97,10 @@ def test_push_list_pull_is_byte_identical(share, store, tmp_path, capsys):
 
 
 def test_what_is_there_is_not_copied_again(share, store, tmp_path):
-    assert push(store, share)[1] == 20
+    assert push(store, share)[1] == FILES
     assert push(store, share)[1] == 0
     source = resolve_one(share)
-    assert pull(source, tmp_path / "pulled")[1] == 20
+    assert pull(source, tmp_path / "pulled")[1] == FILES
     assert pull(source, tmp_path / "pulled")[1] == 0
 
 
@@ -111,7 +112,7 @@ def test_catalogue_lists_the_stores(share, store):
     assert (entry.path, entry.digest) == (NAME, RECIPE.digest)
     assert entry.content == Checksums.of(store).content
     assert entry.bytes == sum(len(data) for data in tree_of(store).values())
-    assert (entry.utterances, entry.failures, entry.files) == (5, 1, 20)
+    assert (entry.utterances, entry.failures, entry.files) == (5, 1, FILES)
     assert entry.licence == "none"
     assert entry.who
     assert entry.when.endswith("+00:00")
@@ -361,7 +362,7 @@ def test_repair_takes_nothing_from_a_wrong_copy(store, tmp_path):
 
 
 def test_pushers_at_once_keep_all_entries(share, tmp_path):
-    recipes = [replace(RECIPE, weights=f"{i:02}") for i in range(5)]
+    recipes = [recipe_of(weights=f"{i:02}") for i in range(5)]
     stores = [build_store(tmp_path / f"s{i}", recipe=r) for i, r in enumerate(recipes)]
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(lambda store: push(store, share, workers=2), stores + stores))
@@ -416,7 +417,7 @@ def test_secrets_are_refused_and_not_repeated(url, store, monkeypatch, capsys):
         assert "must not" in output.err
         assert "ter22" not in output.out + output.err
     with pytest.raises(ValueError, match="must not"):
-        pull_recipe(RECIPE, [url], store.parent)
+        pull_named(RECIPE, [url], store.parent)
 
 
 @given(secret=st.text("abcXYZ019/+=@:", min_size=8, max_size=40))
@@ -477,10 +478,10 @@ def test_recipe_is_pulled_from_the_first_share_that_has_it(share, store, tmp_pat
     empty = tmp_path / "empty"
     empty.mkdir()
     root = tmp_path / "root"
-    assert pull_recipe(RECIPE, [gone, str(empty), share], root).endswith(NAME)
+    assert pull_named(RECIPE, [gone, str(empty), share], root).endswith(NAME)
     assert "not mounted: no such folder" in caplog.text
     assert tree_of(root / NAME) == tree_of(store)
-    assert pull_recipe(OTHER, [share], root) is None
+    assert pull_named(OTHER, [share], root) is None
 
 
 # --- diff -----------------------------------------------------------------------------------------
@@ -496,7 +497,7 @@ def test_equal_stores_do_not_differ(store, tmp_path, capsys):
 def test_diff_measures_what_differs(store, tmp_path, capsys):
     audio = np.ones((3, 3), np.float32)
     vision = np.array([[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 2, 0, 0, 0]], np.float32)
-    recipes = [RECIPE, replace(RECIPE, sampling={"fps": 2.0, "window_s": 1.0}, settings={})]
+    recipes = [RECIPE, recipe_of(sampling={"fps": 2.0, "window_s": 1.0}, settings={})]
     stores = []
     for recipe, change in zip(recipes, (0.0, 0.5), strict=True):
         path = tmp_path / "d" / recipe.store_name

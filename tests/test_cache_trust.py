@@ -9,14 +9,14 @@ import pytest
 from cache import FeatureStore, find
 from cache.__main__ import main
 from cache.share import catalog
+from cache.share.borrow import pull_named
 from cache.share.location import Location, ShareError
-from cache.share.pull import pull, pull_recipe
+from cache.share.pull import pull
 from cache.share.push import push
 from cache.share.remote_store import RemoteStore
 from cache.share.verify import verify
 from cache.store.checksums import Checksums
-from cache.store.recipe import Recipe
-from tests.stores import RECIPE, build_store, tree_of
+from tests.stores import RECIPE, build_store, recipe_of, tree_of
 from tests.tampering import change_root, make_endless, reseal, unseal
 
 NAME = RECIPE.store_name
@@ -47,10 +47,9 @@ def attribute(*path, value):
     "name", ["", ".", "..", ".git", "a/b", "a\\b", "a\nb", "\x1b[2J", " a", "a:"]
 )
 def test_no_dataset_or_encoder_is_called_so(tmp_path, store, name):
-    plain = RECIPE.as_dict()
     for field in ("dataset", "encoder"):
         with pytest.raises(ValueError, match=f"{field} .* cannot be part of a file name"):
-            Recipe(**{**plain, field: name})
+            recipe_of(**{field: name})
     with pytest.raises(ValueError, match="cannot be part of a file name"):
         RemoteStore(Location.parse(tmp_path), name, NAME)
     with pytest.raises(ValueError, match="is not a store"):
@@ -101,7 +100,7 @@ def test_pull_replaces_nothing_but_a_published_store(tmp_path, store, holds, cap
 
 
 def test_a_store_cannot_be_pushed_out_of_the_share(tmp_path, store, capsys):
-    change_root(store, attribute("recipe", "dataset", value="../../evil"))
+    change_root(store, attribute("dataset", value="../../evil"))
     (tmp_path / "lab").mkdir()
     assert main(["push", str(store), str(tmp_path / "lab" / "share")]) == 1
     assert "cannot be part of a file name" in capsys.readouterr().err
@@ -118,17 +117,17 @@ def test_a_renamed_store_is_not_pushed_under_a_false_name(tmp_path, store):
 # --- attributes -----------------------------------------------------------------------------------
 
 UNSOUND = {
-    "version 2": attribute("format_version", value=2),
+    "version 3": attribute("format_version", value=3),
     "version true": attribute("format_version", value=True),
     "version text": attribute("format_version", value="1"),
     "no attributes": lambda root: root.pop("attributes"),
     "attributes are a list": lambda root: root.update(attributes=[1]),
     "no recipe": lambda root: root["attributes"].pop("recipe"),
     "recipe is text": attribute("recipe", value="x"),
-    "recipe lacks a key": lambda root: root["attributes"]["recipe"].pop("weights"),
+    "recipe lacks a key": lambda root: root["attributes"]["recipe"]["audio"].pop("weights"),
     "another digest": attribute("digest", value="f" * 64),
-    "no fps": attribute("recipe", "sampling", value={}),
-    "dataset is a number": attribute("recipe", "dataset", value=5),
+    "no fps": attribute("recipe", "audio", "sampling", value={}),
+    "dataset is a number": attribute("dataset", value=5),
     "no counts": lambda root: root["attributes"].pop("counts"),
     "counts are text": attribute("counts", "utterances", value="x"),
     "huge counts": attribute("counts", "failed", value=10**400),
@@ -179,10 +178,10 @@ def test_what_is_neither_there_nor_listed_is_refused(tmp_path, store, gone):
 
 
 def test_a_newer_store_is_passed_over_where_there_are_others(tmp_path, store, caplog):
-    newer = build_store(tmp_path / "here", recipe=Recipe(**{**RECIPE.as_dict(), "weights": "01"}))
-    change_root(unseal(newer), attribute("format_version", value=2))
+    newer = build_store(tmp_path / "here", recipe=recipe_of(weights="01"))
+    change_root(unseal(newer), attribute("format_version", value=3))
     assert find("toy", tmp_path / "here") == store
-    assert f"skipping a store: {newer}/zarr.json has format version 2" in caplog.text
+    assert f"skipping a store: {newer}/zarr.json has format version 3" in caplog.text
     shutil.rmtree(store)
     with pytest.raises(ValueError, match="install a newer release"):
         find("toy", tmp_path / "here")
@@ -319,7 +318,7 @@ def test_what_came_stays_when_a_share_fails(tmp_path, store, caplog):
     path = tmp_path / "share" / "toy" / NAME / "vision/values/c/0/0"
     path.unlink()
     root = tmp_path / "root"
-    assert pull_recipe(RECIPE, [str(tmp_path / "share")], root) is None
+    assert pull_named(RECIPE, [str(tmp_path / "share")], root) is None
     partial = root / "toy" / f"{NAME}.partial"
     assert (partial / CHUNK).is_file()
     assert f"kept in {partial}" in caplog.text

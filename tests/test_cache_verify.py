@@ -111,7 +111,7 @@ def test_the_index_is_read_once_however_many_files_are_faulty(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda root: root["attributes"].update(format_version=2), "format version 2"),
+        (lambda root: root["attributes"].update(format_version=3), "format version 3"),
         (lambda root: root["attributes"].update(digest="f" * 64), "digest is 'ffff"),
     ],
 )

@@ -1,14 +1,12 @@
 """Comparing stores block by block."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from cache import FeatureStore, Parts, Record, publish
 from cache.diff import BLOCK_VALUES, diff
-from tests.stores import RECIPE, build_store
+from tests.stores import build_store, recipe_of
 
 WIDTHS = {"audio": 2, "vision": 300}
 FRAMES = 4
@@ -16,7 +14,7 @@ FRAMES = 4
 
 def store_of(root, rows: dict[str, np.ndarray], dtype: str = "float32"):
     """A store of utterances of `FRAMES` rows in both modalities."""
-    recipe = replace(RECIPE, dtype=dtype)
+    recipe = recipe_of(dtype=dtype)
     path = root / "d" / recipe.store_name
     count = len(rows["vision"]) // FRAMES
     records = [Record(f"u{n:06d}", "ok", "", 1.0, FRAMES, FRAMES) for n in range(count)]

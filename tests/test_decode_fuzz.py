@@ -63,7 +63,7 @@ def test_mutated_files_give_whole_rows_or_a_reason(tmp_path, suffix):
     assert len(me.children()) == children
     assert me.num_fds() <= descriptors
 
-    parts = Parts(job.store).read()
+    parts = Parts(job.place).read()
     records = [record for part in parts for record in part.records]
     assert len(records) == seen
     for record in records:

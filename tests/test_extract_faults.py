@@ -97,7 +97,7 @@ def test_a_missing_file_fails_its_utterance(job):
 def test_an_encoder_other_than_the_recipes_is_refused(job, change, what):
     with pytest.raises(ValueError, match=f"imagebind-tiny on .* its {what}"):
         extract_block(replace(job, identity=replace(job.identity, **change)), GOOD)
-    assert not Parts(job.store).read()
+    assert not Parts(job.place).read()
 
 
 def test_the_checkpoints_path_is_absolute(monkeypatch, tmp_path):

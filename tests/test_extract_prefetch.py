@@ -125,7 +125,7 @@ def test_an_interrupted_ffmpeg_is_not_a_failed_video(job, replace_ffmpeg, name):
     write_clip(job.data / "9.mp4", 3.0)
     message = attempt_block(job, utterances(9), 2, ignore_stage)
     assert "terminated by a signal" in message
-    assert not Parts(job.store).read()
+    assert not Parts(job.place).read()
 
 
 def test_stages_are_reported_in_order(job, tmp_path):

@@ -11,7 +11,6 @@ import tomllib
 import zipfile
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ import pytest
 from extract.encoders.embedded import Embedded
 from semanticmac import __version__
 from semanticmac.__main__ import STAGES, build_parser, main
-from tests.stores import RECIPE, build_store
+from tests.stores import build_store, recipe_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -210,7 +209,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_example_in_python_runs(tmp_path, monkeypatch):
-    build_store(tmp_path / "stores", recipe=replace(RECIPE, dataset="demo"))
+    build_store(tmp_path / "stores", recipe=recipe_of(dataset="demo"))
     monkeypatch.chdir(tmp_path)
     (example,) = blocks("python")
     names: dict[str, Any] = {}

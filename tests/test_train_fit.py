@@ -86,7 +86,7 @@ def write_dataset(root, card):
         table["happy"], table["loud"] = (score > 0).astype(int), (abs(score) > 1).astype(int)
     Manifest(card, table).save(root / "data" / card.name)
     store = root / "stores" / card.name / "tiny.zarr"
-    recipe = Recipe(card.name, "tiny", "0" * 64, {}, {"fps": 2}, 1, "0" * 64)
+    recipe = Recipe.with_one_encoder(card.name, "tiny", "0" * 64, {}, {"fps": 2}, 1, "0" * 64)
     records, audio, vision = [], [], []
     for i, (name, y) in enumerate(zip(ids, score, strict=True)):
         frames = 2 + i % 5

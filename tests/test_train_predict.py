@@ -261,10 +261,11 @@ def test_another_encoder_is_refused(run, videos, tmp_path, capsys):
     for key, value, says in (
         ("weights", "f" * 64, "imagebind-tiny differs from the one"),
         ("preprocess", 1, "pre-processing version: 2, expected: 1"),
-        ("settings", {**kept["recipe"]["settings"], "mel": 7}, "its settings"),
+        ("settings", {**kept["recipe"]["audio"]["settings"], "mel": 7}, "its settings"),
         ("encoder", "mmsa", "'mmsa', which were not extracted here"),
     ):
-        changed = {**kept, "recipe": {**kept["recipe"], key: value}}
+        recipe = {m: {**kept["recipe"][m], key: value} for m in ("audio", "vision")}
+        changed = {**kept, "recipe": {**kept["recipe"], **recipe}}
         (other / "encoder.json").write_text(json.dumps(changed))
         assert says in refused(capsys, other, clip)
     (other / "encoder.json").unlink()

@@ -61,7 +61,7 @@ def place(tmp_path_factory):
     values = {m: rng.normal(size=(rows, width)).astype(np.float32) for m, width in WIDTHS.items()}
     store = place / "stores" / CARD.name / "tiny.zarr"
     Parts(store).write(records, values, "float16")
-    recipe = Recipe(CARD.name, "tiny", "0" * 64, {}, {"fps": 2}, 1, "0" * 64)
+    recipe = Recipe.with_one_encoder(CARD.name, "tiny", "0" * 64, {}, {"fps": 2}, 1, "0" * 64)
     publish(store, recipe, WIDTHS, {}, list(table["id"]))
     for name in ("xlnet", "t5"):
         save_language_model(name, place / name)

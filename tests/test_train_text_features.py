@@ -52,7 +52,7 @@ def place(tmp_path, monkeypatch):
     for name, widths in (("full", WIDTHS), ("mute", {"audio": 3, "vision": 4})):
         store = tmp_path / "stores" / CARD.name / f"{name}.zarr"
         Parts(store).write(records, {m: joined[m] for m in widths}, "float16")
-        recipe = Recipe(CARD.name, name, "0" * 64, {}, {"fps": 0}, 1, "0" * 64)
+        recipe = Recipe.with_one_encoder(CARD.name, name, "0" * 64, {}, {"fps": 0}, 1, "0" * 64)
         publish(store, recipe, widths, {}, ids)
     monkeypatch.chdir(tmp_path)
     return tmp_path

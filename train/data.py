@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor
 
 from cache import MODALITIES, Features, FeatureStore, Packed, find
-from cache.store.recipe import digest_of_utterances
+from cache.upgrade import differing_sizes
 from manifests import Manifest
 from manifests.card import SPLITS
+from manifests.printing import preview
 from train.config import Config, PerceiverConfig
 from train.context import has_context, preceding
 from train.model.language_model import TokenizedTexts, Tokens, tokenize
 from train.task import Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,7 @@ def resolve(config: Config, manifest: Manifest) -> Config:
     if text.source == "model":
         text = replace(text, model=text.model or manifest.card.language_model)
     if not store:
-        utterances = digest_of_utterances(manifest.cuts)
-        store = str(find(manifest.card.name, config.stores, manifest.digest, utterances))
+        store = str(find(manifest.card.name, config.stores, manifest.digest, manifest.cuts))
     return replace(config, text=text, cache=store)
 
 
@@ -173,6 +176,7 @@ def load_splits(
             "text.context_turns=0"
         )
     check_no_leak(manifest.table)
+    _warn_of_other_videos(manifest, cache)
     return {name: _load_split(name, manifest, cache, task, tokenizer, config) for name in SPLITS}
 
 
@@ -209,6 +213,19 @@ def _load_split(
     _check_frames(split, frame_limit(config.perceiver))
     task.encode(kept)  # for its errors only; the labels are encoded again on first use
     return split
+
+
+def _warn_of_other_videos(manifest: Manifest, cache: FeatureStore) -> None:
+    """Log a warning if videos next to the manifest are not those that the store was made from."""
+    if manifest.path is None:
+        return
+    other = differing_sizes(cache, manifest.cuts, manifest.path.parent)
+    if other:
+        log.warning(
+            "the videos of %d utterances have other sizes than those that %s was made from: %s; to "
+            "compare their contents: python -m cache sources %s",
+            *(len(other), cache.path, preview(other), cache.path),
+        )
 
 
 def check_no_leak(table: pd.DataFrame) -> None:

@@ -54,7 +54,8 @@ def create_run(
         folder = _new_folder(config, card.name)
         write_json(folder / "environment.json", environment(origin))
         card.save(folder / "card.yaml")
-        made_by = {"recipe": features.recipe, "widths": features.widths}
+        names = ("format_version", "dataset", "recipe", "widths")
+        made_by = {name: features.attributes[name] for name in names if name in features.attributes}
         write_json(folder / "encoder.json", made_by)  # all that `predict` needs of the store
         save_config(config, folder / "config.yaml")
     (folder, *_) = distributed.all_gather(folder)

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from cache.convert.arguments import check_export, check_new, manifest_path
+from cache.convert.arrays import check_fits
 from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
 from cache.convert.mmsa import write_mmsa
 from cache.open import open_store
 from cache.reader import FeatureStore
 from manifests.atomic import atomic_path
-from manifests.budget import check_fits
 
 BLOCK = 512  # utterances gathered at a time
 
@@ -132,7 +132,7 @@ def _write_h5(
             file[f"{modality}/offsets"] = offsets
             shape = (int(offsets[-1]), width)
             rows[modality] = (
-                file.create_dataset(f"{modality}/values", shape, store.recipe["dtype"]),
+                file.create_dataset(f"{modality}/values", shape, store.recipe.dtype),
                 offsets,
             )
         for start in range(0, len(store.ids), BLOCK):
@@ -160,7 +160,7 @@ def _write_npz(store: FeatureStore, file: BinaryIO) -> None:
 
 
 def _check_memory(store: FeatureStore, columns: Mapping[str, np.ndarray]) -> None:
-    itemsize = np.dtype(store.recipe["dtype"]).itemsize
+    itemsize = np.dtype(store.recipe.dtype).itemsize
     needed = sum(int(store.offsets(m)[-1]) * width * itemsize for m, width in store.widths.items())
     for column in columns.values():
         if column.dtype.kind != "f":  # an array of strings is as wide as the longest of them

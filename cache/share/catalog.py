@@ -22,8 +22,8 @@ from typing import Any
 
 from cache.share.location import Location, ShareError, UnreadableError
 from cache.store.checksums import CHECKSUMS, Checksums
-from cache.store.metadata import is_count, is_sha256, parse_attributes, parse_json
-from cache.store.recipe import check_place, user_name
+from cache.store.metadata import is_count, is_sha256, parse_attributes, parse_json, segments_of
+from cache.store.recipe import NAMES_ONLY, Recipe, check_place, user_name
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Entry:
         who: user name of the person who pushed it (in a share without catalogue: extracted it).
         when: time of the push, ISO 8601 in UTC; empty if unknown.
         licence: the dataset's licence note.
+        features: digest of the encoders; empty if unknown.
+        segments: digest of the segments by name; empty if unknown.
     """
 
     dataset: str
@@ -66,16 +68,18 @@ class Entry:
     who: str
     when: str
     licence: str
+    features: str = ""
+    segments: str = ""
 
     @classmethod
     def of(cls, name: str, attributes: Mapping[str, Any], checksums: Checksums) -> Entry:
         """Make the entry of a store from its root attributes; ``when`` is empty."""
-        recipe, counts = attributes["recipe"], attributes["counts"]
+        recipe, counts = Recipe.of_store(attributes), attributes["counts"]
         return cls(
-            dataset=recipe["dataset"],
+            dataset=recipe.dataset,
             name=name,
-            encoder=recipe["encoder"],
-            sampling=dict(recipe["sampling"]),
+            encoder=recipe.encoder,
+            sampling=recipe.sampling,
             digest=attributes["digest"],
             content=checksums.content,
             bytes=checksums.size,
@@ -85,6 +89,8 @@ class Entry:
             who=str(attributes.get("creator", "")),
             when="",
             licence=str(attributes.get("licence", "")),
+            features=recipe.features_digest if recipe.version != NAMES_ONLY else "",
+            segments=segments_of(attributes) or "",
         )
 
     @classmethod

@@ -99,7 +99,8 @@ def add_commands(commands: SubParsers) -> None:
         "--mirror",
         type=Path,
         metavar="FOLDER",
-        help="the mirror (default: $SEMANTICMAC_CACHE or the user's cache folder)",
+        help="the mirror, or a folder of stores (default: $SEMANTICMAC_CACHE or the user's cache "
+        "folder)",
     )
     gc.add_argument(
         "--older-than", type=_days, metavar="DAYS", help="stores that were not used for DAYS days"
@@ -109,6 +110,11 @@ def add_commands(commands: SubParsers) -> None:
         type=_size,
         metavar="SIZE",
         help="the stores unused for longest, until the others are smaller than SIZE: 500M, 20G, 1T",
+    )
+    gc.add_argument(
+        "--superseded",
+        action="store_true",
+        help="the stores whose features are all in a newer one, after the dataset has grown",
     )
     gc.add_argument("--yes", action="store_true", help="delete them")
 
@@ -223,7 +229,7 @@ def _gc(options: argparse.Namespace) -> int:
     from cache.share.mirror import mirror_folder
 
     folder = options.mirror or mirror_folder()
-    found = find_garbage(folder, options.older_than, options.larger_than)
+    found = find_garbage(folder, options.older_than, options.larger_than, options.superseded)
     for item in found:
         print(f"{item.path}: {format_bytes(item.bytes)}, {item.reason}")
         if options.yes:

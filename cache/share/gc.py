@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cache.store.disk import files_below, newest, remove_tree
+from cache.store.metadata import segments_of
 from cache.store.publish import is_published, published_in
-from cache.store.recipe import STORE_NAME
+from cache.store.recipe import NAMES_ONLY, STORE_NAME, Recipe
+from cache.store.store_source import StoreSource
 from cache.store.temp_paths import TempPath, recognise
+
+log = logging.getLogger(__name__)
 
 _DAY_S = 86400.0
 _LEFT_BY_PULLS = {
@@ -40,7 +47,10 @@ class Garbage:
 
 
 def find_garbage(
-    folder: Path, older_than_days: float | None = None, larger_than: int | None = None
+    folder: Path,
+    older_than_days: float | None = None,
+    larger_than: int | None = None,
+    superseded: bool = False,
 ) -> list[Garbage]:
     """Find what can be deleted from a mirror.
 
@@ -51,6 +61,7 @@ def find_garbage(
         older_than_days: also find the stores that were not used for that long.
         larger_than: also find the stores unused for longest, until the size of the others is at
             most this number of bytes.
+        superseded: also find the stores whose features are all in a newer one.
 
     Returns:
         Temporary files not written to for a day, then the stores.
@@ -60,9 +71,14 @@ def find_garbage(
     stores: list[tuple[float, Garbage]] = []
     for dataset in sorted(path for path in folder.glob("*/") if not path.is_symlink()):
         published = {*published_in(dataset)}  # restores one whose replacement was interrupted
+        newer = superseded_in(published) if superseded else {}
         for path in sorted(dataset.glob("*")):  # none without permission to list them
             if path in published and re.fullmatch(STORE_NAME, path.name):
                 if path.is_symlink():
+                    continue
+                if path in newer:
+                    reason = f"superseded by {newer[path].name}"
+                    found.append(Garbage(path, reason, _size(path)))
                     continue
                 days = (now - path.stat().st_mtime) / _DAY_S
                 stores.append((days, Garbage(path, f"unused for {days:.0f} days", _size(path))))
@@ -81,6 +97,45 @@ def find_garbage(
         found.append(Garbage(store.path, "over the size, longest unused", store.bytes))
         total -= store.bytes
     return found
+
+
+def superseded_in(stores: Collection[Path]) -> dict[Path, Path]:
+    """Find the stores whose features are all in another store with the same encoders.
+
+    One of format version 1 is superseded by the one that it was upgraded to. Of two stores with the
+    same features, the one used last is kept.
+
+    Args:
+        stores: the published stores of a dataset.
+
+    Returns:
+        The superseded stores, each with the store that has its features.
+    """
+    keys: dict[Path, frozenset[Any]] = {}
+    for store in stores:
+        try:
+            keys[store] = _keys(StoreSource(store))
+        except (OSError, ValueError) as error:
+            log.warning("skipping a store: %s", error)
+    by_size = sorted(keys, key=lambda store: (-len(keys[store]), -store.stat().st_mtime))
+    found: dict[Path, Path] = {}
+    for number, store in enumerate(by_size):
+        for other in by_size[:number]:
+            if other not in found and keys[store] and keys[store] <= keys[other]:
+                found[store] = other
+                break
+    return found
+
+
+def _keys(source: StoreSource) -> frozenset[Any]:
+    """What the features of a store were extracted from and how; equal keys are equal features."""
+    recipe = Recipe.of_store(source.attributes)
+    encoders, segments = recipe.features_digest, segments_of(source.attributes)
+    if recipe.version == NAMES_ONLY:
+        return frozenset({(encoders, segments)})
+    good = (record for record in source.records if record.status != "failed")
+    keys = {(encoders, r.source_sha256 or r.id, r.cut) for r in good}
+    return frozenset(keys | {(encoders, segments)} if source.attributes.get("asserted") else keys)
 
 
 def delete_garbage(garbage: Garbage) -> None:

@@ -7,11 +7,10 @@ pull resumes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cache.share.location import Location, ShareError
+from cache.share.location import ShareError
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import WORKERS, Progress, download
 from cache.store.checksums import CHECKSUMS, Checksums
@@ -27,7 +26,6 @@ from cache.store.disk import (
 )
 from cache.store.metadata import parse_attributes
 from cache.store.publish import is_published, replace
-from cache.store.recipe import Recipe
 from cache.store.temp_paths import TempPath, recognise
 
 log = logging.getLogger(__name__)
@@ -170,40 +168,6 @@ def _check_target(store: Path) -> None:
             f"{store} exists but is not a published store. Nothing was changed; move it away and "
             "pull again."
         )
-
-
-def pull_recipe(recipe: Recipe, shares: Sequence[str], root: Path) -> str | None:
-    """Pull the store of a recipe from the first share that has it, instead of extracting it.
-
-    A share that is unreachable or damaged is skipped with a warning.
-
-    Args:
-        recipe: the recipe.
-        shares: locations, searched in this order.
-        root: folder of stores; the store is written to ``<root>/<dataset>/<name>``.
-
-    Returns:
-        The location of the store on its share, None if no share has it.
-
-    Raises:
-        ValueError: a location is invalid, or the store cannot be written.
-    """
-    for source in [
-        RemoteStore(Location.parse(s), recipe.dataset, recipe.store_name) for s in shares
-    ]:
-        try:
-            checksums = source.checksums()
-            if checksums is None or source.attributes(checksums).get("digest") != recipe.digest:
-                continue
-            log.info("%s already has these features; pulling them", source.share)
-            pull(source, root)
-            return str(source)
-        except ShareError as error:
-            log.warning("skipping a share: %s", error)
-            left = TempPath.PARTIAL.next_to(root / source.path)
-            if left.exists():
-                log.warning("files downloaded from it are kept in %s for the next pull", left)
-    return None
 
 
 def _has_content(store: Path, checksums: Checksums) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from cache.reader import FeatureStore
@@ -15,14 +14,11 @@ from cache.share.location import Location
 from cache.share.remote_store import RemoteStore
 from cache.store.checksums import CHECKSUMS, Checksums, is_linked
 from cache.store.disk import atomic_write
-from cache.store.recipe import STORABLE
+from cache.store.metadata import is_feature_file
 from cache.store.temp_paths import TempPath
 
 WORKERS = 8
 """Files transferred at once; each is held in memory, a chunk of about 8 MB."""
-
-_LARGE = 32 << 20  # bytes
-_one_large = threading.Lock()  # files larger than that are transferred one after the other
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes total)."""
@@ -61,10 +57,6 @@ def download(
         raise OSError(f"{total / 1e9:.2f} GB must be downloaded, {free / 1e9:.2f} GB are free")
 
     def download_file(name: str) -> int:
-        with _one_large if checksums.files[name].size > _LARGE else nullcontext():
-            return download_alone(name)
-
-    def download_alone(name: str) -> int:
         data = source.read(name, checksums.files[name])
         path = folder / name
         if is_linked(folder, path.parent.relative_to(folder).as_posix()):
@@ -85,8 +77,7 @@ def open_remote_metadata(source: RemoteStore, checksums: Checksums) -> Iterator[
     Raises:
         ShareError: a file is not as published.
     """
-    features = tuple(f"{modality}/values/c/" for modality in STORABLE)
-    names = [name for name in checksums.files if not name.startswith(features)]
+    names = [name for name in checksums.files if not is_feature_file(name)]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, source.name)
         download(source, checksums, names, store)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zarr
@@ -25,39 +25,17 @@ from cache.store.chunks import row_numbers
 from cache.store.consistency import UnlistedFileError, check_all_listed
 from cache.store.disk import make_tree_read_only
 from cache.store.metadata import COLUMNS, STATUSES
-from cache.store.parts import Record, frames_of
-from cache.store.recipe import FORMAT_VERSION, Recipe
+from cache.store.parts import Row, Source, frames_of
+from cache.store.recipe import Recipe
 
 CHUNK_BYTES = 8 << 20
 CHUNKS_AT_ONCE = 8
 """Chunks in memory at once: the more, the more rows are read each time a part is opened."""
 
 
-class Source(Protocol):
-    """A source of finished utterances: a part, or a published store."""
-
-    @property
-    def path(self) -> Path:
-        """Path of the source."""
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """The record of each utterance, in the order of the rows."""
-
-    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``.
-
-        No file may stay open: the number of open files is limited, that of sources is not.
-        """
-
-
-Row = tuple[Source, int]
-"""The source of an utterance, and its index there."""
-
-
 def bytes_of(rows: Sequence[Row], widths: Mapping[str, int], dtype: str) -> int:
     """Size of the values in bytes; the columns are negligible."""
-    records = [source.records[index] for source, index in rows]
+    records = [row.record for row in rows]
     itemsize = np.dtype(dtype).itemsize
     return sum(widths[m] * itemsize * sum(frames_of(records, m)) for m in widths)
 
@@ -100,7 +78,7 @@ def _write(
     rows: Sequence[Row],
     on_chunk: Callable[[int, int], None] | None,
 ) -> None:
-    records = [source.records[index] for source, index in rows]
+    records = [row.record for row in rows]
     with_status = Counter(record.status for record in records)
     counts = {
         "utterances": len(records),
@@ -108,7 +86,8 @@ def _write(
         **{f"{m}_frames": sum(frames_of(records, m)) for m in widths},
     }
     attributes = {
-        "format_version": FORMAT_VERSION,
+        "format_version": recipe.version,
+        "dataset": recipe.dataset,
         "digest": recipe.digest,
         "recipe": recipe.as_dict(),
         "widths": dict(widths),
@@ -128,8 +107,8 @@ def _write(
             if on_chunk is not None:
                 on_chunk(written, total)
     table = root.create_group("utterances")
-    for name in COLUMNS:
-        dtype = np.float64 if name == "duration" else object
+    for name, kind in COLUMNS.items():
+        dtype = object if kind == "string" else kind
         _column(table, name, np.array(list(map(attrgetter(name), records)), dtype))
 
 
@@ -194,10 +173,10 @@ def _in_chunks(
 
 def _places_of(rows: Sequence[Row], modality: str) -> tuple[list[Source], np.ndarray, np.ndarray]:
     """Return the sources, and per utterance the number of its source and its first row there."""
-    sources = list({id(source): source for source, _ in rows}.values())
+    sources = list({id(row.source): row.source for row in rows}.values())
     numbers = {id(source): number for number, source in enumerate(sources)}
-    source_of = np.fromiter((numbers[id(source)] for source, _ in rows), np.int64, len(rows))
-    index = np.fromiter((index for _, index in rows), np.int64, len(rows))
+    source_of = np.fromiter((numbers[id(row.source)] for row in rows), np.int64, len(rows))
+    index = np.fromiter((row.index for row in rows), np.int64, len(rows))
     lengths = [np.array(frames_of(source.records, modality)) for source in sources]
     starts = np.concatenate([np.cumsum(each) - each for each in lengths])
     sizes = np.array([len(each) for each in lengths])

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.store.checksums import CHECKSUMS, Checksums
-from cache.store.metadata import COLUMNS, read_array_metadata, read_attributes
-from cache.store.recipe import check_place, store_name
-from cache.store.table import read_offsets, read_table_column
+from cache.store.metadata import columns_of, read_array_metadata, read_attributes
+from cache.store.recipe import Recipe, check_place
+from cache.store.table import check_sources, read_offsets, read_table_column
 
 
 class UnlistedFileError(ValueError):
@@ -43,12 +43,12 @@ def check_named_by_recipe(attributes: Mapping[str, Any], dataset: str, name: str
     Raises:
         ValueError: it has another name, or the dataset in its recipe cannot be a folder.
     """
-    recipe = attributes["recipe"]
-    own = store_name(recipe["encoder"], recipe["sampling"], attributes["digest"])
-    check_place(recipe["dataset"], own)
-    if (recipe["dataset"], own) != (dataset, name):
+    recipe = Recipe.of_store(attributes)
+    own = recipe.store_name
+    check_place(recipe.dataset, own)
+    if (recipe.dataset, own) != (dataset, name):
         raise ValueError(
-            f"{dataset}/{name} is {recipe['dataset']}/{own} according to its recipe; rename it"
+            f"{dataset}/{name} is {recipe.dataset}/{own} according to its recipe; rename it"
         )
 
 
@@ -89,8 +89,12 @@ def check_index(store: Path, attributes: Mapping[str, Any]) -> None:
     Raises:
         ValueError: they contradict each other, or are damaged.
     """
-    for name in COLUMNS:
-        read_table_column(store, name, attributes["counts"])
+    columns = {
+        name: read_table_column(store, name, attributes["counts"])
+        for name in columns_of(attributes)
+    }
+    if "source_sha256" in columns:
+        check_sources(store, columns, attributes["recipe"]["utterances"])
     for modality in attributes["widths"]:
         read_offsets(store, modality, attributes["counts"])
 
@@ -100,13 +104,13 @@ def _needed_files(store: Path) -> Iterator[str]:
     yield "zarr.json"
     found = read_attributes(store)
     count = found["counts"]["utterances"]
+    recipe = Recipe.of_store(found)
     arrays: dict[str, tuple[tuple[int, ...], str]] = {
-        f"utterances/{name}": ((count,), "float64" if name == "duration" else "string")
-        for name in COLUMNS
+        f"utterances/{name}": ((count,), dtype) for name, dtype in columns_of(found).items()
     }
     for modality, width in found["widths"].items():
         rows = found["counts"][f"{modality}_frames"]
-        arrays[f"{modality}/values"] = (rows, width), found["recipe"]["dtype"]
+        arrays[f"{modality}/values"] = (rows, width), recipe.dtype
         arrays[f"{modality}/offsets"] = (count + 1,), "int64"
     for group in (*found["widths"], "utterances"):
         yield f"{group}/zarr.json"

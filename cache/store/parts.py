@@ -11,11 +11,12 @@ import hashlib
 import json
 import logging
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from safetensors.numpy import save
@@ -33,6 +34,9 @@ from cache.store.temp_paths import TempPath
 
 log = logging.getLogger(__name__)
 
+Cut = tuple[float | None, float | None, tuple[float, float, float, float] | None]
+"""Start and end in seconds, and the crop in fractions; None where a value is absent."""
+
 
 @dataclass(frozen=True, slots=True)  # there may be millions
 class Record:
@@ -47,6 +51,14 @@ class Record:
         audio_frames: rows in the audio features.
         vision_frames: rows in the vision features.
         text_frames: rows in the text features; 0 in a store without text.
+        source_sha256: SHA-256 of the file; empty if it is missing or unknown.
+        source_bytes: size of the file.
+        start: begin in the file in seconds; None for the file's begin.
+        end: end in seconds; None for the file's end.
+        crop_x: with the next three, the part of the picture in fractions; None for all of it.
+        crop_y: see ``crop_x``.
+        crop_w: see ``crop_x``.
+        crop_h: see ``crop_x``.
     """
 
     id: str
@@ -56,6 +68,22 @@ class Record:
     audio_frames: int = 0
     vision_frames: int = 0
     text_frames: int = 0
+    source_sha256: str = ""
+    source_bytes: int = 0
+    start: float | None = None
+    end: float | None = None
+    crop_x: float | None = None
+    crop_y: float | None = None
+    crop_w: float | None = None
+    crop_h: float | None = None
+
+    @property
+    def cut(self) -> Cut:
+        """What was cut from the file: start, end, crop."""
+        x, y, w, h = self.crop_x, self.crop_y, self.crop_w, self.crop_h
+        if x is None or y is None or w is None or h is None:
+            return self.start, self.end, None
+        return self.start, self.end, (x, y, w, h)
 
     def frames(self, modality: str) -> int:
         """Number of rows in one modality."""
@@ -67,6 +95,43 @@ def frames_of(records: Sequence[Record], modality: str) -> list[int]:
     return list(map(attrgetter(f"{modality}_frames"), records))
 
 
+class Source(Protocol):
+    """A source of finished utterances: a part, or a published store."""
+
+    @property
+    def path(self) -> Path:
+        """Path of the source."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The record of each utterance, in the order of the rows."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns per modality."""
+
+    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``.
+
+        No file may stay open: the number of open files is limited, that of sources is not.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The features of an utterance.
+
+    Attributes:
+        source: where they are.
+        index: the utterance's index there.
+        record: its record in the new store; its numbers of frames are those of the source.
+    """
+
+    source: Source
+    index: int
+    record: Record
+
+
 @dataclass(frozen=True)
 class Part:
     """One file of finished utterances: the records, and where in the file their rows are."""
@@ -75,6 +140,11 @@ class Part:
     records: tuple[Record, ...]
     data_start: int
     header: dict[str, dict]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns per modality."""
+        return {modality: entry["shape"][1] for modality, entry in self.header.items()}
 
     def values(self, modality: str) -> np.ndarray:
         """The part's rows of one modality, ``[sum T, d]``, mapped from the file."""
@@ -159,18 +229,25 @@ def round_to_dtype(
     return stored
 
 
-def best_per_id(parts: Iterable[Part]) -> dict[str, tuple[Part, int]]:
-    """Map each finished utterance to its place: ``id -> (part, index in the part)``.
+def best_per_id(parts: Iterable[Part], sources: Mapping[str, str] | None = None) -> dict[str, Row]:
+    """Find each finished utterance in the parts, by id.
 
     If an utterance is in several parts (two runs at once, a retry after a failure), one with
     features is preferred to a failed one.
+
+    Args:
+        parts: the parts.
+        sources: SHA-256 of each utterance's file, by id: rows of other files (a video that was
+            replaced) are ignored, as are those of other utterances. None to use all rows.
     """
-    found: dict[str, tuple[Part, int]] = {}
+    found: dict[str, Row] = {}
     for part in parts:
         for index, record in enumerate(part.records):
+            if sources is not None and sources.get(record.id) != record.source_sha256:
+                continue
             known = found.get(record.id)
-            if known is None or known[0].records[known[1]].status == "failed":
-                found[record.id] = (part, index)
+            if known is None or known.record.status == "failed":
+                found[record.id] = Row(part, index, record)
     return found
 
 

@@ -8,21 +8,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cache.store.assemble import Row, assemble, bytes_of
+from cache.store.assemble import assemble, bytes_of
 from cache.store.checksums import CHECKSUMS
-from cache.store.chunks import ChunkedRows, read_column
 from cache.store.consistency import check_all_present
 from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync
-from cache.store.metadata import COLUMNS, read_attributes
-from cache.store.parts import Parts, Record, best_per_id
+from cache.store.parts import Parts, Row, best_per_id
 from cache.store.recipe import Recipe
+from cache.store.store_source import StoreSource
 from cache.store.temp_paths import (
     TempPath,
     is_staged_here,
@@ -41,6 +37,26 @@ _SWAP_S = 0.5
 """Time between the two renames of a replacement, after which it counts as interrupted."""
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The finished utterances that a store is assembled from.
+
+    Attributes:
+        parts: those that were extracted.
+        carried: rows of other stores, by id; they are preferred to the parts.
+        sources: SHA-256 of each utterance's file, by id; parts of other files are ignored. None if
+            the files are unknown.
+    """
+
+    parts: Parts
+    carried: Mapping[str, Row] = field(default_factory=dict)
+    sources: Mapping[str, str] | None = None
+
+    def rows(self) -> dict[str, Row]:
+        """The place of each finished utterance, by id."""
+        return {**best_per_id(self.parts.read(), self.sources), **self.carried}
+
+
 def publish(
     store: Path,
     recipe: Recipe,
@@ -48,46 +64,50 @@ def publish(
     about: Mapping[str, Any],
     ids: Sequence[str],
     on_chunk: Callable[[int, int], None] | None = None,
+    finished: Finished | None = None,
 ) -> Path:
-    """Assemble the parts of ``store`` and rename the result into place.
+    """Assemble finished utterances and rename the result into place.
 
     Args:
-        store: path of the store to publish; its parts are in ``<store>.parts``.
+        store: path of the store to publish.
         recipe: the recipe of the features.
         widths: columns per modality.
         about: further root attributes (manifest digest, licence, creator, tool versions, ...).
         ids: every utterance that the store must hold.
         on_chunk: called with (chunks written, total chunks).
+        finished: the utterances; by default the parts in ``<store>.parts``. The parts are removed
+            at the end.
 
     Returns:
         ``store``. If another process has published it meanwhile, its store is kept and this one
         deleted: equal recipes give equal features.
 
     Raises:
-        ValueError: an utterance is missing from the parts, or the disk is full.
+        ValueError: an utterance is not finished, or the disk is full.
     """
-    parts = Parts(store)
+    finished = finished or Finished(Parts(store))
+    parts = finished.parts
     with locked(staging_lock(parts.folder)) as alone:  # others wait, then find the store
         if not is_published(store):
             remove_leftovers(parts.folder, alone)
-            _publish(store, parts, recipe, widths, about, ids, on_chunk)
+            _publish(store, finished, recipe, widths, about, ids, on_chunk)
     parts.remove()  # after the lock: a network file system keeps the folder of an open file
     return store
 
 
 def _publish(
     store: Path,
-    parts: Parts,
+    finished: Finished,
     recipe: Recipe,
     widths: Mapping[str, int],
     about: Mapping[str, Any],
     ids: Sequence[str],
     on_chunk: Callable[[int, int], None] | None,
 ) -> None:
-    staging = new_staging(parts.folder)
+    staging = new_staging(finished.parts.folder)
     needed = 0
     try:
-        found = best_per_id(parts.read())
+        found = finished.rows()
         missing = [i for i in ids if i not in found]
         if missing and is_published(store):
             return  # without locks, another process may publish and remove the parts we read
@@ -95,7 +115,7 @@ def _publish(
             raise ValueError(
                 f"{store}: {len(missing)} utterances are missing from the parts: {preview(missing)}"
             )
-        rows: list[Row] = [found[i] for i in sorted(ids)]
+        rows = [found[i] for i in sorted(ids)]
         needed = bytes_of(rows, widths, recipe.dtype)
         assemble(staging, recipe, widths, about, rows, on_chunk)
         check_all_present(staging)
@@ -159,53 +179,23 @@ def republish(
     return store
 
 
-@dataclass(frozen=True)
-class StoreSource:
-    """A published store as a `cache.store.assemble.Source` of utterances for its replacement."""
-
-    path: Path
-
-    @cached_property
-    def widths(self) -> dict[str, int]:
-        """Columns per modality."""
-        return dict(read_attributes(self.path)["widths"])
-
-    @cached_property
-    def records(self) -> tuple[Record, ...]:
-        """The record of each utterance, in the order of the rows."""
-        columns = {name: read_column(self.path / "utterances" / name).tolist() for name in COLUMNS}
-        for modality in self.widths:
-            offsets = read_column(self.path / modality / "offsets")
-            columns[f"{modality}_frames"] = np.diff(offsets).tolist()
-        rows = zip(*columns.values(), strict=True)
-        return tuple(Record(**dict(zip(columns, row, strict=True))) for row in rows)
-
-    @cached_property
-    def _arrays(self) -> dict[str, ChunkedRows]:
-        return {m: ChunkedRows.open(self.path / m / "values") for m in self.widths}
-
-    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
-        return self._arrays[modality].read(starts, lengths)
-
-
 def _retried_rows(old: StoreSource, retried: Parts) -> list[Row]:
     """The rows of the new store: failed utterances from the parts if there, all others as stored.
 
     Raises:
         ValueError: a part lacks a modality of the store.
     """
-    found = best_per_id(retried.read())
+    found = best_per_id(retried.read(), {r.id: r.source_sha256 for r in old.records})
     rows: list[Row] = []
     for index, record in enumerate(old.records):
         again = found.get(record.id) if record.status == "failed" else None
-        if again is not None and not old.widths.keys() <= again[0].header.keys():
-            lost = ", ".join(old.widths.keys() - again[0].header.keys())
+        if again is not None and not old.widths.keys() <= again.source.widths.keys():
+            lost = ", ".join(old.widths.keys() - again.source.widths.keys())
             raise ValueError(
-                f"{old.path} also has {lost} features, which {again[0].path} lacks: retrying would "
-                "lose them; import the store again"
+                f"{old.path} also has {lost} features, which {again.source.path} lacks: retrying "
+                "would lose them; import the store again"
             )
-        rows.append(again or (old, index))
+        rows.append(again or Row(old, index, record))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Recipe: everything that decides the values in a store, and the digest that names the store.
 
 Two extractions with equal recipes give equal features, whatever machine they ran on. So a recipe
-holds what changes a value and nothing else: no path, no host, no worker count, no batch size.
+holds what changes a value and nothing else: no file name, no host, no worker count, no batch size.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+NAMES_ONLY = 1
+"""The format version whose digest depends on the names of the videos instead of their contents."""
 MODALITIES = ("audio", "vision")  # the outputs of an encoder
 STORABLE = (*MODALITIES, "text")  # the modalities that a store may have
 DTYPES = ("float16", "float32")
+_AUDIO_SAMPLING = ("window_s", "channel")
+_VISION_SAMPLING = ("vision", "crops", "crop_rows")
 STORE_NAME = r"[^./\\][^/\\]*-[0-9.e+-]+fps-[0-9a-f]{12}\.zarr"
-"""Regular expression of the names that :func:`store_name` returns."""
+"""Regular expression of the names that :attr:`Recipe.store_name` has."""
 
 
 def canonical_json(value: Any) -> str:
@@ -36,13 +40,27 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def digest_of_utterances(rows: Iterable[tuple[Any, ...]]) -> str:
-    """SHA-256 of the segments that are extracted from each video, independent of the order of rows.
+def digest_of_segments(rows: Iterable[tuple[Any, ...]]) -> str:
+    """SHA-256 of the segments that are extracted from each video, by the videos' names.
 
     Args:
-        rows: ``(id, video, start, end, crop)`` per utterance; ``None`` where a value is absent.
+        rows: ``(id, video, start, end, crop)`` per utterance, in any order; ``None`` where a value
+            is absent.
     """
     return digest_of(sorted((list(row) for row in rows), key=lambda row: str(row[0]).encode()))
+
+
+def digest_of_sources(rows: Iterable[tuple[Any, ...]]) -> str:
+    """SHA-256 of the segments that are extracted from each video, by the videos' contents.
+
+    Args:
+        rows: ``(id, SHA-256 of the file, start, end, crop)`` per utterance, in any order; ``None``
+            where a value is absent.
+    """
+    total = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: str(row[0]).encode()):
+        total.update(canonical_json(list(row)).encode() + b"\n")
+    return total.hexdigest()
 
 
 def check_name(what: str, name: Any) -> None:
@@ -76,9 +94,30 @@ def check_place(dataset: Any, name: Any) -> None:
         )
 
 
-def store_name(encoder: str, sampling: Mapping[str, Any], digest: str) -> str:
-    """The name of a store's folder: ``<encoder>-<fps>fps-<digest12>.zarr``."""
-    return f"{encoder}-{sampling['fps']:g}fps-{digest[:12]}.zarr"
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """Everything except the sources that decides the values of one modality.
+
+    Attributes:
+        encoder: name of the frozen encoder.
+        weights: SHA-256 of the encoder's weights.
+        settings: the encoder's own settings (normalisation, precision, ...), JSON-able.
+        sampling: how its frames or windows are taken (``fps``, ``window_s``, ...), JSON-able.
+        preprocess: version of the pre-processing code; raised whenever its output changes.
+        dtype: stored type of the features, ``float16`` or ``float32``.
+    """
+
+    encoder: str
+    weights: str
+    settings: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    preprocess: int
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; a store holds {' or '.join(DTYPES)}")
+        check_name("encoder", self.encoder)
 
 
 @dataclass(frozen=True)
@@ -86,45 +125,132 @@ class Recipe:
     """The inputs and settings that decide the values in a store.
 
     Attributes:
-        dataset: name of the dataset.
-        encoder: name of the frozen encoder.
-        weights: SHA-256 of the encoder's weights.
-        settings: the encoder's own settings (normalisation, precision, ...), JSON-able.
-        sampling: how frames and windows are taken (``fps``, ``window_s``, ...), JSON-able.
-        preprocess: version of the pre-processing code; raised whenever its output changes.
-        utterances: SHA-256 from :func:`digest_of_utterances`.
-        dtype: stored type of the features, ``float16`` or ``float32``.
+        dataset: name of the dataset; it places the store and is not part of the digest.
+        encoders: the recipe of each modality.
+        utterances: SHA-256 from :func:`digest_of_sources`; empty if it is not known yet. With
+            ``version`` 1, from :func:`digest_of_segments`.
+        version: format version of the store.
     """
 
     dataset: str
-    encoder: str
-    weights: str
-    settings: Mapping[str, Any]
-    sampling: Mapping[str, Any]
-    preprocess: int
-    utterances: str
-    dtype: str = "float16"
+    encoders: Mapping[str, EncoderRecipe]
+    utterances: str = ""
+    version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; a store holds {' or '.join(DTYPES)}")
         check_name("dataset", self.dataset)
-        check_name("encoder", self.encoder)
+        if len({entry.dtype for entry in self.encoders.values()}) != 1:
+            raise ValueError("a store has features of one stored type")
+
+    @classmethod
+    def with_one_encoder(
+        cls,
+        dataset: str,
+        encoder: str,
+        weights: str,
+        settings: Mapping[str, Any],
+        sampling: Mapping[str, Any],
+        preprocess: int,
+        utterances: str = "",
+        dtype: str = "float16",
+        version: int = FORMAT_VERSION,
+    ) -> Self:
+        """The recipe of a store whose audio and vision are of one encoder.
+
+        Args:
+            dataset: as in :class:`Recipe`.
+            encoder: as in :class:`EncoderRecipe`.
+            weights: as there.
+            settings: as there.
+            sampling: of both modalities together; each gets the settings that concern it.
+            preprocess: as in :class:`EncoderRecipe`.
+            utterances: as in :class:`Recipe`.
+            dtype: as in :class:`EncoderRecipe`.
+            version: as in :class:`Recipe`.
+        """
+        encoders = {
+            m: EncoderRecipe(
+                encoder, weights, settings, _sampling_of(m, sampling), preprocess, dtype
+            )
+            for m in MODALITIES
+        }
+        return cls(dataset, encoders, utterances, version)
+
+    @classmethod
+    def of_store(cls, attributes: Mapping[str, Any]) -> Self:
+        """The recipe in a store's root attributes, of any format version.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is not a recipe.
+        """
+        recipe, version = attributes["recipe"], attributes["format_version"]
+        if version == NAMES_ONLY:
+            return cls.with_one_encoder(**recipe, version=version)
+        names = [field.name for field in fields(EncoderRecipe)]
+        encoders = {
+            m: EncoderRecipe(**{name: entry[name] for name in names})
+            for m, entry in recipe.items()
+            if m != "utterances"
+        }
+        if not encoders.keys() <= set(MODALITIES) or not encoders:
+            raise ValueError(f"a recipe of {', '.join(encoders) or 'no modality'}")
+        return cls(attributes["dataset"], encoders, recipe["utterances"], version)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain JSON values."""
-        plain: dict[str, Any] = json.loads(canonical_json(asdict(self)))
+        """The recipe as plain JSON values, as in the root attributes of a store."""
+        entries: dict[str, Any] = {m: asdict(entry) for m, entry in self.encoders.items()}
+        if self.version == NAMES_ONLY:  # one encoder, and the sampling of both modalities
+            entries = {"dataset": self.dataset, **entries[MODALITIES[0]], "sampling": self.sampling}
+        plain: dict[str, Any] = json.loads(
+            canonical_json({**entries, "utterances": self.utterances})
+        )
         return plain
 
     @property
     def digest(self) -> str:
         """SHA-256, 64 hex digits: equal for equal recipes on every machine."""
-        return digest_of({"format_version": FORMAT_VERSION, **self.as_dict()})
+        return digest_of({"format_version": self.version, **self.as_dict()})
+
+    @property
+    def features_digest(self) -> str:
+        """SHA-256 of the encoders alone: rows of stores that share it can be joined."""
+        return digest_of({m: asdict(entry) for m, entry in self.encoders.items()})
+
+    @property
+    def has_one_encoder(self) -> bool:
+        """Whether the modalities differ in their sampling only."""
+        plain = (asdict(replace(entry, sampling={})) for entry in self.encoders.values())
+        return len({canonical_json(entry) for entry in plain}) == 1
+
+    @property
+    def encoder(self) -> str:
+        """Names of the encoders; one name if all modalities have the same."""
+        return "+".join(dict.fromkeys(entry.encoder for entry in self.encoders.values()))
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling of all modalities together."""
+        return {k: v for entry in self.encoders.values() for k, v in entry.sampling.items()}
+
+    @property
+    def dtype(self) -> str:
+        """The stored type of all modalities."""
+        return next(iter(self.encoders.values())).dtype
 
     @property
     def store_name(self) -> str:
-        """The name of the store's folder in ``<root>/<dataset>/``, see :func:`store_name`."""
-        return store_name(self.encoder, self.sampling, self.digest)
+        """The name of the store's folder in ``<root>/<dataset>/``."""
+        return self.name_with(self.digest)
+
+    def name_with(self, digest: str) -> str:
+        """A name in the form of a store's: ``<encoder>-<fps>fps-<digest12>.zarr``."""
+        return f"{self.encoder}-{self.sampling['fps']:g}fps-{digest[:12]}.zarr"
+
+
+def _sampling_of(modality: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in ``sampling`` that decide values of a modality."""
+    others = {"audio": _VISION_SAMPLING, "vision": _AUDIO_SAMPLING}[modality]
+    return {key: value for key, value in sampling.items() if key not in others}
 
 
 def user_name() -> str:

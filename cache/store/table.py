@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cache.store.chunks import read_column
-from cache.store.metadata import STATUSES
+from cache.store.metadata import CROP, STATUSES
+from cache.store.recipe import digest_of_sources
 
 
 def read_table_column(store: Path, name: str, counts: Mapping[str, int]) -> np.ndarray:
@@ -41,6 +43,38 @@ def _are_unique(ids: list[str]) -> bool:
     """Whether all ids differ; those of a published store are sorted, which needs no set of them."""
     rising = all(map(operator.lt, ids, itertools.islice(ids, 1, None)))
     return rising or len(set(ids)) == len(ids)
+
+
+def check_sources(store: Path, columns: Mapping[str, np.ndarray], utterances: str) -> None:
+    """Check that the table has the sources that the store's digest names.
+
+    A store whose rows name no source (an imported one) is not checked.
+
+    Args:
+        store: path of the store.
+        columns: all columns of its table, ``[N]`` each.
+        utterances: digest of the sources in the store's recipe.
+
+    Raises:
+        ValueError: it has others.
+    """
+    if columns["source_sha256"].any():
+        own = digest_of_sources(sources_of(columns))
+        check(own == utterances, store / "utterances" / "source_sha256")
+
+
+def sources_of(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    """The rows that :func:`digest_of_sources` takes, from the columns of a table."""
+    numbers = (none_for_nan(columns[name]) for name in ("start", "end"))
+    crops = zip(*(none_for_nan(columns[name]) for name in CROP), strict=True)
+    boxes = (None if None in crop else crop for crop in crops)
+    names = (columns[name].tolist() for name in ("id", "source_sha256"))
+    return zip(*names, *numbers, boxes, strict=True)
+
+
+def none_for_nan(numbers: np.ndarray) -> list[float | None]:
+    """The numbers of a column, with None for NaN, which the table has for an absent value."""
+    return [None if value != value else value for value in numbers.tolist()]  # NaN is not itself
 
 
 def read_offsets(store: Path, modality: str, counts: Mapping[str, int]) -> np.ndarray:

@@ -157,8 +157,8 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
     from extract.job import Job
     from extract.sampling import Sampling
 
-    recipe = run.recipe
-    name, settings = recipe["encoder"], recipe["settings"]
+    made_by = run.recipe.encoders["audio"]
+    name, settings = run.recipe.encoder, made_by.settings
     if name not in NAMES:
         raise ValueError(
             f"the run was trained on features of {name!r}, which were not extracted here: they "
@@ -167,7 +167,7 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
     precisions = {dtype: precision for precision, dtype in PRECISIONS.items()}
     precision = precisions[settings.get("precision", "float32")]
     spec = EncoderSpec(name, checkpoint, device, precision)
-    trained = EncoderIdentity(recipe["weights"], settings, recipe["preprocess"])
+    trained = EncoderIdentity(made_by.weights, settings, made_by.preprocess)
     difference = EncoderIdentity.of(load(spec)).difference(trained)
     if difference:
         raise ValueError(
@@ -176,11 +176,12 @@ def encoder_job(run: TrainedModel, checkpoint: Path | None, device: str, timeout
         )
     return Job(
         data=Path(),
-        store=Path(),
+        place=Path(),
+        store=None,
         encoder=spec,
         identity=trained,
-        sampling=Sampling(**recipe["sampling"]),
-        dtype=recipe["dtype"],
+        sampling=Sampling(**run.recipe.sampling),
+        dtype=run.recipe.dtype,
         timeout=timeout,
     )
 

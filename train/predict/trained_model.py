@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cache import Features
+from cache.store.recipe import NAMES_ONLY, Recipe
 from manifests import Card
 from train import run_folder
 from train.config import load_config
@@ -70,7 +70,7 @@ class TrainedModel:
             )
         self.card = Card.load(folder / "card.yaml")
         encoder = run_folder.read_json(folder / "encoder.json")
-        self.recipe: dict[str, Any] = encoder["recipe"]
+        self.recipe = Recipe.of_store({"format_version": NAMES_ONLY, **encoder})
         self.widths: dict[str, int] = encoder["widths"]
         self.frame_limit = frame_limit(self.config.perceiver)
         self._task = Task.from_card(self.card, loss.regression, tuple(self.config.sccl.bins))

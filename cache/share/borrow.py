@@ -1,0 +1,145 @@
+"""Use features of shared stores without decoding: whole stores by name, single rows by content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cache.share import catalog
+from cache.share.location import Location, ShareError
+from cache.share.pull import pull
+from cache.share.remote_store import RemoteStore
+from cache.share.transfer import download, open_remote_metadata
+from cache.store.checksums import CHECKSUMS
+from cache.store.metadata import is_feature_file
+from cache.store.recipe import Recipe
+from cache.store.store_source import StoreSource, Wanted
+from cache.store.temp_paths import TempPath
+
+log = logging.getLogger(__name__)
+
+
+def pull_same_names(
+    recipe: Recipe,
+    segments: str,
+    sizes: Mapping[str, int],
+    shares: Sequence[str],
+    stores: Path,
+) -> str | None:
+    """Pull a store with these encoders, ids, paths and cuts; nothing is hashed.
+
+    Of several on a share, the one pushed last whose files have the sizes of the local ones is
+    taken. A share that is unreachable or damaged is skipped with a warning.
+
+    Args:
+        recipe: the encoders.
+        segments: digest of the segments by name.
+        sizes: size in bytes of each local file, by utterance id; without those that are missing.
+        shares: locations, searched in this order.
+        stores: folder of stores; the store is written to ``<stores>/<dataset>/<name>``.
+
+    Returns:
+        The location of the store on its share; None if no share has such a store.
+
+    Raises:
+        ValueError: a location is invalid, or the store cannot be written.
+    """
+    for location in shares:
+        share = Location.parse(location)
+        try:
+            found = [
+                entry
+                for entry in _of_encoders(share, recipe)
+                if entry.segments == segments and entry.dataset == recipe.dataset
+            ]
+            if len(found) > 1:
+                log.warning(
+                    "%s has %d stores of these videos, by name; the newest one that fits is used",
+                    *(share, len(found)),
+                )
+            for entry in found:
+                source = RemoteStore(share, entry.dataset, entry.name)
+                if _has_sizes(source, sizes):
+                    log.info("%s already has these features; pulling them", share)
+                    pull(source, stores)
+                    return str(source)
+        except ShareError as error:
+            _warn(error, share, stores, recipe)
+    return None
+
+
+def pull_named(recipe: Recipe, shares: Sequence[str], stores: Path) -> str | None:
+    """Pull the store with exactly this recipe; arguments and errors as `pull_same_names`."""
+    for location in shares:
+        share = Location.parse(location)
+        source = RemoteStore(share, recipe.dataset, recipe.store_name)
+        try:
+            checksums = source.checksums()
+            if checksums is None or source.attributes(checksums).get("digest") != recipe.digest:
+                continue
+            log.info("%s already has these features; pulling them", share)
+            pull(source, stores)
+            return str(source)
+        except ShareError as error:
+            _warn(error, share, stores, recipe)
+    return None
+
+
+def borrow(
+    recipe: Recipe,
+    shares: Sequence[str],
+    wanted: Sequence[Wanted],
+    folder: Path,
+) -> Iterator[StoreSource]:
+    """Copy from the shares the files that hold wanted rows; yield one source per store.
+
+    Args:
+        recipe: the encoders.
+        shares: locations, searched in this order; one that fails is skipped with a warning.
+        wanted: the utterances; those found in a store are not searched in the next one.
+        folder: for the copied files.
+    """
+    wanted = list(wanted)
+    for location in shares:
+        share = Location.parse(location)
+        try:
+            for entry in _of_encoders(share, recipe):
+                remote = RemoteStore(share, entry.dataset, entry.name)
+                checksums = remote.published_checksums()
+                source = StoreSource(folder / remote.path)
+                names = [name for name in checksums.files if not is_feature_file(name)]
+                download(remote, checksums, names, source.path)
+                (source.path / CHECKSUMS).write_bytes(checksums.raw)
+                found = source.rows_for(wanted, failed=False)
+                wanted = [w for w in wanted if w.id not in found]
+                if found:
+                    needed = source.chunks([row.index for row in found.values()])
+                    log.info("%s has the features of %d utterances", remote, len(found))
+                    download(remote, checksums, needed, source.path)
+                    yield source
+        except ShareError as error:
+            log.warning("skipping a share: %s", error)
+
+
+def _of_encoders(share: Location, recipe: Recipe) -> list[catalog.Entry]:
+    """The stores of a share that have these encoders, the one pushed last first."""
+    found = [e for e in catalog.entries(share) if e.features == recipe.features_digest]
+    return sorted(found, key=lambda entry: entry.when, reverse=True)
+
+
+def _has_sizes(source: RemoteStore, sizes: Mapping[str, int]) -> bool:
+    """Whether the files that a store was extracted from have these sizes, as far as given."""
+    checksums = source.published_checksums()
+    with open_remote_metadata(source, checksums) as store:
+        found = store.column("source_bytes")
+        expected = np.array([sizes.get(i, n) for i, n in zip(store.ids, found, strict=True)])
+        return bool((found == expected).all())
+
+
+def _warn(error: ShareError, share: Location, stores: Path, recipe: Recipe) -> None:
+    log.warning("skipping a share: %s", error)
+    for left in (stores / recipe.dataset).glob(TempPath.PARTIAL.name_for("*.zarr")):
+        log.warning("files downloaded from it are kept in %s for the next pull", left)

@@ -1,0 +1,142 @@
+"""StoreSource: a published store, or the needed files of one, as a source of rows for another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.store.checksums import Checksums
+from cache.store.chunks import ChunkedRows, read_column
+from cache.store.metadata import CROP, columns_of, is_feature_file, read_attributes
+from cache.store.parts import Cut, Record, Row
+from cache.store.sources import Source
+from cache.store.table import none_for_nan
+
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An utterance whose features are wanted.
+
+    Attributes:
+        id: the manifest's utterance id.
+        cut: what is cut from the file.
+        source: the content of the file; one without SHA-256 is missing.
+    """
+
+    id: str
+    cut: Cut
+    source: Source
+
+
+@dataclass(frozen=True)
+class StoreSource:
+    """A store as a `cache.store.assemble.Source` of utterances.
+
+    Attributes:
+        path: the folder. Of the features' files, only those of the rows that are read must exist.
+    """
+
+    path: Path
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """The root attributes."""
+        return read_attributes(self.path)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns per modality."""
+        return dict(self.attributes["widths"])
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """The record of each utterance, in the order of the rows."""
+        columns = {
+            name: read_column(self.path / "utterances" / name).tolist()
+            for name in columns_of(self.attributes)
+        }
+        for name in {"start", "end", *CROP} & columns.keys():
+            columns[name] = none_for_nan(np.array(columns[name]))
+        for modality, offsets in self._offsets.items():
+            columns[f"{modality}_frames"] = np.diff(offsets).tolist()
+        rows = zip(*columns.values(), strict=True)
+        return tuple(Record(**dict(zip(columns, row, strict=True))) for row in rows)
+
+    def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
+        return self._arrays[modality].read(starts, lengths)
+
+    def problem(self) -> str:
+        """Compare all files except the features with their checksums; empty if they match."""
+        try:
+            checksums = Checksums.of(self.path)
+        except ValueError as error:
+            return str(error)
+        names = (name for name in checksums.files if not is_feature_file(name))
+        found = ((name, checksums.problem(self.path, name)) for name in names)
+        return next((f"{name}: {problem}" for name, problem in found if problem), "")
+
+    def chunks(self, rows: Sequence[int]) -> set[str]:
+        """The files, relative to the store, that hold the features of utterances."""
+        index = np.array(rows, np.int64)
+        return {name for modality in self.widths for name in self._chunks_of(modality, index)}
+
+    def intact(self, rows: Collection[int]) -> set[int]:
+        """Those of the utterances whose features match their files' checksums."""
+        index = np.array(sorted(rows), np.int64)
+        checksums = Checksums.of(self.path)
+        names = sorted(self.chunks(index.tolist()))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            problems = pool.map(lambda name: checksums.problem(self.path, name), names)
+            damaged = {name for name, problem in zip(names, problems, strict=True) if problem}
+        if not damaged:
+            return set(index.tolist())
+        return {row for row in index.tolist() if not self.chunks([row]) & damaged}
+
+    def rows_for(self, wanted: Sequence[Wanted], failed: bool) -> dict[str, Row]:
+        """The rows that can be used for utterances, by id: those with the same source and cut.
+
+        If the utterance's file is missing, the row with its id and cut.
+
+        Args:
+            wanted: the utterances.
+            failed: whether to use rows that failed.
+        """
+        by_key: dict[tuple[str, Cut], int] = {}
+        by_id: dict[str, int] = {}
+        for index, record in enumerate(self.records):
+            if record.source_sha256 and (failed or record.status != "failed"):
+                by_key[record.source_sha256, record.cut] = index
+            if record.status != "failed":
+                by_id[record.id] = index
+        rows: dict[str, Row] = {}
+        for w in wanted:
+            key = w.source.sha256, w.cut
+            found = by_key.get(key) if w.source.sha256 else by_id.get(w.id)
+            if found is not None and self.records[found].cut == w.cut:
+                rows[w.id] = Row(self, found, replace(self.records[found], id=w.id))
+        return rows
+
+    def _chunks_of(self, modality: str, index: np.ndarray) -> Iterator[str]:
+        offsets, step = self._offsets[modality], self._arrays[modality].chunk_rows
+        first, last = offsets[index] // step, -(-offsets[index + 1] // step)
+        present = offsets[index + 1] > offsets[index]
+        edges = zip(first[present].tolist(), last[present].tolist(), strict=True)
+        numbers = {number for begin, stop in set(edges) for number in range(begin, stop)}
+        return (f"{modality}/values/c/{number}/0" for number in numbers)
+
+    @cached_property
+    def _arrays(self) -> dict[str, ChunkedRows]:
+        return {m: ChunkedRows.open(self.path / m / "values") for m in self.widths}
+
+    @cached_property
+    def _offsets(self) -> dict[str, np.ndarray]:
+        return {m: read_column(self.path / m / "offsets") for m in self.widths}
