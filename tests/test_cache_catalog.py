@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import boto3
@@ -21,12 +21,12 @@ from cache.share.pull import pull
 from cache.share.push import push
 from cache.share.remote_store import resolve, resolve_one
 from cache.store.checksums import Checksums
-from tests.stores import RECIPE, build_store, tree_of
+from tests.stores import RECIPE, build_store, recipe_of, tree_of
 from tests.tampering import change_root, unseal
 from tests.web import WebServer
 
 NAME = f"toy/{RECIPE.store_name}"
-RECIPES = [replace(RECIPE, weights=f"{i:02}") for i in range(3)]
+RECIPES = [recipe_of(weights=f"{i:02}") for i in range(3)]
 
 
 @pytest.fixture
