@@ -21,7 +21,7 @@ from cache.share.pull import pull
 from cache.share.push import push
 from cache.share.remote_store import resolve, resolve_one
 from cache.store.checksums import Checksums
-from tests.stores import RECIPE, build_store, recipe_of, tree_of
+from tests.stores import FILES, RECIPE, build_store, recipe_of, tree_of
 from tests.tampering import change_root, unseal
 from tests.web import WebServer
 
@@ -250,7 +250,7 @@ def test_a_list_of_500_stores_is_a_handful_of_requests(s3, stores, requests):
     assert len(requests) <= 4
     requests.clear()
     push(stores[1], share)
-    assert len(requests) < 60  # about 20 files, and no entry of the others
+    assert len(requests) < 2 * FILES + 20  # no entry of the others
     assert not [r for r in requests if "GET" in r and "/catalog/" in r and "list" not in r][2:]
 
 
