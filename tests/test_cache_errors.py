@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from cache.share.push import push
 from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS
 from cache.store.recipe import user_name
-from tests.stores import RECIPE, build_store
+from tests.stores import RECIPE, build_store, recipe_of
 
 fork = multiprocessing.get_context("fork")
 NAME = f"toy/{RECIPE.store_name}"
@@ -137,7 +136,7 @@ def test_an_entry_that_is_not_ours_to_read_hides_no_other(store, lab):
     assert "chmod -R g+rwX" in warned
 
 
-OTHER = replace(RECIPE, weights="01", dataset="other")
+OTHER = recipe_of(weights="01", dataset="other")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ def test_what_is_not_ours_to_read_in_a_mirror_hides_only_itself(lab, store):
 @pytest.mark.parametrize("hidden", ["", "zarr.json"])
 def test_a_store_that_is_not_ours_to_read_is_passed_over_where_there_are_others(lab, store, hidden):
     root = lab / "stores"
-    other = build_store(root, recipe=replace(RECIPE, weights="01"))
+    other = build_store(root, recipe=recipe_of(weights="01"))
     theirs = shutil.copytree(store, root / NAME)
     open_to_all(root)
     (theirs / hidden).chmod(0)

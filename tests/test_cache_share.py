@@ -145,7 +145,7 @@ def test_stores_are_named_by_url_or_digest(share, store, tmp_path):
 def test_pull_all_ends_with_a_table_whatever_fails(share, store, tmp_path, capsys):
     """One is there with other content, one is damaged, one cannot be placed, two come."""
     stores = [store] + [
-        build_store(tmp_path / weights, recipe=replace(RECIPE, weights=weights))
+        build_store(tmp_path / weights, recipe=recipe_of(weights=weights))
         for weights in ("01", "02", "03", "04")
     ]
     for pushed in stores:
