@@ -6,6 +6,7 @@ Opening reads the metadata, selecting reads or maps the rows. Training calls no 
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -211,9 +212,12 @@ class FeatureStore:
         """Raise a ReplacedError if the store is replaced while it is read inside this context."""
         try:
             yield
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self._check_not_replaced()  # a replacement looks like damage
-            raise
+            if not isinstance(error, FileNotFoundError):
+                raise
+            command = f"python -m cache verify {shlex.quote(str(self.path))} --repair COPY"
+            raise ValueError(f"{error.filename} is missing; run: {command}") from error
         self._check_not_replaced()
 
     def _check_not_replaced(self) -> None:

@@ -253,6 +253,17 @@ def test_the_command_that_is_named_mends_the_share(
         assert files_of(shared) == tree_of(store)
 
 
+@pytest.mark.parametrize("name", ["zarr.json", "audio/values/zarr.json"])
+def test_a_store_that_lacks_its_metadata_names_the_command_too(tmp_path, store, name):
+    copy = shutil.copytree(store, tmp_path / "copy" / NAME)
+    (store / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing; run: python -m cache") as caught:
+        open_store(store).select(["a"])
+    words = shlex.split(str(caught.value).rpartition("python -m cache ")[2])
+    assert main([str(copy) if word == "COPY" else word for word in words]) == 0
+    assert open_store(store).select(["a"])
+
+
 def test_a_web_server_is_mended_where_it_is_served_from(web, tmp_path, capsys):
     harm(RemoteStore(Location.parse(tmp_path / "share"), *NAME.split("/")), "changed")
     assert main(["pull", web, "--stores", str(tmp_path / "pulled")]) == 1

@@ -69,7 +69,7 @@ class Files(paramiko.SFTPServerInterface):
     def list_folder(self, path):
         entries = []
         for entry in os.scandir(path):
-            attributes = paramiko.SFTPAttributes.from_stat(entry.stat())
+            attributes = paramiko.SFTPAttributes.from_stat(entry.stat(follow_symlinks=False))
             attributes.filename = entry.name
             entries.append(attributes)
         return entries
@@ -78,7 +78,9 @@ class Files(paramiko.SFTPServerInterface):
     def stat(self, path):
         return paramiko.SFTPAttributes.from_stat(Path(path).stat())
 
-    lstat = stat
+    @answering
+    def lstat(self, path):
+        return paramiko.SFTPAttributes.from_stat(Path(path).lstat())
 
     @answering
     def open(self, path, flags, _attributes):
@@ -182,6 +184,18 @@ def test_damage_is_found_and_mended(server, tmp_path, capsys):
         (path.parent / "notes.txt").unlink(missing_ok=True)
         assert tree_of(tmp_path / "share" / NAME) == tree_of(store)
         assert not list((tmp_path / "share" / "toy").glob("*.pushing/**/*"))
+
+
+@pytest.mark.parametrize("link", ["toy", "catalog", f"{NAME}.pushing", f"{NAME}/audio"])
+def test_a_push_writes_through_no_link(server, tmp_path, link, capsys):
+    store, share = build_store(tmp_path / "stores"), f"{server}{tmp_path}/share"
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "share" / link).parent.mkdir(parents=True)
+    (tmp_path / "share" / link).symlink_to(victim)
+    assert main(["push", str(store), share]) == 1
+    assert f"{tmp_path}/share/{link} is a symlink" in capsys.readouterr().err
+    assert list(victim.iterdir()) == []
 
 
 def test_an_interrupted_push_is_invisible_and_resumes(server, tmp_path, capsys, monkeypatch):

@@ -141,9 +141,9 @@ class Location:
         """
         part = incomplete_file(temporary)
         with self._as_share_error(name, missing=True):
+            for below in (name, part):
+                self._check_not_linked(below.rpartition("/")[0])
             if self.folder is not None:
-                for below in (name, part):
-                    self._check_not_linked(below.rpartition("/")[0])
                 group = self._group_bits()
                 for below in (name, part):
                     make_folder((self.folder / below).parent, group)
@@ -204,21 +204,21 @@ class Location:
         """
         # Remaining files do no harm, and a bucket may forbid deleting.
         with suppress(FileNotFoundError, ShareError), self._as_share_error(name):
+            self._check_not_linked(name.rpartition("/")[0])
             if self.folder is None:
                 self._files().rm(self._address(name), recursive=True)
                 return
-            self._check_not_linked(name.rpartition("/")[0])
             path = self.folder / name
             remove_tree(path) if path.is_dir() else path.unlink()
 
     def remove_file(self, name: str) -> None:
         """Remove one file, as :meth:`remove` does, but no object below its name."""
         with suppress(FileNotFoundError, ShareError), self._as_share_error(name):
+            self._check_not_linked(name.rpartition("/")[0])
             if self.folder is None:
                 self._files().rm_file(self._address(name))
-                return
-            self._check_not_linked(name.rpartition("/")[0])
-            (self.folder / name).unlink()
+            else:
+                (self.folder / name).unlink()
 
     def check(self) -> None:
         """Raise ShareError if a folder does not exist: its file system may not be mounted."""
@@ -232,12 +232,19 @@ class Location:
             ShareError: one is.
         """
         parts = PurePosixPath(name).parts
-        for path in (Path(self.path, *parts[:count]) for count in range(1, len(parts) + 1)):
-            if self.folder is not None and path.is_symlink():
+        for path in (f"{self.path}/{'/'.join(parts[:n])}" for n in range(1, len(parts) + 1)):
+            if self._is_link(path):
                 raise ShareError(
                     f"{path} is a symlink. Nothing is written through a link in a share; replace "
                     "the link by the folder"
                 )
+
+    def _is_link(self, path: str) -> bool:
+        if self.folder is not None:
+            return Path(path).is_symlink()
+        with suppress(FileNotFoundError):
+            return self.scheme in SSH and stat.S_ISLNK(self._files().ftp.lstat(path).st_mode or 0)
+        return False
 
     def _find(self, name: str) -> dict[str, dict[str, Any]]:
         """Map every file below a folder to what the back-end says of it.
