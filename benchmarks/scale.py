@@ -244,10 +244,13 @@ STEPS: tuple[Callable[[Dataset], dict[str, float]], ...] = (
     verify_store,
     push_store,
     pull_store,
+    publish_small_stores,
+    find_among_small_stores,
 )
-
-
-REPEATED = (open_store, ids_and_status, select_resident, select_mapped, verify_store)
+REPEATED = (
+    *(open_store, ids_and_status, select_resident, select_mapped, verify_store),
+    find_among_small_stores,
+)
 
 
 def _cuts(n: int) -> list[tuple[str, str, float | None, float | None, None]]:

@@ -39,6 +39,7 @@ def test_a_tiny_run_writes_its_report(tmp_path, capsys):
     assert scale.main(options) == 0
     result = json.loads((tmp_path / "out" / "scale.json").read_text(encoding="utf-8"))
     steps = [step.__name__ for step in scale.STEPS]
+    assert {"publish_shuffled", "pull_store", "find_among_small_stores"} < set(steps)
     assert [(row["step"], row["utterances"]) for row in result["rows"]] == [
         (step, n) for n in (50, 200) for step in steps
     ]
