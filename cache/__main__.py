@@ -14,7 +14,7 @@ from cache.command_line import check_exists, progress_bar
 from cache.convert import commands as convert_commands
 from cache.share import commands as share_commands
 from manifests.command_line import add_command
-from manifests.printing import escape_controls, preview
+from manifests.printing import preview, say
 
 if TYPE_CHECKING:
     from cache.reader import FeatureStore
@@ -51,10 +51,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m cache") -> i
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, RecursionError, OverflowError, MemoryError) as error:
-        print(f"error: {escape_controls(str(error)) or type(error).__name__}", file=sys.stderr)
+        say(f"error: {str(error) or type(error).__name__}", error=True)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; run the same command again", file=sys.stderr)
+        say("interrupted; run the same command again", error=True)
         return 130
 
 
@@ -149,16 +149,16 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _describe(store: FeatureStore, title: str) -> int:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from manifests.console import Console
+
     console = Console()
-    table = Table("", "", title=escape(title), show_header=False)
+    table = Table("", "", title=title, show_header=False)
     for name, value in store.attributes.items():
         if isinstance(value, dict):
             value = "\n".join(f"{key} = {item}" for key, item in value.items())
-        table.add_row(escape(escape_controls(name)), escape(escape_controls(str(value))))
+        table.add_row(name, str(value))
     console.print(table)
     failures = [
         f"{id_}: {status}: {error}"
@@ -166,7 +166,7 @@ def _describe(store: FeatureStore, title: str) -> int:
         if status != "ok"
     ]
     if failures:
-        console.print(escape_controls(preview(failures, 20, "\n")), markup=False)
+        console.print(preview(failures, 20, "\n"))
     return 0
 
 
@@ -182,16 +182,16 @@ def _verify(options: argparse.Namespace) -> int:
             repaired = repair(store, options.repair, on_bytes)
         for fault in repaired:
             action = {"extra": "removed", "link": "unlinked"}.get(fault.problem, "fetched")
-            print(escape_controls(f"{fault.file}: was {fault.problem}, {action}"))
+            say(f"{fault.file}: was {fault.problem}, {action}")
     with progress_bar("verify", in_bytes=True) as on_bytes:
         faults = verify(store, on_bytes)
     for fault in faults:
         ids = f" (utterances {preview(fault.utterances, 10)})" if fault.utterances else ""
-        print(escape_controls(f"{fault.file}: {fault.problem}{ids}"))
-    print(f"{store}: {f'{len(faults)} faults' if faults else 'every file is as published'}")
+        say(f"{fault.file}: {fault.problem}{ids}")
+    say(f"{store}: {f'{len(faults)} faults' if faults else 'every file is as published'}")
     if faults and not options.repair:
         command = f"python -m cache verify {shlex.quote(options.store)} --repair COPY"
-        print(f"An intact COPY of the store (a path, URL or share) repairs it: {command}")
+        say(f"An intact COPY of the store (a path, URL or share) repairs it: {command}")
     return 1 if faults else 0
 
 
@@ -205,24 +205,24 @@ def _diff(options: argparse.Namespace) -> int:
     with progress_bar("diff", in_bytes=True) as on_bytes:
         difference = diff(a, b, on_bytes=on_bytes)
     for key, (ours, theirs) in difference.recipe.items():
-        print(f"recipe: {key}: {ours} | {theirs}")
+        say(f"recipe: {key}: {ours} | {theirs}")
     for where, only in ((options.a, difference.only_a), (options.b, difference.only_b)):
         if only:
-            print(f"only in {where}: {len(only)} utterances: {preview(only)}")
+            say(f"only in {where}: {len(only)} utterances: {preview(only)}")
     if difference.status:
         statuses = [f"{i} {ours} | {theirs}" for i, (ours, theirs) in difference.status.items()]
-        print(f"status: {len(statuses)} utterances: {preview(statuses)}")
+        say(f"status: {len(statuses)} utterances: {preview(statuses)}")
     for modality, (ours, theirs) in difference.widths.items():
-        print(f"{modality}: {ours} | {theirs} columns, not comparable")
+        say(f"{modality}: {ours} | {theirs} columns, not comparable")
     for modality, distance in difference.values.items():
         lengths = f", {distance.lengths} of different lengths" if distance.lengths else ""
         farthest = f" ({distance.farthest})" if distance.farthest else ""
-        print(
+        say(
             f"{modality}: {distance.utterances} utterances, {distance.rows} rows compared{lengths};"
             f" difference max {distance.largest:.3g}{farthest}, mean {distance.mean:.3g}; "
             f"lowest cosine {distance.cosine:.6f}"
         )
-    print("nothing differs" if difference.equal else "the stores differ")
+    say("nothing differs" if difference.equal else "the stores differ")
     return 0 if difference.equal else 1
 
 

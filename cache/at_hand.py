@@ -6,7 +6,6 @@ same content of the file and the same cut, whatever the utterance, file and data
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from cache.store.parts import Cut, Row
 from cache.store.publish import is_published, published_in
 from cache.store.recipe import NAMES_ONLY, Recipe
 from cache.store.store_source import StoreSource, Wanted
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

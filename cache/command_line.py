@@ -36,7 +36,6 @@ def progress_bar(what: str, in_bytes: bool = False) -> Iterator[Callable[[int, i
     Yields:
         A function to be called with (done, total).
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -44,6 +43,8 @@ def progress_bar(what: str, in_bytes: bool = False) -> Iterator[Callable[[int, i
         Progress,
         TimeRemainingColumn,
     )
+
+    from manifests.console import Console
 
     console = Console(stderr=True)
     count = DownloadColumn() if in_bytes else MofNCompleteColumn()

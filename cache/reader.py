@@ -5,7 +5,6 @@ Opening reads the metadata, selecting reads or maps the rows. Training calls no 
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,8 +29,9 @@ from cache.store.metadata import (
 from cache.store.publish import is_published, published_in
 from cache.store.recipe import Recipe, digest_of_segments
 from cache.store.table import check, read_offsets, read_table_column, sources_of
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class ReplacedError(ValueError):

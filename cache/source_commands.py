@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cache.command_line import check_exists, progress_bar
 from manifests.command_line import add_command, print_note
-from manifests.printing import escape_controls, preview
+from manifests.printing import preview, say
 
 if TYPE_CHECKING:
     from cache.reader import FeatureStore
@@ -92,17 +92,17 @@ def _upgrade_share(options: argparse.Namespace, folders: dict[str, Path]) -> int
             if shared.attributes(shared.published_checksums())["format_version"] != 1:
                 continue
             if shared.dataset not in folders and "" not in folders:
-                print(f"{shared}: skipped; give its videos with --data {shared.dataset}=FOLDER")
+                say(f"{shared}: skipped; give its videos with --data {shared.dataset}=FOLDER")
                 skipped += 1
                 continue
             old = mirror(str(shared))
             new = _upgrade_one(old, mirror_folder(), folders, options.manifest)
             push(new, str(shared.share))
-            print(f"{shared.share / shared.dataset / new.name}: pushed")
+            say(f"{shared.share / shared.dataset / new.name}: pushed")
         except ValueError as error:
-            print(escape_controls(f"{shared}: {error}"))
+            say(f"{shared}: {error}")
             failed += 1
-    print(f"{failed} stores failed, {skipped} were skipped" if failed or skipped else "upgraded")
+    say(f"{failed} stores failed, {skipped} were skipped" if failed or skipped else "upgraded")
     return 1 if failed or skipped else 0
 
 
@@ -118,7 +118,7 @@ def _upgrade_one(store: Path, stores: Path, folders: dict[str, Path], manifest: 
         new, gone = upgrade(store, _cuts(manifest or dataset), data, stores, on_hash)
     if gone:
         print_note(f"the videos of {len(gone)} utterances are missing: {preview(gone)}")
-    print(f"{new}: upgraded from {store}, which can be deleted once nothing uses it")
+    say(f"{new}: upgraded from {store}, which can be deleted once nothing uses it")
     return new
 
 
@@ -151,10 +151,10 @@ def _compare(store: FeatureStore, options: argparse.Namespace) -> int:
     ):
         if ids:
             text = f"the videos of {len(ids)} utterances {what}: {preview(ids, 10)}"
-            print(escape_controls(text))
-    print(f"the videos of {found.same} utterances are those of the store")
+            say(text)
+    say(f"the videos of {found.same} utterances are those of the store")
     if store.attributes.get("asserted"):
-        print("the store is marked `asserted`: nothing proves that its features came from them")
+        say("the store is marked `asserted`: nothing proves that its features came from them")
     return 1 if found.different else 0
 
 

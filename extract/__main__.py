@@ -19,13 +19,12 @@ from extract.sampling import Sampling
 from extract.settings import ClusterSpec, Settings
 from manifests.command_line import add_stores_option
 from manifests.locate import find_manifest, load_card
-from manifests.printing import clock, preview
+from manifests.printing import clock, preview, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from extract.engine import Summary
     from extract.plan import ExtractionEstimate
+    from manifests.console import Console
 
 EXIT_SOME_FAILED = 3
 
@@ -195,13 +194,13 @@ def main(arguments: list[str] | None = None, prog: str = "python -m extract") ->
         _check_paths(options, settings)
         return _run(options, settings)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     except OSError as error:
-        print(f"error: {error}; finished blocks are kept, run the command again", file=sys.stderr)
+        say(f"error: {error}; finished blocks are kept, run the command again", error=True)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; finished blocks are kept, run the command again", file=sys.stderr)
+        say("interrupted; finished blocks are kept, run the command again", error=True)
         return 130
 
 
@@ -250,11 +249,10 @@ def _check_paths(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.console import Console
-
     from extract.engine import dry_run, extract
     from extract.progress import ProgressView
     from manifests import Manifest
+    from manifests.console import Console
 
     console = Console()
     began = time.monotonic()

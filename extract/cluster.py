@@ -23,8 +23,9 @@ from dask.system import CPU_COUNT
 from distributed.utils import get_mp_context
 
 from extract.settings import ClusterSpec
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 IN_FLIGHT = 2
 """Blocks per worker at a time: one is decoded while the other is encoded.

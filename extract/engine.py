@@ -6,7 +6,6 @@ the missing utterances.
 
 from __future__ import annotations
 
-import logging
 import platform
 import time
 from collections import Counter
@@ -34,9 +33,9 @@ from extract.request import Request, Work, failed_ids
 from extract.scheduler import run_blocks
 from extract.settings import Settings
 from manifests import Manifest
-from manifests.printing import preview
+from manifests.printing import get_logger, preview
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 MAX_REASONS = 5
 """Reasons listed in one error message."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cache import Record
-from manifests.printing import clock, format_bytes, preview
+from manifests.console import Console
+from manifests.printing import clock, format_bytes, preview, say
 
 EVERY_S = 30.0
 """Seconds between two lines of output without a terminal."""
@@ -105,7 +105,7 @@ class ProgressView:
             self._task, completed=tally.done, total=tally.total, description=rest or "starting"
         )
         if self._lines and time.monotonic() - self._last_line >= EVERY_S:
-            print(tally.line(), flush=True)
+            say(tally.line(), flush=True)
             self._last_line = time.monotonic()
 
     def hashing(self, done: int, total: int) -> None:
@@ -113,7 +113,7 @@ class ProgressView:
         text = f"reading the videos: {format_bytes(done)} of {format_bytes(total)}"
         self._bar.update(self._task, description=text)
         if self._lines and time.monotonic() - self._last_line >= EVERY_S:
-            print(text, flush=True)
+            say(text, flush=True)
             self._last_line = time.monotonic()
 
 

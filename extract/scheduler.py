@@ -6,7 +6,6 @@ that utterance fails with a reason, the others are extracted.
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections import deque
@@ -21,8 +20,9 @@ from extract.block import extract_block
 from extract.cluster import IN_FLIGHT
 from extract.job import Job, Utterance
 from extract.prefetch import DEFAULT_DECODERS
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TRIES = 3
 """Times that an utterance alone may kill its worker before it is marked as failed."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from manifests.card import Card, builtin_names
 from manifests.command_line import add_command
 from manifests.locate import CARD, DATA, MANIFEST, check_known, find_manifest
+from manifests.printing import say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from manifests.console import Console
     from manifests.manifest import Manifest
 
 # pandas takes most of a second to import. So modules that need it are imported when a command runs,
@@ -123,7 +123,7 @@ def _build(args: argparse.Namespace, console: Console) -> None:
     manifest.save(out)
     print_summary(manifest, console)
     print_media(media, console)
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+    plain: dict[str, Any] = {"highlight": False, "soft_wrap": True}
     for note in notes:
         console.print(f"note: {note}", **plain)
     console.print(f"licence: {manifest.card.licence}", **plain)
@@ -189,12 +189,12 @@ def main(arguments: list[str] | None = None, prog: str = "python -m manifests") 
     argparse exits with 2 on bad usage.
     """
     args = build_parser(prog).parse_args(arguments)
-    from rich.console import Console
+    from manifests.console import Console
 
     try:
         args.run(args, Console())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     return 0
 

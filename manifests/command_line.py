@@ -6,13 +6,12 @@ Nothing large is imported, so that ``--help`` and mistakes are answered at once.
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.printing import escape_controls
+from manifests.printing import say
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -81,4 +80,4 @@ class _RenamedOption(argparse.Action):
 
 def print_note(text: str) -> None:
     """Print a remark to standard error."""
-    print(f"note: {escape_controls(text)}", file=sys.stderr)
+    say(f"note: {text}", error=True)

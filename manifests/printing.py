@@ -1,9 +1,15 @@
-"""Prepare text from files and shares for printing: escape it, shorten it, format sizes."""
+"""Print and log text from files and shares: escape it, shorten it, format sizes.
+
+All output goes through :func:`say`, the loggers of :func:`get_logger` or `manifests.console`, so
+that no name or message of others controls the terminal.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+import sys
 from collections.abc import Collection
 from itertools import islice
 
@@ -11,8 +17,28 @@ _UNITS = {"T": 10**12, "G": 10**9, "M": 10**6, "K": 10**3, "": 1}
 
 
 def escape_controls(text: str) -> str:
-    """Escape control characters and unprintable text; line ends stay."""
+    """Escape control characters, marks of direction and other invisible text; line ends stay."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def say(text: object, error: bool = False, flush: bool = False) -> None:
+    """Print a line, to standard error if it is an error."""
+    print(escape_controls(str(text)), file=sys.stderr if error else sys.stdout, flush=flush)
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module; its messages are escaped whoever handles them."""
+    log = logging.getLogger(name)
+    if _escape_record not in log.filters:
+        log.addFilter(_escape_record)
+    return log
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = escape_controls(record.getMessage()), ()
+    return True
 
 
 def preview(items: Collection[object], shown: int = 5, separator: str = ", ") -> str:

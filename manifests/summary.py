@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from manifests.card import SPLITS, Card
+from manifests.console import Console
 from manifests.manifest import Manifest
 from manifests.media import Media
 
@@ -22,7 +22,7 @@ def print_summary(manifest: Manifest, console: Console) -> None:
     console.print(_labels(manifest))
     languages = manifest.table["language"].value_counts().sort_index()
     counts = ", ".join(f"{language} {count}" for language, count in languages.items())
-    console.print(f"languages: {counts}", highlight=False, markup=False)
+    console.print(f"languages: {counts}", highlight=False)
 
 
 def print_media(media: Media, console: Console) -> None:
@@ -36,7 +36,7 @@ def print_media(media: Media, console: Console) -> None:
         more = ", ..." if len(media.missing) > SHOWN_MISSING else ""
         missing += f" ({', '.join(media.missing[:SHOWN_MISSING])}{more})"
     style = "yellow" if media.missing else None
-    console.print(missing, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(missing, style=style, highlight=False, soft_wrap=True)
 
 
 def print_cards(cards: Sequence[Card], console: Console) -> None:

@@ -43,6 +43,7 @@ LATE_EXCEPTIONS = {
 """A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
     ("cache", "manifests.command_line"),
+    ("cache", "manifests.console"),
     ("cache", "manifests.printing"),
     ("cache", "manifests.lazy_imports"),
     ("cache/convert", "manifests"),

@@ -11,9 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from manifests.command_line import add_command
+from manifests.console import Console
+from manifests.printing import say
 from train.predict import predict
 from train.study import ablations, compare_methods, run_commands, search
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m train") -> i
 def _complain(line: str) -> None:
     """Print a line to stderr; with several processes, only the first prints."""
     if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
+        say(line, error=True)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:

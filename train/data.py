@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,13 +16,13 @@ from cache import MODALITIES, Features, FeatureStore, Packed, find
 from cache.upgrade import differing_sizes
 from manifests import Manifest
 from manifests.card import SPLITS
-from manifests.printing import preview
+from manifests.printing import get_logger, preview
 from train.config import Config, PerceiverConfig
 from train.context import has_context, preceding
 from train.model.language_model import TokenizedTexts, Tokens, tokenize
 from train.task import Task
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

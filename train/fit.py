@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, convert_to_fp32, set_seed
-from rich.console import Console
 from torch import Tensor
 
 from cache import FeatureStore, open_store
 from cache.store.disk import atomic_write, remove_tree
 from manifests import Manifest
+from manifests.console import Console
 from manifests.printing import preview
 from train import distributed, metrics, run_folder
 from train.batch_order import epoch_batches

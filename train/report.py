@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from manifests.console import Console
 from train.metrics import UNSCALED, Metrics
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _ESCAPED = str.maketrans({**{c: f"\\{c}" for c in "%_&#{}$"}, "±": "$\\pm$"})
 
 def print_plain(console: Console, line: str) -> None:
     """Print one line without markup, colours or wrapping."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from cache.convert import EXPORT_FORMATS, IMPORT_FORMATS, NON_FINITE
 from cache.convert.arguments import check_export, check_import
 from cache.store.recipe import DTYPES, MODALITIES
 from manifests.command_line import add_command, add_stores_option, print_note
-from manifests.printing import escape_controls
+from manifests.printing import say
 
 if TYPE_CHECKING:
     from manifests.command_line import SubParsers
@@ -92,7 +92,7 @@ def _export(options: argparse.Namespace) -> int:
         notes = export(options.store, options.to, options.out, options.manifest, on_block)
     for note in notes:
         print_note(note)
-    print(f"wrote {escape_controls(str(options.out))}")
+    say(f"wrote {options.out}")
     return 0
 
 
@@ -125,9 +125,9 @@ def _import(options: argparse.Namespace) -> int:
     for note in source.notes + (dataset.notes if dataset is not None else []):
         print_note(note)
     if dataset is not None:
-        print(f"wrote {escape_controls(str(dataset.table))}")
+        say(f"wrote {dataset.table}")
     published = FeatureStore.open(store)
     widths = ", ".join(f"{m} {width}" for m, width in published.widths.items())
     utterances = published.counts["utterances"]
-    print(f"published {escape_controls(str(store))}: {utterances} utterances, {widths}")
+    say(f"published {store}: {utterances} utterances, {widths}")
     return 0

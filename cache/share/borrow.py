@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from cache.store.metadata import is_feature_file
 from cache.store.recipe import Recipe
 from cache.store.store_source import StoreSource, Wanted
 from cache.store.temp_paths import TempPath
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def pull_same_names(

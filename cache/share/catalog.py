@@ -12,7 +12,6 @@ push lists the entries again and starts over if they changed: so the last writer
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,8 +23,9 @@ from cache.share.location import Location, ShareError, UnreadableError
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.metadata import is_count, is_sha256, parse_attributes, parse_json, segments_of
 from cache.store.recipe import NAMES_ONLY, Recipe, check_place, user_name
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 CATALOG = "catalog.json"
 ENTRIES = "catalog"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.command_line import check_exists, progress_bar
 from manifests.command_line import add_command, add_stores_option
-from manifests.printing import escape_controls, format_bytes, parse_bytes
+from manifests.printing import format_bytes, parse_bytes, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,13 +137,11 @@ def _push(options: argparse.Namespace) -> int:
             on_bytes=on_bytes,
         )
     done = f"{mended} files mended" if mended else "already there"
-    print(f"{target}: {f'{copied} files copied' if copied else done}")
+    say(f"{target}: {f'{copied} files copied' if copied else done}")
     licence = FeatureStore.open(store).attributes.get("licence") or "not stated"
-    print(f"licence of the dataset: {licence}")
-    print(
-        "Features of research-only data stay research-only. Do not share them with anyone who may"
-    )
-    print("not access the videos. Check the permissions of this share.")
+    say(f"licence of the dataset: {licence}")
+    say("Features of research-only data stay research-only. Do not share them with anyone who may")
+    say("not access the videos. Check the permissions of this share.")
     return 0
 
 
@@ -158,21 +155,20 @@ def _pull(options: argparse.Namespace) -> int:
         return store, f"{copied} files copied" if copied else "already there"
 
     if not options.all:
-        print("{}: {}".format(*pull_one(resolve_one(options.source))))
+        say("{}: {}".format(*pull_one(resolve_one(options.source))))
         return 0
     results = []
     for source in resolve(options.source):
         try:
             results.append((source.path, pull_one(source)[1]))
         except (ValueError, OSError) as error:  # damaged, newer, or different from the local store
-            print(f"error: {escape_controls(str(error))}", file=sys.stderr)
+            say(f"error: {error}", error=True)
             results.append((source.path, "not pulled, see the error above"))
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("store", "result", title=escape(escape_controls(options.source)))
+    table = Table("store", "result", title=options.source)
     for row in results:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     _print_table(table)
     return int(any(result.startswith("not pulled") for _, result in results))
 
@@ -184,12 +180,11 @@ def _list(options: argparse.Namespace) -> int:
     share = Location.parse(options.location)
     entries = catalog.entries(share)
     if not entries:
-        print(f"No stores found in {share}.")
+        say(f"No stores found in {share}.")
         return 0
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(str(share)))
+    table = Table(title=str(share))
     for heading in ("dataset", "encoder", "sampling", "digest", "size"):
         table.add_column(heading, no_wrap=heading == "digest", overflow="fold")
     for heading in ("utterances", "failed"):
@@ -209,13 +204,13 @@ def _list(options: argparse.Namespace) -> int:
             entry.when,
             entry.licence,
         )
-        table.add_row(*(escape(escape_controls(cell)) for cell in row))
+        table.add_row(*row)
     _print_table(table)
     return 0
 
 
 def _print_table(table: Table) -> None:
-    from rich.console import Console
+    from manifests.console import Console
 
     console = Console()
     # A file or pipe may have longer lines than a terminal.
@@ -231,7 +226,7 @@ def _gc(options: argparse.Namespace) -> int:
     folder = options.mirror or mirror_folder()
     found = find_garbage(folder, options.older_than, options.larger_than, options.superseded)
     for item in found:
-        print(f"{item.path}: {format_bytes(item.bytes)}, {item.reason}")
+        say(f"{item.path}: {format_bytes(item.bytes)}, {item.reason}")
         if options.yes:
             try:
                 delete_garbage(item)
@@ -239,11 +234,11 @@ def _gc(options: argparse.Namespace) -> int:
                 raise ValueError(f"{item.path} cannot be deleted: {error}") from error
     total = format_bytes(sum(item.bytes for item in found))
     if not found:
-        print(f"{folder}: nothing to delete")
+        say(f"{folder}: nothing to delete")
     elif options.yes:
-        print(f"deleted {total}")
+        say(f"deleted {total}")
     else:
-        print(f"{total} can be deleted; run again with --yes")
+        say(f"{total} can be deleted; run again with --yes")
     return 0
 
 

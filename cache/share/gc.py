@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Collection
@@ -16,8 +15,9 @@ from cache.store.publish import is_published, published_in
 from cache.store.recipe import NAMES_ONLY, STORE_NAME, Recipe
 from cache.store.store_source import StoreSource
 from cache.store.temp_paths import TempPath, recognise
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _DAY_S = 86400.0
 _LEFT_BY_PULLS = {

@@ -7,7 +7,6 @@ the same path whichever share it came from. The folder's modification time is it
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -20,8 +19,9 @@ from cache.share.repair import repair
 from cache.share.transfer import Progress
 from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.publish import is_published, published_in
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 FOLDER = "SEMANTICMAC_CACHE"
 

@@ -6,7 +6,6 @@ pull resumes.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from cache.store.disk import (
 from cache.store.metadata import parse_attributes
 from cache.store.publish import is_published, replace
 from cache.store.temp_paths import TempPath, recognise
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def pull(

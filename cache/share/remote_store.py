@@ -6,7 +6,6 @@ compared with that list.
 
 from __future__ import annotations
 
-import logging
 import shlex
 import time
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from cache.share.location import Location, ShareError
 from cache.store.checksums import CHECKSUMS, Checksums, FileSum
 from cache.store.metadata import parse_attributes
 from cache.store.recipe import check_place
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _TRIES = 3
 

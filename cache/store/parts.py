@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,8 +30,9 @@ from cache.store.disk import (
     sync,
 )
 from cache.store.temp_paths import TempPath
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Cut = tuple[float | None, float | None, tuple[float, float, float, float] | None]
 """Start and end in seconds, and the crop in fractions; None where a value is absent."""

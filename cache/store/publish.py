@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +26,9 @@ from cache.store.temp_paths import (
     staging_folders,
     staging_lock,
 )
-from manifests.printing import preview
+from manifests.printing import get_logger, preview
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import stat
 import time
@@ -21,8 +20,9 @@ from pathlib import Path
 
 from cache.store.disk import LARGEST_LIST, atomic_write, read_regular, sha256_of
 from cache.store.metadata import is_count, is_sha256
+from manifests.printing import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 PER_FILE_ERRNOS = frozenset(
     {

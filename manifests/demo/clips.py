@@ -13,10 +13,10 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from manifests.atomic import atomic_path, atomic_write
+from manifests.console import Console
 from manifests.demo.face import SIZE, draw_frames
 from manifests.demo.plan import FPS, DemoClip
 from manifests.demo.voice import SAMPLE_RATE, speak

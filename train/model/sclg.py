@@ -6,17 +6,17 @@ K neighbours (in features_KBD: sub-tasks).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from manifests.printing import get_logger
 from train import distributed
 from train.config import SCLGConfig
 from train.model import neighbours
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class PseudoLabels(nn.Module):

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from manifests.command_line import add_command
+from manifests.console import Console
 from train.predict.inputs import check_clips, check_run
 
 if TYPE_CHECKING:  # the imports take seconds; `--help` and wrong paths must not wait

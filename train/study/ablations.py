@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from manifests.command_line import add_command
+from manifests.console import Console
 from train.config import choose_config
 from train.study.inputs import parse_seeds, pop_key, select_names
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from manifests.command_line import add_command
+from manifests.console import Console
 from train.study.inputs import find_predictions
 
 if TYPE_CHECKING:  # the imports take seconds; `--help` and typing errors must not wait

@@ -8,9 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from manifests.command_line import add_command
+from manifests.console import Console
 from train.config import choose_config
 from train.study.inputs import check_no_single_run_keys, parse_seeds, pop_key
 

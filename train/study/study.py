@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
 from safetensors import safe_open
 
 from cache import open_store
 from manifests import Manifest
+from manifests.console import Console
 from train import run_folder
 from train.config import Config, choose_config, config_digest, load_config
 from train.data import resolve

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 from manifests import Manifest
+from manifests.console import Console
 from train import run_folder
 from train.config import load_config
 from train.report import metrics_table, print_plain
