@@ -19,7 +19,6 @@ from cache.features import Features
 from cache.names import is_url
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import ChunkedRows
-from cache.store.memory import free_memory
 from cache.store.metadata import (
     NewerFormatError,
     columns_of,
@@ -29,6 +28,7 @@ from cache.store.metadata import (
 from cache.store.publish import is_published, published_in
 from cache.store.recipe import Recipe, digest_of_segments
 from cache.store.table import check, read_offsets, read_table_column, sources_of
+from manifests.budget import free_memory
 from manifests.printing import get_logger
 
 log = get_logger(__name__)

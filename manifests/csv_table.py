@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from manifests.budget import Budget, read_file
 from manifests.validation import raise_faults
 
+_COPIES = 7  # bytes per byte: the text may take four, as does the buffer of the parser
+_PER_CELL = 150  # bytes
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -28,7 +31,9 @@ def read_cells(path: Path, fallback: str | None = None) -> tuple[pd.DataFrame, s
     Raises:
         ValueError: not in that encoding, no header, a column twice, or rows of another length.
     """
-    text, encoding = _decode(path, fallback)
+    budget = Budget.of(path)
+    text, encoding = _decode(path, fallback, budget)
+    budget.take(str(path), _PER_CELL * (text.count(",") + text.count("\n")))
     try:
         records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
@@ -91,8 +96,11 @@ def numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     return values
 
 
-def _decode(path: Path, fallback: str | None) -> tuple[str, str]:
-    content = path.read_bytes()
+def _decode(path: Path, fallback: str | None, budget: Budget) -> tuple[str, str]:
+    try:
+        content = read_file(path, budget, copies=_COPIES)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if content.startswith(UTF_16_MARKS):
         return content.decode("utf-16"), "utf-16"
     try:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from manifests.atomic import atomic_path
+from manifests.budget import Budget
 from manifests.card import SPLITS, UNIMODAL_LABELS, Card
 from manifests.locate import CARD, MANIFEST, find_manifest
 from manifests.validation import find_faults, raise_faults
@@ -17,6 +20,7 @@ STRINGS = ("id", "video", "split", "text", "language", "speaker", "dialogue")
 FLOATS = ("start", "end", "crop_x", "crop_y", "crop_w", "crop_h")
 INTEGERS = ("turn",)
 CONTEXT = "context"
+_PER_CELL = 30  # bytes
 
 Cut = tuple[str, str, float | None, float | None, tuple[float, float, float, float] | None]
 """``(id, video, start, end, crop)`` of an utterance, ``crop`` being ``(x, y, width, height)``."""
@@ -93,7 +97,9 @@ class Manifest:
             ValueError: no such file, or an invalid card or table.
         """
         path = find_manifest(dataset)
-        return cls(Card.load(path.with_name(CARD)), pd.read_parquet(path), path)
+        card = Card.load(path.with_name(CARD))
+        _charge_table(path)
+        return cls(card, pd.read_parquet(path), path)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``card.yaml`` and ``manifest.parquet`` atomically into `folder`; return it."""
@@ -150,6 +156,17 @@ class Manifest:
 
     def _where(self) -> str:
         return str(self.path or f"manifest of {self.card.name}")
+
+
+def _charge_table(path: Path) -> None:
+    """Raise a ValueError if a table takes more memory than a file of its size may."""
+    try:
+        about = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+    content = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+    cells = about.num_rows * about.num_columns  # equal cells in a row are stored once
+    Budget.of(path).take(str(path), content + _PER_CELL * cells)
 
 
 def _cast(values: pd.Series, dtype: str) -> pd.Series:

@@ -2,24 +2,66 @@
 
 A pickle is a program that may call anything importable. Here it may reference a few globals by
 their full names, and each of them is replaced by a function or class of this module: none of these
-opens a file, runs code or allocates more memory than the file has bytes.
+opens a file or runs code. What the objects take is charged to the file's budget as they are made,
+and keys are of types whose hashes cannot be made to collide.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import re
 import reprlib
-from collections.abc import Callable
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from manifests.budget import Budget, OverBudgetError
+
 _TYPE = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|[SU]\d+|O[48]?)")
 
-_DEEPEST = 16  # levels of tuples and frozensets inside each other
+_EXPANSION = 64
+"""How many times the size of the file its content may take: a list of numpy's numbers takes 40."""
+_LARGEST_KEY = 2**61 - 1
+"""Integers from this on have the hashes of smaller ones: a dictionary of them takes forever."""
+_OWED = 1 << 20
+"""Bytes of small objects that are charged together, since charging each takes longer."""
+_OBJECT = 16
+"""Bytes that most instructions take: an entry of the stack."""
+_COSTS = {
+    pickle.MARK: 88,
+    pickle.EMPTY_LIST: 88,
+    pickle.LIST: 88,
+    pickle.EMPTY_DICT: 96,
+    pickle.DICT: 96,
+    pickle.EMPTY_SET: 240,
+    pickle.FROZENSET: 240,
+    pickle.MEMOIZE: 128,
+    pickle.PUT: 128,
+    pickle.BINPUT: 128,
+    pickle.LONG_BINPUT: 128,
+    pickle.BINFLOAT: 40,
+    pickle.BININT: 48,
+    pickle.REDUCE: 256,
+}
+"""Bytes that the other instructions take at most, where their content is not counted."""
+_TEXTS = b"".join(
+    (
+        *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.UNICODE),
+        *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8),
+        *(pickle.LONG, pickle.LONG1, pickle.LONG4, pickle.TUPLE),
+    )
+)
+"""Instructions whose result is counted as it is: its size is not in proportion to the file's."""
+_KEYED = b"".join((pickle.SETITEM, pickle.SETITEMS, pickle.ADDITEMS, pickle.DICT, pickle.FROZENSET))
+"""Instructions that hash what is on the stack."""
 
 
 class RefusedError(ValueError):
@@ -35,15 +77,40 @@ def load_pickle(path: Path) -> Any:
     Raises:
         ValueError: the pickle references any other global (the message names it), or is damaged.
     """
-    with path.open("rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} is not a regular file")
         try:
-            return _DataUnpickler(file).load()
-        except RefusedError as error:
+            return _DataUnpickler(file, Budget.of(file.fileno(), _EXPANSION)).load()
+        except (RefusedError, OverBudgetError) as error:
             raise ValueError(f"{path}: {error}; nothing of it was run") from error
         except Exception as error:  # a malformed stream may fail in any way
             raise ValueError(
                 f"{path} cannot be read as a pickle ({type(error).__name__}: {error})"
             ) from error
+
+
+class _Content:
+    """The bytes of the file: not more than it has, and charged to its budget."""
+
+    def __init__(self, file: IO[bytes], budget: Budget) -> None:
+        self._file, self._budget = file, budget
+        self._left = os.fstat(file.fileno()).st_size
+
+    def read(self, count: int) -> bytes:
+        count = min(count, self._left)
+        self._budget.take("what it contains", count)
+        self._left -= count
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(self._budget.left + 1)
+        self._budget.take("what it contains", len(line))
+        self._left -= len(line)
+        return line
+
+
+_PLAIN: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
 
 
 # Messages use reprlib: a list that contains the same list twice, 26 levels deep, takes a few bytes
@@ -53,30 +120,19 @@ def load_pickle(path: Path) -> Any:
 # file, and cannot be interrupted. A file of arrays has only a few thousand operations.
 class _DataUnpickler(pickle._Unpickler):
     stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
 
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, encoding="latin1")
-        self._depths: dict[int, tuple[Any, int]] = {}  # by id; the reference keeps the id in use
-
-    def check_depth(self, made: Any) -> None:
-        """Refuse deep tuples and frozensets.
-
-        Hashing or comparing a tuple that contains the same tuple twice, which contains the same
-        tuple twice and so on, takes time exponential in its depth.
-        """
-        if not isinstance(made, tuple | frozenset):
-            return
-        inner = (self._depths[id(v)][1] for v in made if id(v) in self._depths)
-        depth = 1 + max(inner, default=0)
-        if depth > _DEEPEST:
-            raise RefusedError(f"the pickle contains tuples nested more than {_DEEPEST} deep")
-        self._depths[id(made)] = made, depth
+    def __init__(self, file: IO[bytes], budget: Budget) -> None:
+        super().__init__(_Content(file, budget), encoding="latin1")
+        self.owed = 0
+        self.take = partial(budget.take, "what it contains")
 
     def find_class(self, module: str, name: str) -> Any:
         make = _ALLOWED.get(f"{module}.{name}")
         if make is None:
             raise RefusedError(f"the pickle references {module}.{name}, which is not allowed")
-        return _Global(f"{module}.{name}", make, self.check_depth)
+        return _Global(f"{module}.{name}", make, self.take)
 
     def get_extension(self, code: int) -> None:
         raise RefusedError(f"the pickle references the registered extension {code}")
@@ -84,30 +140,96 @@ class _DataUnpickler(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         raise RefusedError("the pickle refers to an object outside of itself")
 
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # pickle's own allocates the size that is claimed
 
-def _then_check_depth(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def load_container(self: _DataUnpickler) -> None:
+    def load_build(self) -> None:
+        self.take(_content_size(self.stack[-1]))
+        _PLAIN[pickle.BUILD[0]](self)
+
+    def keys(self, code: int) -> Iterable[Any]:
+        """What the next instruction hashes."""
+        if code == pickle.SETITEM[0]:
+            return self.stack[-2:-1]
+        return self.stack[:: 1 if code in (pickle.ADDITEMS[0], pickle.FROZENSET[0]) else 2]
+
+
+def _charged(code: int, load: Callable[[Any], None]) -> Any:
+    """Wrap what an instruction does, so that it is charged, and its keys are checked."""
+    cost = _COSTS.get(bytes([code]), _OBJECT)
+
+    keyed, counted = code in _KEYED, code in _TEXTS
+
+    def run(self: _DataUnpickler) -> None:
+        self.owed += cost
+        if keyed:
+            _check_keys(self.keys(code))
         load(self)
-        self.check_depth(self.stack[-1])
+        if counted:
+            self.owed += sys.getsizeof(self.stack[-1])
+        if self.owed > _OWED:
+            self.take(self.owed)
+            self.owed = 0
 
-    return load_container
+    return run
 
 
-_DataUnpickler.dispatch = dict(pickle._Unpickler.dispatch)
-for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET):
-    _DataUnpickler.dispatch[_code[0]] = _then_check_depth(_DataUnpickler.dispatch[_code[0]])
+_DataUnpickler.dispatch = {
+    code: _charged(code, load)
+    for code, load in {
+        **_PLAIN,
+        pickle.BYTEARRAY8[0]: _DataUnpickler.load_bytearray8,
+        pickle.BUILD[0]: _DataUnpickler.load_build,
+    }.items()
+}
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Check that keys of a dictionary, or elements of a set, are of plain types.
+
+    Hashing a tuple that contains the same tuple twice, which contains the same tuple twice and so
+    on, takes time exponential in its depth; and of tuples and large integers any number can have
+    the same hash, which makes a dictionary of them quadratic in time.
+    """
+    for key in keys:
+        if isinstance(key, np.generic):
+            good = key.dtype.kind in "biufSU"
+        elif type(key) is int:
+            good = abs(key) < _LARGEST_KEY
+        else:
+            good = key is None or type(key) in (str, bytes, bool, float)
+        if not good:
+            raise RefusedError(
+                f"the pickle has a key of type {type(key).__name__} in a dictionary or set"
+                f"{' that is 2^61 or more' if type(key) is int else ''}; save it with strings or "
+                "numbers as keys"
+            )
+
+
+def _content_size(state: Any) -> int:
+    """Bytes that an array takes that is made from this state, or an object from these arguments."""
+    parts = state if isinstance(state, tuple) else (state,)
+    size = 0
+    for part in parts:
+        if isinstance(part, list | tuple | set | frozenset):
+            size += 64 * len(part)
+        elif isinstance(part, str | bytes | bytearray):
+            size += len(part)
+        elif isinstance(part, memoryview | np.ndarray):
+            size += 2 * part.nbytes
+    return size
 
 
 class _Global:
     """An allowed global as the pickle sees it: it can be called, but not changed."""
 
-    def __init__(self, name: str, make: Callable[..., Any], check: Callable[[Any], None]) -> None:
-        self._name, self._make, self._check = name, make, check
+    def __init__(self, name: str, make: Callable[..., Any], take: Callable[[float], None]) -> None:
+        self._name, self._make, self._take = name, make, take
 
     def __call__(self, *arguments: Any) -> Any:
-        made = self._make(*arguments)
-        self._check(made)
-        return made
+        self._take(_content_size(arguments))
+        return self._make(*arguments)
 
     def __setstate__(self, state: Any) -> None:
         raise RefusedError(f"the pickle tries to change {self._name}")
@@ -142,6 +264,8 @@ class _Array(np.ndarray):
         if isinstance(content, str):  # Python 2
             content = content.encode("latin1")
         wanted = _size(shape)
+        if not kind.dtype.itemsize and wanted:  # any number of them takes no byte
+            raise RefusedError(f"the pickle contains {wanted} strings of length 0 as an array")
         if kind.dtype.hasobject:
             fits = isinstance(content, list) and len(content) == wanted
         else:
@@ -190,6 +314,14 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _set_of(make: Callable[..., Any], *arguments: Any) -> Any:
+    for argument in arguments:
+        if not isinstance(argument, list | tuple | set | frozenset):
+            raise RefusedError(f"the pickle makes a set of a {type(argument).__name__}")
+        _check_keys(argument)
+    return make(*arguments)
+
+
 def _no_bytes(*arguments: Any) -> bytes:
     if arguments:  # bytes(10**12) would be a size without content
         raise RefusedError("the pickle makes bytes from a number")
@@ -212,6 +344,10 @@ _ALLOWED: dict[str, Callable[..., Any]] = {
     **{
         f"{module}.{kind}": make
         for module in ("builtins", "__builtin__")
-        for kind, make in (("set", set), ("frozenset", frozenset), ("bytes", _no_bytes))
+        for kind, make in (
+            ("set", partial(_set_of, set)),
+            ("frozenset", partial(_set_of, frozenset)),
+            ("bytes", _no_bytes),
+        )
     },
 }

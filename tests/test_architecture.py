@@ -42,6 +42,7 @@ LATE_EXCEPTIONS = {
 }
 """A file, and what it may import inside a function."""
 EXCEPTIONS = LATE_EXCEPTIONS | {
+    ("cache", "manifests.budget"),
     ("cache", "manifests.command_line"),
     ("cache", "manifests.console"),
     ("cache", "manifests.printing"),

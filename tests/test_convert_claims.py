@@ -212,7 +212,7 @@ def test_an_unknown_key_is_named_shortly(tmp_path):
 def test_a_store_larger_than_memory_is_not_exported_as_a_whole(tmp_path, form, monkeypatch):
     store = build_store(tmp_path)
     manifest = manifest_of(tmp_path, list(LENGTHS)) if form == "mmsa" else None
-    monkeypatch.setattr("cache.convert.arrays.free_memory", lambda: 100)
+    monkeypatch.setattr("manifests.budget.free_memory", lambda: 100)
     with pytest.raises(ValueError, match=r"GB of memory, .*; export to h5"):
         export(store, form, tmp_path / "out", manifest)
     assert not list(tmp_path.glob("*out*"))

@@ -71,8 +71,8 @@ def test_surrogates_in_an_npz_are_named(tmp_path):
     ("about", "message"),
     [
         ("[1]", "'about' is not a JSON object"),
-        ("{bad", "'about' is not JSON: Expecting"),
-        ("[" * 10**5, "'about' is not JSON: maximum recursion"),
+        ("{bad", "'about' is not JSON: it cannot be read: Expecting"),
+        ("[" * 10**5, "'about' is not JSON: it cannot be read: maximum recursion"),
         ('{"version": "x"}', "version 'x'; this release reads"),
         ('{"version": 2}', "version 2; this release reads"),
         ('{"layout": ["x"]}', r"\['x'\] version 1; this release reads"),
@@ -89,9 +89,10 @@ def test_faults_of_what_a_npz_says_about_itself_are_named(tmp_path, about, messa
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("layout", np.array(["a", "b"], "S1"), "version 1; this release reads"),
+        ("layout", np.array(["a", "b"], "S1"), "the attribute layout is an array, not one value"),
+        ("layout", "x", "'x' version 1; this release reads"),
         ("version", "x", "version 'x'; this release reads"),
-        ("version", [1, 2], "this release reads"),
+        ("version", [1, 2], "the attribute version is an array, not one value"),
         ("dataset", 7, "dataset's name is"),
     ],
 )

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from cache.convert.arguments import check_export, check_new, manifest_path
-from cache.convert.arrays import check_fits
 from cache.convert.layouts import LAYOUT, LAYOUT_VERSION
 from cache.convert.mmsa import write_mmsa
 from cache.open import open_store
 from cache.reader import FeatureStore
 from manifests.atomic import atomic_path
+from manifests.budget import check_fits
 
 BLOCK = 512  # utterances gathered at a time
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from cache.convert.arguments import check_import
-from cache.convert.arrays import check_fits
 from cache.convert.layouts import ExternalFeatures, read_csv, read_h5, read_npz
 from cache.convert.mmsa import read_mmsa
 from cache.store.disk import sha256_of
 from cache.store.parts import Parts, Record
 from cache.store.publish import is_published, publish
 from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_sources, user_name
+from manifests.budget import Budget, check_fits
 
 RULES = 1  # incremented when the same file would give other values
 BLOCK = 256  # utterances in a part
@@ -157,6 +157,12 @@ def _check_disk(source: ExternalFeatures, root: Path, dtype: str) -> None:
         raise ValueError(
             f"{source.path}: its features take {needed / 1e9:.2f} GB as a store, {place} has "
             f"{free / 1e9:.2f} GB free; make room, or name another folder with --stores"
+        )
+    most = Budget.of(source.path).most
+    if needed > most:
+        raise ValueError(
+            f"{source.path}: its features take {needed / 1e9:.2f} GB as a store; a file of this "
+            f"size may fill {most / 1e9:.2f} GB: most of it is not data, or is compressed too well"
         )
 
 

@@ -5,7 +5,6 @@ Modalities are not joined by position: each file states which rows belong to whi
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+import fsspec
 import numpy as np
 import pandas as pd
 
 from cache.convert.arrays import h5_arrays, npz_arrays
-from cache.store.metadata import STATUSES
+from cache.store.metadata import STATUSES, parse_json
 from cache.store.recipe import MODALITIES, STORABLE
+from manifests.budget import Budget
 
 LAYOUT = "semanticmac-features"
 LAYOUT_VERSION = 1
+_BLOCK = 1 << 18
+_PER_CELL = 24  # bytes: of the number, and of the copies that sorting makes
+_PER_ROW = 300  # bytes: of the id and the modality, which are objects
 NOT_A_NUMBER = ["", "nan", "NaN", "NAN"]
 
 
@@ -129,9 +133,12 @@ def read_npz(path: Path, modalities: Sequence[str] = STORABLE) -> ExternalFeatur
             fit into memory.
     """
     found = npz_arrays(path, [*_names(modalities), "about"])
+    about = np.asarray(found.pop("about", "{}"))
     try:
-        about = json.loads(str(found.pop("about", "{}")))
-    except (ValueError, RecursionError) as error:
+        if about.size != 1:
+            raise ValueError("it is an array")
+        about = parse_json(str(about.item()).encode(), "it")
+    except ValueError as error:
         raise ValueError(f"{path}: 'about' is not JSON: {error}; leave it out") from error
     if not isinstance(about, dict):
         raise ValueError(f"{path}: 'about' is not a JSON object {{...}}; leave it out")
@@ -248,15 +255,18 @@ def read_csv(path: Path, modality: str | None = None) -> ExternalFeatures:
         ValueError: a column is missing or not numeric, or a frame occurs twice.
     """
     try:
-        header = pd.read_csv(path, nrows=0).columns.tolist()
+        _charge_csv(path)
+        with _unpacked(path) as file:
+            header = pd.read_csv(file, nrows=0).columns.tolist()
         names = [c for c in header if c not in ("id", "modality", "frame")]
-        table = pd.read_csv(
-            path,
-            dtype={"id": str, "modality": str},
-            keep_default_na=False,  # the id of an utterance may be NA
-            na_values=dict.fromkeys(names, NOT_A_NUMBER),
-        )
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        with _unpacked(path) as file:
+            table = pd.read_csv(
+                file,
+                dtype={"id": str, "modality": str},
+                keep_default_na=False,  # the id of an utterance may be NA
+                na_values=dict.fromkeys(names, NOT_A_NUMBER),
+            )
+    except Exception as error:  # a malformed or compressed file may fail in any way
         raise ValueError(f"{path} cannot be read as csv: {error}") from error
     if "id" not in header or not names:
         raise ValueError(f"{path}: the columns are {header[:8]}; need 'id' and features")
@@ -279,6 +289,24 @@ def read_csv(path: Path, modality: str | None = None) -> ExternalFeatures:
             f"use {' or '.join(MODALITIES)}"
         )
     return _of_table(path, table, names)
+
+
+def _unpacked(path: Path) -> Any:
+    """Open a table, which may be compressed: its suffix says how."""
+    return fsspec.open(path.absolute().as_uri(), "rb", compression="infer")
+
+
+def _charge_csv(path: Path) -> None:
+    """Charge what a table takes.
+
+    Raises:
+        OverBudgetError: it takes more than it may.
+    """
+    budget = Budget.of(path)
+    with _unpacked(path) as file:
+        while block := file.read(_BLOCK):
+            cells, rows = block.count(b","), block.count(b"\n")
+            budget.take("the table", len(block) + _PER_CELL * cells + _PER_ROW * rows)
 
 
 def _of_table(path: Path, table: pd.DataFrame, names: list[str]) -> ExternalFeatures:

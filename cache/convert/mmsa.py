@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cache.convert.arrays import check_fits
 from cache.convert.layouts import ExternalFeatures
 from cache.reader import FeatureStore
 from cache.store.recipe import STORABLE
+from manifests.budget import check_fits
 from manifests.card import SPLITS, UNIMODAL_LABELS
 from manifests.unpickle import load_pickle
 
@@ -118,7 +118,7 @@ def _ids(path: Path, split: str, content: Mapping[str, Any]) -> list[str]:
 def _texts(path: Path, split: str, name: str, values: Any) -> list[str]:
     """Return texts that can be encoded: a character that is not Unicode becomes a question mark."""
     for value in values:
-        if isinstance(value, list | tuple | dict | set | frozenset):
+        if isinstance(value, list | tuple | dict | set | frozenset | np.ndarray):
             raise ValueError(f"{path}: {split}.{name} contains {reprlib.repr(value)}, not a text")
     encoded = [v if isinstance(v, bytes) else str(v).encode("utf-8", "replace") for v in values]
     return [text.decode("utf-8", "replace") for text in encoded]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cache.reader import FeatureStore
@@ -19,6 +20,9 @@ from cache.store.temp_paths import TempPath
 
 WORKERS = 8
 """Files transferred at once; each is held in memory, a chunk of about 8 MB."""
+
+_LARGE = 32 << 20  # bytes
+_one_large = threading.Lock()  # files larger than that are transferred one after the other
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes total)."""
@@ -57,6 +61,10 @@ def download(
         raise OSError(f"{total / 1e9:.2f} GB must be downloaded, {free / 1e9:.2f} GB are free")
 
     def download_file(name: str) -> int:
+        with _one_large if checksums.files[name].size > _LARGE else nullcontext():
+            return download_alone(name)
+
+    def download_alone(name: str) -> int:
         data = source.read(name, checksums.files[name])
         path = folder / name
         if is_linked(folder, path.parent.relative_to(folder).as_posix()):

@@ -6,12 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cache.store.disk import LARGEST_LIST, read_regular, sha256_of
 from cache.store.metadata import LARGEST_METADATA, is_count, is_sha256, parse_json
 
 CHECKSUMS = "checksums.json"
+LARGEST_FILE = 512 << 20
+"""Maximum size of a file of a store in bytes: a chunk of features has about 8 MB, one of a column
+of texts may have more."""
 
 
 class FileSum(NamedTuple):
@@ -57,8 +60,11 @@ class Checksums:
                 raise ValueError(f"{where} names {name!r}, which is not a path inside a store")
             if not is_count(entry.size) or not is_sha256(entry.sha256):
                 raise ValueError(f"{where} cannot be read: {name} has {entry!r:.200}")
-            if name.endswith("zarr.json") and entry.size > LARGEST_METADATA:
-                raise ValueError(f"{where}: {name} has {entry.size} bytes, too large for metadata")
+            most = LARGEST_METADATA if name.endswith("zarr.json") else LARGEST_FILE
+            if entry.size > most:
+                raise ValueError(
+                    f"{where}: {name} has {entry.size} bytes; such a file has {most} at most"
+                )
         return cls(raw, files)
 
     @classmethod
@@ -105,7 +111,7 @@ class Checksums:
 
 def write_checksums(folder: Path) -> None:
     """Write ``checksums.json``: size and SHA-256 of every other file of the store."""
-    files = {
+    files: dict[str, dict[str, Any]] = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
             "sha256": sha256_of(path),
@@ -113,7 +119,18 @@ def write_checksums(folder: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+    for name, entry in files.items():
+        if entry["bytes"] > LARGEST_FILE:
+            raise ValueError(
+                f"{folder / name} has {entry['bytes']} bytes, a file of a store {LARGEST_FILE} at "
+                "most: shorten the texts of its utterances"
+            )
     text = json.dumps({"algorithm": "sha256", "files": files}, indent=1, sort_keys=True)
+    if len(text) > LARGEST_LIST:
+        raise ValueError(
+            f"{folder}: {len(files)} files are too many for one store; make one for each part of "
+            "the dataset"
+        )
     (folder / CHECKSUMS).write_text(text, encoding="utf-8")
 
 

@@ -24,10 +24,12 @@ import zarr
 from cache.store.disk import read_regular
 from cache.store.metadata import read_array_metadata
 from cache.store.recipe import DTYPES
+from manifests.budget import check_fits
 
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40  # a constant of mmap from Python 3.13
-_LARGEST_COLUMN = 2 << 30  # bytes of one chunk, which has up to 2**20 entries
+_LARGEST_COLUMN = 512 << 20  # bytes of one chunk, which has up to 2**20 entries
+_PER_STRING = 100  # bytes
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -80,6 +82,7 @@ class ChunkedRows:
         if not self.raw:  # the store was re-compressed: slower
             begin = int(starts.min()) if len(starts) else 0
             stop = int((starts + lengths).max(initial=begin))
+            check_fits(str(self.folder), 2 * (stop - begin) * self.shape[1] * self.dtype.itemsize)
             values = np.asarray(zarr.open_array(self.folder, mode="r")[begin:stop])
             return values[row_numbers(starts - begin, lengths)]
         out = np.empty((int(lengths.sum()), self.shape[1]), self.dtype)
@@ -195,6 +198,7 @@ def read_column(folder: Path) -> np.ndarray:
     """
     (count,), (step,), kind, plain = read_array_metadata(folder, 1)
     if not plain:
+        check_fits(str(folder), count * (_PER_STRING if kind == "string" else 8))
         return np.asarray(zarr.open_array(folder, mode="r")[:])
     pieces: list[np.ndarray] = []
     for index in range(-(-count // step)):

@@ -20,14 +20,15 @@ from typing import TypeVar
 from manifests.atomic import add_mode as add_mode
 from manifests.atomic import atomic_write as atomic_write
 from manifests.atomic import sync as sync
+from manifests.budget import ALWAYS, Budget
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-LARGEST_LIST = 256 << 20
-"""Maximum size of a store's checksums in bytes: two million files, 15 TB of features."""
+LARGEST_LIST = 64 << 20
+"""Maximum size of a store's checksums in bytes: half a million files, 4 TB of features."""
 _BLOCK = 1 << 20
 _ATTEMPTS = 100
 _STALE_S = 3600.0
@@ -47,13 +48,17 @@ def read_regular(path: Path, at_most: int) -> bytes:
 
     Raises:
         IrregularFileError: it is not a regular file.
+        OverBudgetError: it does not fit into memory, or most of it is not on the disk.
         OSError: it cannot be read.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise IrregularFileError(errno.EINVAL, "not a regular file", str(path))
-        return file.read(min(status.st_size, at_most) + 1)[: at_most + 1]
+        wanted = min(status.st_size, at_most)
+        if wanted > ALWAYS:
+            Budget.of(file.fileno()).take(str(path), wanted)  # it may be a hole
+        return file.read(wanted + 1)[: at_most + 1]
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -35,6 +35,9 @@ COLUMNS = {
 LARGEST_METADATA = 16 << 20
 """Maximum size of a ``zarr.json`` in bytes."""
 
+_LARGEST_PARSED = 400 << 20
+"""Maximum size of parsed JSON in bytes: a list of checksums of half a million files."""
+
 _LITTLE = [{"name": "bytes", "configuration": {"endian": "little"}}]
 PLAIN = {
     **dict.fromkeys(("float16", "float32", "float64", "int64"), _LITTLE),
@@ -51,8 +54,17 @@ def parse_json(raw: bytes, where: str) -> Any:
     """Parse JSON; ``where`` is named in errors.
 
     Raises:
-        ValueError: it is not valid JSON, or nested too deeply.
+        ValueError: it is not valid JSON, nested too deeply, or takes too much memory.
     """
+    # A byte of JSON may become 80 bytes of objects; an object has a comma, a bracket or quotes.
+    text = len(raw) * (2 if raw.isascii() else 8)
+    objects = 240 * raw.count(b"{") + 64 * raw.count(b"[")
+    objects += 28 * raw.count(b'"') + 40 * raw.count(b",")
+    if text + objects > _LARGEST_PARSED:
+        raise ValueError(
+            f"{where} has {len(raw) / 1e6:.0f} MB and would take {(text + objects) / 1e6:.0f} MB "
+            "of memory; nothing that a store needs is that large"
+        )
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:

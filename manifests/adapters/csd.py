@@ -18,11 +18,14 @@ import pandas as pd
 
 from manifests.adapters import AdapterResult
 from manifests.adapters.files import find_file
+from manifests.budget import Budget
 from manifests.card import SPLITS, Card
+from manifests.h5 import find_dataset, load
 from manifests.validation import raise_faults
 
 SDK = "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
 STANDARD = "mmsdk/mmdatasdk/dataset/standard_datasets"
+_PER_VIDEO = 500  # bytes of its names and arrays, without their content
 PAUSE = "sp"
 """The forced aligner's mark for a pause."""
 
@@ -158,17 +161,30 @@ def read_folds(path: Path) -> dict[str, str]:
 def _read_csd(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the intervals ``[N, 2]`` and features of each video."""
     try:
+        budget = Budget.of(path)
         with h5py.File(path) as file:
             # The outer group has different names in different releases, but is always the only one.
             (root,) = file.keys()
+            data = file[root]["data"]
+            budget.take("its list of videos", _PER_VIDEO * len(data))
             return {
-                video: (entry["intervals"][:].reshape(-1, 2), entry["features"][:])
-                for video, entry in file[root]["data"].items()
+                video: (
+                    _load(data, f"{video}/intervals", budget).reshape(-1, 2),
+                    _load(data, f"{video}/features", budget),
+                )
+                for video in data
             }
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a computational sequence of the CMU SDK ({error}): download it again"
         ) from error
+
+
+def _load(data: h5py.Group, name: str, budget: Budget) -> np.ndarray:
+    node = find_dataset(data, name, budget)
+    if node is None:
+        raise KeyError(f"it has no {name}")
+    return load(node, budget)
 
 
 def _words_within(video: tuple[np.ndarray, np.ndarray] | None, start: float, end: float) -> str:
@@ -178,5 +194,6 @@ def _words_within(video: tuple[np.ndarray, np.ndarray] | None, start: float, end
     intervals, words = video
     middle = intervals.mean(axis=1)
     within = words.reshape(len(intervals), -1)[(start <= middle) & (middle < end), 0]
-    texts = [w.decode("utf-8", "replace") if isinstance(w, bytes) else str(w) for w in within]
+    # Bytes that are not UTF-8 were read as surrogates, which no file can keep.
+    texts = [str(w).encode("utf-8", "surrogateescape").decode("utf-8", "replace") for w in within]
     return " ".join(text for text in texts if text and text != PAUSE)

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from manifests.budget import Budget, read_file
 from manifests.unpickle import load_pickle
 
+_COPIES = 9  # bytes per byte: the text and its repaired copy may take four each
 UNREAD = re.compile("[\x80-\x9f\udc80-\udcff]")
 """Bytes that were not decoded: control characters of Latin-1, or surrogate escapes (PEP 383)."""
 
@@ -34,7 +36,8 @@ def find_folder(source: Path, name: str) -> str:
 
 def read_text(path: Path) -> str:
     """Read a text file whose lines are UTF-8 or Windows-1252, even both in one file."""
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    content = read_file(path, Budget.of(path), copies=_COPIES)
+    text = content.decode("utf-8-sig", errors="surrogateescape")
     return "\n".join(map(repaired, text.split("\n")))
 
 

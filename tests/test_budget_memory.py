@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from cache.store.memory import free_memory
+from manifests.budget import free_memory
 
 GIB = 2**30
 
