@@ -380,7 +380,7 @@ def store_with(name: str, content: Callable[[Path], object]) -> Callable[[Path],
     """A share whose store has another content in one of its files; it is pulled."""
 
     def make(folder: Path) -> Reading:
-        shared, _ = push(build_store(folder / "stores"), str(folder / "share"))
+        shared = push(build_store(folder / "stores"), str(folder / "share"))[0]
         content(unseal(Path(str(shared))) / name)
         return lambda: pull(RemoteStore.parse(str(shared)), folder / "pulled")
 

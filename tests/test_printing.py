@@ -4,7 +4,6 @@ import ast
 import io
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,7 @@ from manifests import Card, Manifest
 from manifests.__main__ import main as manifests_main
 from manifests.console import Console
 from manifests.printing import escape_controls, get_logger, say
-from tests.stores import RECIPE, build_store
+from tests.stores import build_store, recipe_of
 from tests.tampering import change_root, unseal
 from train.__main__ import main as train_main
 
@@ -169,7 +168,7 @@ def test_commands_of_the_other_stages(tmp_path, capsys, caplog):
 
 
 def test_a_share_of_another_recipe_is_named_harmlessly(tmp_path, capsys):
-    recipe = replace(RECIPE, dataset="toy", settings={EVIL: EVIL})
+    recipe = recipe_of(settings={EVIL: EVIL})
     store = build_store(tmp_path / "here", recipe=recipe)
     assert main(["diff", str(store), str(build_store(tmp_path / "other"))]) == 1
     assert is_harmless(capsys.readouterr().out)
