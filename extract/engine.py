@@ -149,7 +149,7 @@ def extract(
         failed=work.failed,
     )
     job = settings.job(work.place, data, None if published else store)
-    _extract_blocks(job, work, encoder.widths, tally, store, settings, on_block, on_message)
+    took = _extract_blocks(job, work, encoder.widths, tally, store, settings, on_block, on_message)
     if hand.asserted:
         attributes["asserted"] = True
     if published:
@@ -162,7 +162,6 @@ def extract(
         publish(store, sourced.recipe, encoder.widths, attributes, ids, finished=finished)
     before, now = hand.before, sourced.sources
     video_s = sum(row.record.duration for row in hand.rows.values())
-    took = time.monotonic() - tally.began
     return _summary(
         Summary(
             store,
@@ -187,16 +186,21 @@ def _extract_blocks(
     settings: Settings,
     on_block: Callable[[Tally], None] | None,
     on_message: Callable[[str], None],
-) -> None:
-    """Extract the blocks of ``work``; stop if another run publishes the store meanwhile."""
+) -> float:
+    """Extract the blocks of ``work``; stop if another run publishes the store meanwhile.
+
+    Returns:
+        The seconds that the blocks took, without the start of the workers.
+    """
     if not work.blocks:
-        return
+        return 0.0
     published = is_published(store)
     write_failed = partial(_write_failed, job, widths)
     with (
         connect(settings.cluster, job.encoder.device, len(work.blocks), on_message) as client,
         closing(run_blocks(client, job, work.blocks, write_failed, tally.reached)) as finished,
     ):
+        began = time.monotonic()
         for records in finished:
             if not published and is_published(store):
                 log.info("another run has published %s; using it", store)
@@ -204,6 +208,7 @@ def _extract_blocks(
             tally.add(records, sum(work.lengths[record.id] for record in records))
             if on_block is not None:
                 on_block(tally)
+        return time.monotonic() - began
 
 
 def dry_run(

@@ -9,7 +9,7 @@ import pytest
 from cache.__main__ import main
 from cache.share.gc import delete_garbage, find_garbage
 from cache.store.publish import is_published
-from tests.stores import RECIPE, build_store, tree_of
+from tests.stores import RECIPE, build_store, recipe_of, tree_of
 
 NAME = RECIPE.store_name
 HEX = "0123456789abcdef" * 2
@@ -147,3 +147,24 @@ def test_limits_that_mean_nothing_are_refused(arguments, message, capsys):
 def test_a_mirror_that_is_not_there_is_an_error(tmp_path, capsys):
     assert main(["gc", "--mirror", str(tmp_path / "typo")]) == 1
     assert "typo: no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("grown", [True, False])
+def test_a_store_is_superseded_by_a_newer_one_that_has_its_features(tmp_path, capsys, grown):
+    """Not by an older one: removing utterances makes a smaller store, which is then in use."""
+    small, large = {"a": (2, 2)}, {"a": (2, 2), "b": (1, 1)}
+    first = build_store(tmp_path, small if grown else large)
+    second = build_store(tmp_path, large if grown else small, recipe=recipe_of(utterances="22"))
+    other_encoder = recipe_of(utterances="33", weights="01")
+    third = build_store(tmp_path, {**large, "c": (1, 1)}, recipe=other_encoder)
+    now = time.time()
+    for age, store in enumerate((third, second, first)):
+        os.utime(store / "checksums.json", (now, now - age))
+    os.utime(first, (now + 9, now + 9))  # it was used last
+    assert find_garbage(tmp_path) == []
+    found = find_garbage(tmp_path, superseded=True)
+    assert [item.path for item in found] == ([first] if grown else [])
+    command = ["gc", "--mirror", str(tmp_path), "--superseded"]
+    assert main([*command, "--yes"]) == 0
+    assert (f"superseded by {second.name}" in capsys.readouterr().out) == grown
+    assert [first.exists(), second.exists(), third.exists()] == [not grown, True, True]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.store.checksums import CHECKSUMS
 from cache.store.disk import files_below, newest, remove_tree
 from cache.store.metadata import segments_of
 from cache.store.publish import is_published, published_in
@@ -100,10 +101,9 @@ def find_garbage(
 
 
 def superseded_in(stores: Collection[Path]) -> dict[Path, Path]:
-    """Find the stores whose features are all in another store with the same encoders.
+    """Find the stores whose features are all in a newer store with the same encoders.
 
-    One of format version 1 is superseded by the one that it was upgraded to. Of two stores with the
-    same features, the one used last is kept.
+    One of format version 1 is superseded by the one that it was upgraded to.
 
     Args:
         stores: the published stores of a dataset.
@@ -117,12 +117,13 @@ def superseded_in(stores: Collection[Path]) -> dict[Path, Path]:
             keys[store] = _keys(StoreSource(store))
         except (OSError, ValueError) as error:
             log.warning("skipping a store: %s", error)
-    by_size = sorted(keys, key=lambda store: (-len(keys[store]), -store.stat().st_mtime))
+    # A store is as old as its last file: using it changes the time of the folder only.
+    newest_first = sorted(keys, key=lambda store: (store / CHECKSUMS).stat().st_mtime, reverse=True)
     found: dict[Path, Path] = {}
-    for number, store in enumerate(by_size):
-        for other in by_size[:number]:
-            if other not in found and keys[store] and keys[store] <= keys[other]:
-                found[store] = other
+    for number, store in enumerate(newest_first):
+        for newer in newest_first[:number]:
+            if newer not in found and keys[store] and keys[store] <= keys[newer]:
+                found[store] = newer
                 break
     return found
 
