@@ -1,0 +1,79 @@
+"""Any sequence of datasets: only new contents are extracted, and the store is that made at once."""
+
+import tempfile
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import Parts, Record, publish
+from cache.at_hand import find_at_hand
+from cache.share.verify import verify
+from cache.store.parts import Cut
+from cache.store.publish import Finished, is_published
+from cache.store.recipe import digest_of_segments, digest_of_sources
+from cache.store.sources import Source
+from cache.store.store_source import Wanted
+from tests.stores import WIDTHS, recipe_of, tree_of
+
+RECIPE = recipe_of(utterances="")
+CUTS: list[Cut] = [(None, None, None), (0.5, 1.5, None), (0.5, 1.5, (0.0, 0.0, 0.5, 1.0))]
+Dataset = dict[str, tuple[int, int]]
+"""Utterance id to the number of its file's content and of its cut."""
+
+datasets = st.dictionaries(
+    st.sampled_from(["a", "b", "ü/x", "c d", "e"]),
+    st.tuples(st.integers(0, 3), st.integers(0, len(CUTS) - 1)),
+    min_size=1,
+)
+
+
+def content(number: int) -> Source:
+    return Source(100 + number, sha256(bytes([number])).hexdigest())
+
+
+def extracted(i: str, number: int, cut: int) -> tuple[Record, dict[str, np.ndarray]]:
+    """What an extraction gives: it depends on the content and the cut only."""
+    frames, random = 1 + number, np.random.default_rng([number, cut])
+    rows = {m: random.integers(-9, 9, (frames, w)).astype(np.float32) for m, w in WIDTHS.items()}
+    source, (start, end, crop) = content(number), CUTS[cut]
+    where = (source.sha256, source.bytes, start, end, *(crop or (None,) * 4))
+    return Record(i, "ok", "", frames / 2, frames, frames, 0, *where), rows
+
+
+def grow(stores: Path, dataset: Dataset) -> tuple[Path, set[tuple[int, int]]]:
+    """Make the store of a dataset as `extract` does; return it and what was extracted for it."""
+    wanted = [Wanted(i, CUTS[cut], content(number)) for i, (number, cut) in dataset.items()]
+    sources = {w.id: w.source.sha256 for w in wanted}
+    recipe = replace(
+        RECIPE, utterances=digest_of_sources((w.id, w.source.sha256, *w.cut) for w in wanted)
+    )
+    store = stores / recipe.dataset / recipe.store_name
+    if is_published(store):
+        return store, set()
+    hand = find_at_hand(recipe, wanted, stores, (), stores / "borrowed")
+    new = {i: key for i, key in dataset.items() if i not in hand.rows}
+    for i, key in new.items():
+        record, rows = extracted(i, *key)
+        Parts(store).write([record], rows, "float16")
+    about = {"segments": digest_of_segments((w.id, "v", *w.cut) for w in wanted)}
+    finished = Finished(Parts(store), hand.rows, sources)
+    return publish(store, recipe, WIDTHS, about, list(dataset), finished=finished), {*new.values()}
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(datasets, min_size=2, max_size=4))
+def test_growth_extracts_what_is_new_and_gives_the_same_bytes(steps):
+    with tempfile.TemporaryDirectory() as folder:
+        seen: set[tuple[int, int]] = set()
+        for dataset in steps:
+            store, new = grow(Path(folder, "grown"), dataset)
+            assert not new & seen
+            seen |= {*dataset.values()}
+        once, _ = grow(Path(folder, "once"), steps[-1])
+        assert once.name == store.name
+        assert tree_of(once) == tree_of(store)
+        assert verify(store) == []
