@@ -71,7 +71,9 @@ def find_at_hand(
         if not before and store.parent.name == recipe.dataset:
             before = {record.id: record.source_sha256 for record in source.records}
         # A failed row is kept only until a store has the features.
-        open_ = [w for w in wanted if w.id not in rows or rows[w.id].record.status == "failed"]
+        open_ = [w for w in wanted if w.id not in rows or not _is_good(rows[w.id])]
+        if not open_:
+            break
         found = source.rows_for(open_, failed)
         found = {i: row for i, row in found.items() if i not in rows or _is_good(row)}
         intact = source.intact([row.index for row in found.values()])

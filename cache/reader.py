@@ -17,7 +17,7 @@ import torch
 
 from cache.features import Features
 from cache.names import is_url
-from cache.store.checksums import CHECKSUMS
+from cache.store.checksums import identity_of
 from cache.store.chunks import ChunkedRows
 from cache.store.metadata import (
     NewerFormatError,
@@ -51,7 +51,7 @@ class FeatureStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity = _identity_of(path)
+        self._identity = identity_of(path)
         if self._identity is None:
             raise ReplacedError(f"{path} does not exist, or is being replaced")
         with self._as_opened():
@@ -221,7 +221,7 @@ class FeatureStore:
         self._check_not_replaced()
 
     def _check_not_replaced(self) -> None:
-        if _identity_of(self.path) != self._identity:
+        if identity_of(self.path) != self._identity:
             raise ReplacedError(
                 f"{self.path} was replaced by another run while it was in use; open it again"
             )
@@ -313,15 +313,6 @@ def _attributes_of_all(stores: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     for reason in unread:
         log.warning("skipping a store: %s", reason)
     return made
-
-
-def _identity_of(store: Path) -> tuple[int, ...] | None:
-    """Device, inode and time of the file of a store that is written last; None if it is missing."""
-    try:
-        status = (store / CHECKSUMS).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _open_and_select(path: Path, ids: list[str], resident: bool, wanted: list[str]) -> Features:

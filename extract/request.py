@@ -162,7 +162,6 @@ class Work:
     """The remaining work for a store.
 
     Attributes:
-        parts: the finished utterances of this and earlier runs.
         place: the parts are next to this path.
         wanted: utterances that this run is to extract.
         remaining: those of them that are in no part yet.

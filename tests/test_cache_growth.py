@@ -6,17 +6,22 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import Parts, Record, publish
 from cache.at_hand import find_at_hand
+from cache.share import catalog
+from cache.share.location import Location
+from cache.share.push import push
 from cache.share.verify import verify
 from cache.store.parts import Cut
 from cache.store.publish import Finished, is_published
+from cache.store.publish import replace as replace_store
 from cache.store.recipe import digest_of_segments, digest_of_sources
 from cache.store.sources import Source
-from cache.store.store_source import Wanted
+from cache.store.store_source import StoreSource, Wanted
 from tests.stores import WIDTHS, recipe_of, tree_of
 
 RECIPE = recipe_of(utterances="")
@@ -77,3 +82,34 @@ def test_growth_extracts_what_is_new_and_gives_the_same_bytes(steps):
         assert once.name == store.name
         assert tree_of(once) == tree_of(store)
         assert verify(store) == []
+
+
+def test_rows_of_a_store_that_is_replaced_meanwhile_are_not_mixed(tmp_path):
+    store, _ = grow(tmp_path, {"a": (0, 0), "b": (1, 0)})
+    source = StoreSource(store)
+    rows = source.records
+    assert len(source.read("audio", np.array([0]), np.array([rows[0].audio_frames]))) == 1
+    other, _ = grow(tmp_path / "other", {"a": (2, 0), "b": (1, 0)})
+    replace_store(store, other)
+    with pytest.raises(ValueError, match="was replaced or deleted by another process"):
+        source.read("audio", np.array([0]), np.array([1]))
+
+
+def test_a_damaged_shared_store_is_passed_over_for_the_next_one(tmp_path, caplog):
+    share = tmp_path / "share"
+    wanted = {"a": (0, 0), "b": (1, 0)}
+    for name, dataset in (("one", {**wanted, "e": (3, 0)}), ("two", {**wanted, "e": (2, 1)})):
+        push(grow(tmp_path / name, dataset)[0], str(share))
+    listed = sorted(catalog.entries(Location.parse(share)), key=lambda entry: entry.when)
+    chunk = share / listed[-1].path / "vision/values/c/0/0"
+    chunk.chmod(0o644)
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    rows = [Wanted(i, CUTS[cut], content(number)) for i, (number, cut) in wanted.items()]
+    hand = find_at_hand(RECIPE, rows, tmp_path / "ours", [str(share)], tmp_path / "borrowed")
+    assert hand.borrowed == {"a", "b"}
+    assert "skipping a shared store" in caplog.text
+    for i, row in hand.rows.items():
+        _, features = extracted(i, *wanted[i])
+        first = sum(r.audio_frames for r in row.source.records[: row.index])
+        where = np.array([first]), np.array([row.record.audio_frames])
+        assert np.array_equal(row.source.read("audio", *where), features["audio"])

@@ -13,6 +13,7 @@ from cache.share.pull import pull
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import download, open_remote_metadata
 from cache.store.checksums import CHECKSUMS
+from cache.store.disk import atomic_write
 from cache.store.metadata import is_feature_file
 from cache.store.recipe import Recipe
 from cache.store.store_source import StoreSource, Wanted
@@ -106,22 +107,40 @@ def borrow(
     for location in shares:
         share = Location.parse(location)
         try:
-            for entry in _of_encoders(share, recipe):
-                remote = RemoteStore(share, entry.dataset, entry.name)
-                checksums = remote.published_checksums()
-                source = StoreSource(folder / remote.path)
-                names = [name for name in checksums.files if not is_feature_file(name)]
-                download(remote, checksums, names, source.path)
-                (source.path / CHECKSUMS).write_bytes(checksums.raw)
-                found = source.rows_for(wanted, failed=False)
-                wanted = [w for w in wanted if w.id not in found]
-                if found:
-                    needed = source.chunks([row.index for row in found.values()])
-                    log.info("%s has the features of %d utterances", remote, len(found))
-                    download(remote, checksums, needed, source.path)
-                    yield source
+            entries = _of_encoders(share, recipe)
         except ShareError as error:
             log.warning("skipping a share: %s", error)
+            continue
+        for entry in entries:
+            if not wanted:
+                return
+            try:
+                source, found = _borrow(
+                    RemoteStore(share, entry.dataset, entry.name), wanted, folder
+                )
+            except ShareError as error:
+                log.warning("skipping a shared store: %s", error)
+                continue
+            wanted = [w for w in wanted if w.id not in found]
+            if found:
+                yield source
+
+
+def _borrow(
+    remote: RemoteStore, wanted: Sequence[Wanted], folder: Path
+) -> tuple[StoreSource, set[str]]:
+    """Copy the files of a store that hold wanted rows; return it and the ids of these rows."""
+    checksums, copy = remote.published_checksums(), folder / remote.path
+    names = [name for name in checksums.files if not is_feature_file(name)]
+    download(remote, checksums, names, copy)
+    atomic_write(copy / CHECKSUMS, checksums.raw)
+    source = StoreSource(copy)
+    found = source.rows_for(wanted, failed=False)
+    needed = source.chunks([row.index for row in found.values()])
+    download(remote, checksums, needed, copy)
+    if found:
+        log.info("%s has the features of %d utterances", remote, len(found))
+    return source, set(found)
 
 
 def _of_encoders(share: Location, recipe: Recipe) -> list[catalog.Entry]:

@@ -109,6 +109,18 @@ class Checksums:
             return "unreadable"
 
 
+def identity_of(store: Path) -> tuple[int, ...] | None:
+    """Device, inode and time of the file of a store that is written last; None if it is missing.
+
+    It changes when the store is replaced by another one.
+    """
+    try:
+        status = (store / CHECKSUMS).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
 def write_checksums(folder: Path) -> None:
     """Write ``checksums.json``: size and SHA-256 of every other file of the store."""
     files: dict[str, dict[str, Any]] = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.store.checksums import Checksums
+from cache.store.checksums import Checksums, identity_of
 from cache.store.chunks import ChunkedRows, read_column
 from cache.store.metadata import CROP, columns_of, is_feature_file, read_attributes
 from cache.store.parts import Cut, Record, Row
@@ -42,9 +42,14 @@ class StoreSource:
 
     Attributes:
         path: the folder. Of the features' files, only those of the rows that are read must exist.
+        identity: of the folder's checksums when this object was made.
     """
 
     path: Path
+    identity: tuple[int, ...] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", identity_of(self.path))
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -71,8 +76,19 @@ class StoreSource:
         return tuple(Record(**dict(zip(columns, row, strict=True))) for row in rows)
 
     def read(self, modality: str, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``."""
-        return self._arrays[modality].read(starts, lengths)
+        """Read and concatenate the rows ``starts[i] .. starts[i] + lengths[i]`` for every ``i``.
+
+        Raises:
+            ValueError: the store is damaged, or was replaced since its index was read: its rows are
+                elsewhere now.
+        """
+        values = self._arrays[modality].read(starts, lengths)
+        if identity_of(self.path) != self.identity:
+            raise ValueError(
+                f"{self.path} was replaced or deleted by another process while its features were "
+                "copied; run the command again"
+            )
+        return values
 
     def problem(self) -> str:
         """Compare all files except the features with their checksums; empty if they match."""
