@@ -302,12 +302,17 @@ def _scan(share: Location, known: Collection[str] = (), ending: str = ".zarr") -
         known: paths of stores to leave out.
         ending: of the names.
     """
+    places = [
+        (dataset, name)
+        for dataset, name in _places(share)
+        if name.endswith(ending) and f"{dataset}/{name}" not in known
+    ]
+    if not places:
+        return []
     from cache.store.consistency import check_named_by_recipe  # imports zarr
 
     found = []
-    for dataset, name in _places(share):
-        if not name.endswith(ending) or f"{dataset}/{name}" in known:
-            continue
+    for dataset, name in places:
         where = share / f"{dataset}/{name}"
         try:
             checksums = Checksums.parse(where.read(CHECKSUMS), str(where / CHECKSUMS))

@@ -146,10 +146,11 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from cache.share.pull import pull
     from cache.share.remote_store import resolve, resolve_one
 
     def pull_one(source: RemoteStore) -> tuple[Path, str]:
+        from cache.share.pull import pull
+
         with progress_bar("pull", in_bytes=True) as on_bytes:
             store, copied = pull(source, options.stores, on_bytes=on_bytes)
         return store, f"{copied} files copied" if copied else "already there"

@@ -152,7 +152,9 @@ def parse_attributes(raw: bytes, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise ValueError(f"{where} is not feature-store metadata: {e!r:.200}") from e
     if wrong:
-        raise ValueError(f"{where} is not feature-store metadata: {wrong} is {found[wrong]!r:.200}")
+        raise ValueError(
+            f"{where} is not feature-store metadata: {wrong} is {found.get(wrong)!r:.200}"
+        )
     return found
 
 
