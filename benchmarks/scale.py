@@ -1,19 +1,20 @@
 """Measure time and memory of each command on a store of many utterances, and how they grow.
 
 A generated store is published (its parts in the order of the ids, and shuffled), opened, selected
-from, verified, pushed to a folder and pulled back: at N/4 and at N utterances, each step in a fresh
-process. Features are narrow, so the table shows what an utterance costs, not what its values cost.
-One of many small stores in one folder is found as well.
+from, verified, grown by a hundredth, pushed to a folder and pulled back: at N/4 and at N
+utterances, each step in a fresh process. Features are narrow, so the table shows what an utterance
+costs, not what its values cost. One of many small stores in one folder is found as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -25,6 +26,7 @@ from rich.progress import track
 from benchmarks import isolated, report
 from benchmarks.command_line import benchmark_parser
 from cache import FeatureStore, Parts, Recipe, Record, find, publish
+from cache.at_hand import find_at_hand
 from cache.share.location import Location
 from cache.share.pull import pull
 from cache.share.push import push
@@ -32,7 +34,10 @@ from cache.share.remote_store import RemoteStore
 from cache.share.verify import verify
 from cache.store.checksums import CHECKSUMS
 from cache.store.chunks import row_numbers
-from cache.store.recipe import digest_of_segments
+from cache.store.publish import Finished
+from cache.store.recipe import digest_of_segments, digest_of_sources
+from cache.store.sources import Source
+from cache.store.store_source import Wanted
 
 SIZES = {"tiny": (200, 8), "small": (250_000, 500), "full": (1_000_000, 500)}
 """Utterances, and small stores in one folder."""
@@ -55,49 +60,71 @@ class Dataset:
         utterances: their number.
         stores: number of small stores in one folder.
         width: columns of audio and of vision.
+        sources: digest of its sources.
     """
 
     root: Path
     utterances: int
     stores: int
     width: int
+    sources: str = ""
 
     @property
     def recipe(self) -> Recipe:
         """The recipe of its features."""
-        return _recipe("generated", str(self.utterances))
+        return _recipe("generated", self.sources)
 
     @property
     def ids(self) -> list[str]:
         """The ids, sorted."""
         return [f"{i:011d}$_${i % 97}" for i in range(self.utterances)]
 
+    def records(self) -> list[Record]:
+        """The records, in the order of the ids: four utterances are cut from each video.
+
+        The frames are log-normal with median 9 and mean 15.
+        """
+        random = np.random.default_rng(0)
+        frames = np.rint(9 * np.exp(random.standard_normal(self.utterances)))
+        lengths = np.clip(frames, 1, LONGEST).astype(np.int64).tolist()
+        return [
+            Record(
+                id=name,
+                status="ok",
+                duration=n / 2,
+                audio_frames=n,
+                vision_frames=n,
+                source_sha256=hashlib.sha256(str(i // 4).encode()).hexdigest(),
+                source_bytes=10_000_000 + i // 4,
+                start=60.0 * (i % 4),
+                end=60.0 * (i % 4) + n / 2,
+            )
+            for i, (name, n) in enumerate(zip(self.ids, lengths, strict=True))
+        ]
+
     def store(self, folder: str) -> Path:
         """Path of the store in the folder of stores ``folder``."""
         return self.root / folder / self.recipe.dataset / self.recipe.store_name
 
-    def lengths(self) -> np.ndarray:
-        """Frames per utterance, log-normal with median 9 and mean 15, ``[N]`` int64."""
-        random = np.random.default_rng(0)
-        frames = np.rint(9 * np.exp(random.standard_normal(self.utterances)))
-        return np.clip(frames, 1, LONGEST).astype(np.int64)
+    def write_parts(self, folder: str, order: np.ndarray) -> None:
+        """Write the utterances with the numbers ``order`` to the parts of the store in ``folder``.
 
-    def write_parts(self, folder: str, shuffled: bool) -> None:
-        """Write the parts of the store in ``folder``; both orders have the same utterances."""
-        order = np.arange(self.utterances)
-        if shuffled:
-            order = np.random.default_rng(1).permutation(order)
-        ids, lengths, parts = self.ids, self.lengths(), Parts(self.store(folder))
+        The features depend on the utterance only.
+        """
+        parts, all_records = Parts(self.store(folder)), self.records()
         noise = np.random.default_rng(2).standard_normal((NOISE, self.width), np.float32)
-        for start in range(0, self.utterances, BLOCK):
+        for start in range(0, len(order), BLOCK):
             block = order[start : start + BLOCK]
-            frames = lengths[block].tolist()
-            records = [
-                Record(ids[i], "ok", "", n / 2, n, n)
-                for i, n in zip(block.tolist(), frames, strict=True)
-            ]
-            rows = noise[row_numbers(block * 7919 % (NOISE - LONGEST), lengths[block])]
+            records = [all_records[i] for i in block.tolist()]
+            lengths = np.array([record.audio_frames for record in records])
+            rows = noise[row_numbers(block * 7919 % (NOISE - LONGEST), lengths)]
             parts.write(records, dict.fromkeys(MODALITIES, rows), self.recipe.dtype)
+
+
+def digest_of_records(dataset: Dataset) -> str:
+    """Digest of the sources of a dataset."""
+    rows = ((r.id, r.source_sha256, *r.cut) for r in dataset.records())
+    return digest_of_sources(rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,7 +142,9 @@ def main(arguments: list[str] | None = None) -> int:
     for part in (4, 1):
         with tempfile.TemporaryDirectory(prefix="bench-scale-", dir=options.scratch) as scratch:
             counts = max(1, utterances // part), max(1, stores // part)
-            rows += _measure_all(Dataset(Path(scratch), *counts, options.width), options)
+            dataset = Dataset(Path(scratch), *counts, options.width)
+            sources, _ = isolated.run_isolated(digest_of_records, dataset)
+            rows += _measure_all(replace(dataset, sources=sources), options)
     ratios = ratios_of(rows)
     text = f"{_table(rows)}\n\n{report.ratio_table(ratios)}\n"
     report.write(options.out, "scale", ratios, rows, 1, text)
@@ -146,8 +175,9 @@ def _measure_all(dataset: Dataset, options: argparse.Namespace) -> list[dict[str
 
 
 def write_sorted_parts(dataset: Dataset) -> dict[str, float]:
-    """Write parts whose utterances are in the order of the ids; generating the rows included."""
-    return _timed(lambda: dataset.write_parts("sorted", shuffled=False))
+    """Write parts whose utterances are in the order of the ids; generating them is included."""
+    order = np.arange(dataset.utterances)
+    return _timed(lambda: dataset.write_parts("sorted", order))
 
 
 def publish_sorted(dataset: Dataset) -> dict[str, float]:
@@ -157,7 +187,8 @@ def publish_sorted(dataset: Dataset) -> dict[str, float]:
 
 def write_shuffled_parts(dataset: Dataset) -> dict[str, float]:
     """Write parts of random utterances."""
-    return _timed(lambda: dataset.write_parts("stores", shuffled=True))
+    order = np.random.default_rng(1).permutation(dataset.utterances)
+    return _timed(lambda: dataset.write_parts("stores", order))
 
 
 def publish_shuffled(dataset: Dataset) -> dict[str, float]:
@@ -196,6 +227,30 @@ def select_mapped(dataset: Dataset) -> dict[str, float]:
 def verify_store(dataset: Dataset) -> dict[str, float]:
     """Verify every byte."""
     return _timed(lambda: verify(dataset.store("stores")))
+
+
+def grow_by_a_hundredth(dataset: Dataset) -> dict[str, float]:
+    """Publish a store with a hundredth more utterances; the others are carried over."""
+    more = max(1, dataset.utterances // 100)
+    grown = replace(dataset, utterances=dataset.utterances + more)
+    grown = replace(grown, sources=digest_of_records(grown))
+    records = grown.records()
+    grown.write_parts("stores", np.arange(dataset.utterances, grown.utterances))
+    store, widths = grown.store("stores"), dict.fromkeys(MODALITIES, dataset.width)
+    sources = {r.id: r.source_sha256 for r in records}
+    wanted = [Wanted(r.id, r.cut, Source(r.source_bytes, r.source_sha256)) for r in records]
+    stores, ids = dataset.root / "stores", grown.ids
+
+    def grow() -> None:
+        hand = find_at_hand(grown.recipe, wanted, stores, (), dataset.root / "borrowed")
+        if len(hand.rows) != dataset.utterances:
+            raise ValueError(f"{len(hand.rows)} utterances are at hand")
+        finished = Finished(Parts(store), hand.rows, sources)
+        publish(store, grown.recipe, widths, {"licence": "none"}, ids, finished=finished)
+
+    cost = _timed(grow)
+    shutil.rmtree(store)
+    return cost
 
 
 def push_store(dataset: Dataset) -> dict[str, float]:
@@ -242,6 +297,7 @@ STEPS: tuple[Callable[[Dataset], dict[str, float]], ...] = (
     select_resident,
     select_mapped,
     verify_store,
+    grow_by_a_hundredth,
     push_store,
     pull_store,
     publish_small_stores,

@@ -122,3 +122,23 @@ def _compress(store: Path) -> None:
         )
         array[:] = content
     assert not ChunkedRows.open(store / "audio" / "values").raw
+
+
+def test_the_rows_of_damaged_chunks_are_not_intact(expected):
+    source, damaged = StoreSource(expected), {"audio": 3, "vision": 7}
+    for modality, number in damaged.items():
+        chunk = expected / modality / "values" / "c" / str(number) / "0"
+        chunk.chmod(0o644)
+        chunk.write_bytes(bytes(chunk.stat().st_size))
+    lost = set()
+    for modality, step in (("audio", 10), ("vision", 6)):
+        offsets = FeatureStore.open(expected).offsets(modality)
+        first = damaged[modality] * step
+        rows = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        lost |= {
+            i for i, (begin, end) in enumerate(rows) if max(begin, first) < min(end, first + step)
+        }
+    assert len(lost) == 6
+    everything = range(len(UTTERANCES))
+    assert source.intact(everything) == set(everything) - lost
+    assert source.intact(lost) == set()

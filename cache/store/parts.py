@@ -11,7 +11,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -180,10 +180,10 @@ class Parts:
                 disk is full.
         """
         tensors = round_to_dtype(records, features, dtype)
-        plain = [asdict(record) for record in records]
+        names = [field.name for field in fields(Record)]
         if "text" not in features:
-            for row in plain:
-                del row["text_frames"]  # keeps the bytes of such parts as they were before text
+            names.remove("text_frames")  # keeps the bytes of such parts as they were before text
+        plain = [{name: getattr(record, name) for name in names} for record in records]
         data = save(tensors, {"records": json.dumps(plain)})
         path = self.folder / f"{hashlib.sha256(data).hexdigest()[:32]}.part"
         try:

@@ -28,11 +28,14 @@ STORE_NAME = r"[^./\\][^/\\]*-[0-9.e+-]+fps-[0-9a-f]{12}\.zarr"
 """Regular expression of the names that :attr:`Recipe.store_name` has."""
 
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
+
 def canonical_json(value: Any) -> str:
     """Serialise to JSON with one spelling per value: keys sorted, no white space, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def digest_of(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -103,7 +103,7 @@ class StoreSource:
     def chunks(self, rows: Sequence[int]) -> set[str]:
         """The files, relative to the store, that hold the features of utterances."""
         index = np.array(rows, np.int64)
-        return {name for modality in self.widths for name in self._chunks_of(modality, index)}
+        return {_chunk_file(m, n) for m in self.widths for n in self._numbers(m, index)}
 
     def intact(self, rows: Collection[int]) -> set[int]:
         """Those of the utterances whose features match their files' checksums."""
@@ -113,9 +113,13 @@ class StoreSource:
         with ThreadPoolExecutor(_THREADS) as pool:
             problems = pool.map(lambda name: checksums.problem(self.path, name), names)
             damaged = {name for name, problem in zip(names, problems, strict=True) if problem}
-        if not damaged:
-            return set(index.tolist())
-        return {row for row in index.tolist() if not self.chunks([row]) & damaged}
+        good = np.ones(len(index), bool)
+        for modality in self.widths:
+            numbers = sorted(self._numbers(modality, index))
+            bad = np.array([n for n in numbers if _chunk_file(modality, n) in damaged], np.int64)
+            first, last = self._spans(modality, index)
+            good &= np.searchsorted(bad, first) == np.searchsorted(bad, last)
+        return set(index[good].tolist())
 
     def rows_for(self, wanted: Sequence[Wanted], failed: bool) -> dict[str, Row]:
         """The rows that can be used for utterances, by id: those with the same source and cut.
@@ -138,16 +142,23 @@ class StoreSource:
             key = w.source.sha256, w.cut
             found = by_key.get(key) if w.source.sha256 else by_id.get(w.id)
             if found is not None and self.records[found].cut == w.cut:
-                rows[w.id] = Row(self, found, replace(self.records[found], id=w.id))
+                record = self.records[found]
+                named = record if record.id == w.id else replace(record, id=w.id)
+                rows[w.id] = Row(self, found, named)
         return rows
 
-    def _chunks_of(self, modality: str, index: np.ndarray) -> Iterator[str]:
-        offsets, step = self._offsets[modality], self._arrays[modality].chunk_rows
-        first, last = offsets[index] // step, -(-offsets[index + 1] // step)
-        present = offsets[index + 1] > offsets[index]
-        edges = zip(first[present].tolist(), last[present].tolist(), strict=True)
-        numbers = {number for begin, stop in set(edges) for number in range(begin, stop)}
-        return (f"{modality}/values/c/{number}/0" for number in numbers)
+    def _numbers(self, modality: str, index: np.ndarray) -> set[int]:
+        """The chunks that hold the features of utterances."""
+        first, last = self._spans(modality, index)
+        edges = set(zip(first.tolist(), last.tolist(), strict=True))
+        return {number for begin, stop in edges for number in range(begin, stop)}
+
+    def _spans(self, modality: str, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First chunk of each utterance's rows and the one after the last; equal without rows."""
+        begin, end = self._offsets[modality][index], self._offsets[modality][index + 1]
+        step = self._arrays[modality].chunk_rows
+        first = begin // step
+        return first, np.where(end > begin, -(-end // step), first)
 
     @cached_property
     def _arrays(self) -> dict[str, ChunkedRows]:
@@ -156,3 +167,7 @@ class StoreSource:
     @cached_property
     def _offsets(self) -> dict[str, np.ndarray]:
         return {m: read_column(self.path / m / "offsets") for m in self.widths}
+
+
+def _chunk_file(modality: str, number: int) -> str:
+    return f"{modality}/values/c/{number}/0"
