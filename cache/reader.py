@@ -6,7 +6,9 @@ Opening reads the metadata, selecting reads or maps the rows. Training calls no 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,6 +53,7 @@ class FeatureStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._noted_forms = False
         self._identity = identity_of(path)
         if self._identity is None:
             raise ReplacedError(f"{path} does not exist, or is being replaced")
@@ -110,6 +113,33 @@ class FeatureStore:
     def status(self) -> dict[str, str]:
         """Per utterance id: ``ok``, ``no_audio``, ``no_video`` or ``failed``."""
         return dict(zip(self.ids, self.column("status"), strict=True))
+
+    def match(self, ids: Iterable[str]) -> dict[str, str]:
+        """Map ids to the store's own spelling of them; without the ids that the store lacks.
+
+        The same text can be written with composed or with separate accents (NFC, NFD), and file
+        systems change one into the other. An id that the store lacks is found in its other form, if
+        no other id has that form; a warning is logged once.
+        """
+        wanted, own = dict.fromkeys(ids), set(self.ids)
+        found = {i: i for i in wanted if i in own}
+        missing = [i for i in wanted if i not in own]
+        if not missing:
+            return found
+        form = partial(unicodedata.normalize, "NFC")
+        free = [i for i in self.ids if i not in found and not i.isascii()]
+        spelled = {form(i): i for i in free}
+        in_store, in_ids = Counter(map(form, free)), Counter(map(form, missing))
+        others = [i for i in missing if in_store[form(i)] == in_ids[form(i)] == 1]
+        found |= {i: spelled[form(i)] for i in others}
+        if others and not self._noted_forms:
+            self._noted_forms = True
+            log.warning(
+                "%s spells %d ids with other Unicode characters of the same text, the first is %r; "
+                "they are taken as equal",
+                *(self.path, len(others), others[0]),
+            )
+        return found
 
     def column(self, name: str) -> np.ndarray:
         """Read a column of the ``utterances`` table, ``[N]``.
@@ -199,13 +229,14 @@ class FeatureStore:
     def _rows_of(self, ids: list[str]) -> np.ndarray:
         """Row of each utterance in the store's table, ``[N]`` int64."""
         position = {i: row for row, i in enumerate(self.ids)}
-        unknown = [i for i in ids if i not in position]
+        own = self.match(ids)
+        unknown = [i for i in ids if i not in own]
         if unknown:
             raise ValueError(
                 f"{self.path} lacks {len(unknown)} utterances, the first is {unknown[0]!r}; it was "
                 "extracted from another manifest: extract again"
             )
-        return np.fromiter((position[i] for i in ids), np.int64, len(ids))
+        return np.fromiter((position[own[i]] for i in ids), np.int64, len(ids))
 
     @contextmanager
     def _as_opened(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from dask.system import CPU_COUNT
 from cache import FeatureStore, Parts, Record, best_per_id, publish
 from cache.at_hand import find_by_name
 from cache.store.publish import Finished, is_published, republish
-from cache.store.recipe import user_name
+from cache.store.recipe import check_portable, user_name
 from extract.cluster import connect, threads, worker_count
 from extract.ffmpeg import ffmpeg_version
 from extract.job import Job, Utterance
@@ -131,6 +131,7 @@ def extract(
                     names_only=named.names_only,
                 )
             )
+    check_portable(request.recipe.dataset, request.recipe.store_name)
     attributes = _attributes(request, manifest)  # before anything is read: it needs ffmpeg
     sourced = request.identified(settings.rehash, on_hash)
     store, hand = sourced.store, sourced.at_hand

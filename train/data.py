@@ -188,7 +188,7 @@ def _load_split(
     config: Config,
 ) -> Split:
     rows = manifest.split(name)
-    status = rows["id"].map(cache.status)
+    status = rows["id"].map(cache.match(rows["id"])).map(cache.status)
     if status.isna().any():
         raise ValueError(
             f"{cache.path} has no features of {int(status.isna().sum())} utterances of the split "
@@ -248,7 +248,8 @@ def _check_frames(split: Split, limit: int | None) -> None:
     if limit is None:
         return
     position = {i: row for row, i in enumerate(split.cache.ids)}
-    rows = [position[i] for i in split.ids]
+    own = split.cache.match(split.ids)
+    rows = [position[own[i]] for i in split.ids]
     for modality in MODALITIES:
         lengths = np.diff(split.cache.offsets(modality))[rows]
         longest = int(lengths.argmax())

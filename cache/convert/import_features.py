@@ -18,7 +18,14 @@ from cache.convert.mmsa import read_mmsa
 from cache.store.disk import sha256_of
 from cache.store.parts import Parts, Record
 from cache.store.publish import is_published, publish
-from cache.store.recipe import MODALITIES, STORABLE, Recipe, digest_of_sources, user_name
+from cache.store.recipe import (
+    MODALITIES,
+    STORABLE,
+    Recipe,
+    check_portable,
+    digest_of_sources,
+    user_name,
+)
 from manifests.budget import Budget, check_fits
 
 RULES = 1  # incremented when the same file would give other values
@@ -87,6 +94,7 @@ def import_source(
     if "text" in source.widths:
         settings["text"] = True
     recipe = _recipe(source, dataset or source.dataset, name, dtype, settings)
+    check_portable(recipe.dataset, recipe.store_name)
     store = root / recipe.dataset / recipe.store_name
     if is_published(store):
         Parts(store).remove()  # of an import that was killed just after publishing

@@ -24,15 +24,23 @@ from manifests.printing import get_logger
 log = get_logger(__name__)
 
 FOLDER = "SEMANTICMAC_CACHE"
+_SET_FOLDER = f"Copies of shared stores are kept there; set {FOLDER} to a folder you may write."
 
 
 def mirror_folder() -> Path:
-    """Return the folder of the mirror."""
+    """Return the folder of the mirror.
+
+    Raises:
+        ValueError: the user has no home, and no folder is set.
+    """
     if os.environ.get(FOLDER):
         return Path(os.environ[FOLDER]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "semanticmac"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semanticmac"
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "semanticmac"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "semanticmac"
+    except RuntimeError as error:  # a user without a home
+        raise ValueError(f"{error} {_SET_FOLDER}") from error
 
 
 def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = None) -> Path:
@@ -50,7 +58,7 @@ def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = Non
         A published store on this machine.
 
     Raises:
-        ValueError: no such store, or several.
+        ValueError: no such store, or several; or the mirror cannot be written.
         ShareError: the share is unreachable and no local copy exists, or the shared store is
             damaged.
     """
@@ -70,7 +78,12 @@ def mirror(url: str, folder: Path | None = None, on_bytes: Progress | None = Non
     elif is_published(store) and _damaged(store):
         log.warning("%s is damaged; repairing it from %s", store, source)
         repair(store, str(source))
-    store, copied = pull(source, folder, replace=True, on_bytes=on_bytes)
+    try:
+        store, copied = pull(source, folder, replace=True, on_bytes=on_bytes)
+    except ValueError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise ValueError(f"{error} {_SET_FOLDER}") from error
     log.info("%s: %s", source, f"pulled to {store}" if copied else f"using the local copy {store}")
     return _touch(store)
 

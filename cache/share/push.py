@@ -41,7 +41,7 @@ from cache.store.consistency import (
 )
 from cache.store.disk import files_below
 from cache.store.publish import replace as replace_folder
-from cache.store.recipe import STORABLE
+from cache.store.recipe import STORABLE, check_portable
 from manifests.printing import preview
 
 
@@ -93,6 +93,7 @@ def push(
     ours, checksums = FeatureStore.open(store), Checksums.of(store)
     target = RemoteStore(Location.parse(location), ours.dataset, store.resolve().name)
     check_named_by_recipe(ours.attributes, target.dataset, target.name)
+    check_portable(target.dataset, target.name)
     _check_consistent(ours, checksums)
     if not target.share.writable:
         raise ValueError(

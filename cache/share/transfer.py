@@ -14,7 +14,7 @@ from cache.reader import FeatureStore
 from cache.share.location import Location
 from cache.share.remote_store import RemoteStore
 from cache.store.checksums import CHECKSUMS, Checksums, is_linked
-from cache.store.disk import atomic_write
+from cache.store.disk import atomic_write, make_folder
 from cache.store.metadata import is_feature_file
 from cache.store.temp_paths import TempPath
 
@@ -53,7 +53,7 @@ def download(
         ShareError: a file on the share is not as published; files already downloaded are kept.
         OSError: a file cannot be written, or a link in ``folder`` leads out of it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     needed = [name for name in sorted(names) if checksums.problem(folder, name)]
     total = sum(checksums.files[name].size for name in needed)
     free = shutil.disk_usage(folder).free
@@ -69,7 +69,7 @@ def download(
         path = folder / name
         if is_linked(folder, path.parent.relative_to(folder).as_posix()):
             raise OSError(f"{path.parent} is a symlink, or is behind one: remove the link")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # The temporary file is outside: a killed pull or repair leaves nothing in a store.
         atomic_write(path, data, TempPath.FILE.next_to(folder))
         return len(data)

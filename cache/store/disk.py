@@ -69,13 +69,41 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, more: int = 0) -> None:
-    """Make a folder and its parents; new ones get the mode bits ``more`` in addition."""
+    """Make a folder and its parents.
+
+    A new one in a folder that its group may write gets the same group and permissions of the group,
+    else the umask of one user would exclude the others.
+
+    Args:
+        folder: the folder.
+        more: mode bits that new ones get in addition.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent, more)
     with suppress(FileExistsError):
         folder.mkdir()
+        share_with_group(folder, folder.parent)
         add_mode(folder, more)
+
+
+def group_bits(folder: Path) -> int:
+    """Permissions of the group in a folder that it may write; 0 in any other."""
+    mode = folder.stat().st_mode
+    return mode & stat.S_IRWXG if mode & stat.S_IWGRP else 0
+
+
+def share_with_group(path: Path, parent: Path) -> None:
+    """Give the group of ``parent``, if it may write there, the same permissions in ``path``."""
+    bits = group_bits(parent)
+    if not bits:
+        return
+    group, status = parent.stat().st_gid, path.stat()
+    with suppress(PermissionError):  # another user's, or not in that group
+        if status.st_gid != group:
+            os.chown(path, -1, group)
+        if status.st_mode & bits != bits:
+            add_mode(path, bits)
 
 
 @contextmanager
@@ -118,6 +146,8 @@ def _open_lock(path: Path) -> int:
         try:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
         except PermissionError:
+            if not os.path.lexists(path):
+                raise
             lock = os.open(path, os.O_RDONLY | flags)  # another user's, which may be locked too
     except OSError as error:
         # A link, a folder, a socket or a device without driver; other errors are the system's.
@@ -146,7 +176,7 @@ def retry_if_removed(folder: Path, write: Callable[[], T]) -> T:
     """
     for attempt in range(_ATTEMPTS):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             return write()
         except (FileNotFoundError, FileExistsError):  # the latter: removed in between
             if attempt == _ATTEMPTS - 1:
@@ -166,12 +196,23 @@ def os_error_message(error: OSError) -> str:
 
 
 def make_tree_read_only(folder: Path) -> None:
-    """Sync every file and folder below ``folder`` and make the files read-only."""
+    """Sync every file and folder below ``folder`` and make the files read-only.
+
+    Where the group may write into the parent of ``folder``, it may replace and delete the tree.
+    """
+    read_only = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(parent, name)
             sync(path)
-            path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+            if stat.S_IMODE(path.stat().st_mode) == read_only:
+                continue
+            try:
+                path.chmod(read_only)
+            except PermissionError:  # another user's, who began this tree
+                atomic_write(path, path.read_bytes())
+                path.chmod(read_only)
+        share_with_group(Path(parent), folder.parent)
         sync(Path(parent))
 
 

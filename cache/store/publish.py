@@ -16,7 +16,7 @@ from cache.store.checksums import CHECKSUMS
 from cache.store.consistency import check_all_present
 from cache.store.disk import is_stale, locked, os_error_message, remove_tree, sync
 from cache.store.parts import Parts, Row, best_per_id
-from cache.store.recipe import Recipe
+from cache.store.recipe import Recipe, check_portable
 from cache.store.store_source import StoreSource
 from cache.store.temp_paths import (
     TempPath,
@@ -82,8 +82,10 @@ def publish(
         deleted: equal recipes give equal features.
 
     Raises:
-        ValueError: an utterance is not finished, or the disk is full.
+        ValueError: an utterance is not finished, the disk is full, or the dataset or the store has
+            a name that another system could not have.
     """
+    check_portable(recipe.dataset, store.name)
     finished = finished or Finished(Parts(store))
     parts = finished.parts
     with locked(staging_lock(parts.folder)) as alone:  # others wait, then find the store

@@ -24,6 +24,10 @@ STORABLE = (*MODALITIES, "text")  # the modalities that a store may have
 DTYPES = ("float16", "float32")
 _AUDIO_SAMPLING = ("window_s", "channel")
 _VISION_SAMPLING = ("vision", "crops", "crop_rows")
+_LONGEST_NAME = 255  # bytes
+_LONGEST_SUFFIX = len(f"..{'0' * 32}.partial")  # of a temporary path
+_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_RESERVED |= {f"{device}{number}" for device in ("COM", "LPT") for number in "0123456789¹²³"}
 STORE_NAME = r"[^./\\][^/\\]*-[0-9.e+-]+fps-[0-9a-f]{12}\.zarr"
 """Regular expression of the names that :attr:`Recipe.store_name` has."""
 
@@ -79,6 +83,40 @@ def check_name(what: str, name: Any) -> None:
     good = isinstance(name, str) and name and name == name.strip() and not name.startswith(".")
     if not good or any(c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs") for c in name):
         raise ValueError(f"{what} {name!r} cannot be part of a file name")
+
+
+def check_portable(dataset: str, name: str) -> None:
+    """Check that a store with these names can be copied to any system.
+
+    Only new stores and copies are held to this: others with such names can be read.
+
+    Args:
+        dataset: name of the dataset, a folder.
+        name: name of the store's folder in it.
+
+    Raises:
+        ValueError: a name is reserved on Windows, has invisible characters or a dot at its end, or
+            is too long.
+    """
+    for what, part, longest in (
+        ("dataset", dataset, _LONGEST_NAME),
+        ("store", name, _LONGEST_NAME - _LONGEST_SUFFIX),
+    ):
+        size = max(len(unicodedata.normalize(form, part).encode()) for form in ("NFC", "NFD"))
+        reason = ""
+        if part.partition(".")[0].rstrip().upper() in _RESERVED:
+            reason = "is a reserved name on Windows"
+        elif not part.isprintable():
+            reason = "has a character that cannot be seen, such as a mark of direction"
+        elif part.endswith("."):
+            reason = "ends with a dot, which Windows drops"
+        elif size > longest:
+            reason = f"has {size} bytes; {longest} are the most that fit into a file name"
+        if reason:
+            remedy = "rename it in its card" if what == "dataset" else "import it with --name"
+            raise ValueError(
+                f"the {what} {part!r} {reason}: not every machine could pull it; {remedy}"
+            )
 
 
 def check_place(dataset: Any, name: Any) -> None:
