@@ -66,14 +66,17 @@ def find_at_hand(
     before: dict[str, str] = {}
     asserted = False
     borrowed: set[str] = set()
-    for store in _local(recipe, stores):
-        source = StoreSource(store)
-        if not before and store.parent.name == recipe.dataset:
+    for source in _local(recipe, stores):
+        store = source.path
+        own = store.parent.name == recipe.dataset
+        if not before and own:
             before = {record.id: record.source_sha256 for record in source.records}
         # A failed row is kept only until a store has the features.
         open_ = [w for w in wanted if w.id not in rows or not _is_good(rows[w.id])]
         if not open_:
             break
+        if not own:  # an id names another utterance there
+            open_ = [w for w in open_ if w.source.sha256 or w.source.before]
         found = source.rows_for(open_, failed)
         found = {i: row for i, row in found.items() if i not in rows or _is_good(row)}
         intact = source.intact([row.index for row in found.values()])
@@ -99,7 +102,7 @@ def _is_good(row: Row) -> bool:
     return row.record.status != "failed"
 
 
-def _local(recipe: Recipe, stores: Path) -> Iterator[Path]:
+def _local(recipe: Recipe, stores: Path) -> Iterator[StoreSource]:
     """The local stores of these encoders, of any dataset, newest first.
 
     Those of format version 1 do not name the contents that their rows came from.
@@ -119,14 +122,15 @@ def _local(recipe: Recipe, stores: Path) -> Iterator[Path]:
             if own.version != NAMES_ONLY and own.features_digest == recipe.features_digest:
                 found.append((store.stat().st_mtime_ns, store))
     for _, store in sorted(found, reverse=True):
-        problem = StoreSource(store).problem()
+        source = StoreSource(store)
+        problem = source.problem()
         if problem:
             log.warning(
                 "%s is damaged (%s), its features are not used; run: python -m cache verify %s",
                 *(store, problem, store),
             )
         else:
-            yield store
+            yield source
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def find_by_name(
     Raises:
         ValueError: a location is invalid, or a store cannot be written.
     """
-    if any(segments_of(read_attributes(store)) == segments for store in _local(recipe, stores)):
+    if any(segments_of(source.attributes) == segments for source in _local(recipe, stores)):
         return None
     version_1 = replace(recipe, version=NAMES_ONLY, utterances=segments)
     store = stores / recipe.dataset / version_1.store_name
@@ -182,8 +186,8 @@ def find_by_name(
 def guess_sources(recipe: Recipe, stores: Path) -> dict[tuple[str, Cut, int], str]:
     """SHA-256 of the files of local stores with these encoders, by id, cut and size in bytes."""
     found: dict[tuple[str, Cut, int], str] = {}
-    for store in _local(recipe, stores):
-        for record in StoreSource(store).records:
+    for source in _local(recipe, stores):
+        for record in source.records:
             key = record.id, record.cut, record.source_bytes
             found.setdefault(key, record.source_sha256)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -121,17 +121,19 @@ class Sourced:
         """Find out what of a request exists already; ``sources`` are by utterance id."""
         utterances = [replace(u, source=sources[u.id]) for u in request.utterances]
         store = request.folder / _with_sources(request.recipe, utterances, {}).store_name
-        if is_published(store):
-            return cls(request, utterances, AtHand({}, {}), store)
         settings = request.settings
-        hand = find_at_hand(
-            request.recipe,
-            [Wanted(u.id, u.cut, sources[u.id]) for u in utterances],
-            request.stores,
-            settings.shares,
-            borrow_to=Parts(request.place).folder / "borrowed",
-            failed=not settings.retry_failed,
-        )
+        wanted = [Wanted(u.id, u.cut, sources[u.id]) for u in utterances]
+
+        def find(wanted: list[Wanted], shares: Sequence[str]) -> AtHand:
+            borrowed = Parts(request.place).folder / "borrowed"
+            failed = not settings.retry_failed
+            return find_at_hand(request.recipe, wanted, request.stores, shares, borrowed, failed)
+
+        if is_published(store):  # another store may have the features of videos that are gone
+            gone = [w for w in wanted if not w.source.sha256]
+            if not (gone and find(gone, ()).rows):
+                return cls(request, utterances, AtHand({}, {}), store)
+        hand = find(wanted, settings.shares)
         store = request.folder / _with_sources(request.recipe, utterances, hand.rows).store_name
         return cls(request, utterances, hand, store)
 

@@ -124,7 +124,8 @@ class Manifest:
         cells = self.table[columns].astype("object").itertuples(index=False)
         cuts: list[Cut] = []
         for i, video, *numbers in cells:
-            start, end, *box = (None if pd.isna(number) else float(number) for number in numbers)
+            # + 0.0 turns -0.0 into 0.0: equal numbers have one digest.
+            start, end, *box = (None if pd.isna(each) else float(each) + 0.0 for each in numbers)
             x, y, width, height = box
             crop = None
             if x is not None and y is not None and width is not None and height is not None:

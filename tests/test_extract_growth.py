@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from cache import FeatureStore
 from cache.__main__ import main as cache
 from cache.share.push import push
 from cache.share.verify import verify
+from cache.store import sources
+from cache.store.sources import SourceIndex, signature_of
 from extract import ClusterSpec, EncoderSpec, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
 from extract.engine import Summary
@@ -44,9 +47,10 @@ def write(data: Path, cuts: Cuts) -> Manifest:
     return Manifest.load(data)
 
 
-def grow(data: Path, stores: Path, cuts: Cuts, **settings) -> Summary:
+def grow(data: Path, stores: Path, cuts: Cuts, name: str = "toy", **settings) -> Summary:
     """Extract the dataset as it is now."""
     manifest = write(data, cuts)
+    manifest.card = replace(CARD, name=name)
     spec = EncoderSpec("imagebind-tiny")
     return extract(manifest, data, stores, Settings(spec, cluster=ClusterSpec(1), **settings))
 
@@ -138,8 +142,6 @@ def test_equal_contents_have_equal_digests_whatever_they_are_called(clips, data,
 
 def test_unchanged_videos_are_hashed_once(clips, data, tmp_path, monkeypatch):
     hashed: list[str] = []
-    from cache.store import sources
-
     real = sources.sha256_of
     monkeypatch.setattr(sources, "sha256_of", lambda path: hashed.append(path.name) or real(path))
     monkeypatch.setattr(sources, "_SETTLED_S", 0.0)
@@ -347,3 +349,60 @@ def test_a_failure_is_reported_after_growth(clips, data, tmp_path):
     command = [str(data), "--stores", str(tmp_path / "s"), "--workers", "1"]
     assert main(command) == EXIT_SOME_FAILED
     assert FeatureStore.open(next((tmp_path / "s/toy").glob("*.zarr"))).status["1"] == "failed"
+
+
+def test_an_id_of_another_dataset_is_another_utterance(clips, data, tmp_path):
+    for i in range(2):
+        shutil.copy(clips / f"{i}.mp4", data)
+    grow(data, tmp_path / "s", whole("0.mp4", "1.mp4"))
+    (data / "1.mp4").unlink()
+    shutil.copy(clips / "2.mp4", data / "0.mp4")
+    other = grow(data, tmp_path / "s", whole("0.mp4", "1.mp4"), name="other")
+    assert failed_ids(other.store) == {"1"}
+    assert (other.extracted, other.carried, other.gone) == (2, 0, ())
+
+
+def test_ids_that_were_swapped_are_not_taken_for_each_other(clips, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_SETTLED_S", 0.0)
+    for i in range(3):
+        shutil.copy(clips / f"{i}.mp4", data)
+    cuts: Cuts = {"a": ("0.mp4", None, None), "b": ("1.mp4", None, None)}
+    first = FeatureStore.open(grow(data, tmp_path / "s", cuts).store)
+    for i in range(2):
+        (data / f"{i}.mp4").unlink()
+    cuts = {"a": ("1.mp4", None, None), "b": ("0.mp4", None, None), "c": ("2.mp4", None, None)}
+    second = grow(data, tmp_path / "s", cuts)
+    assert second.gone == ("a", "b")
+    was, now = (
+        first.column("source_sha256"),
+        FeatureStore.open(second.store).column("source_sha256"),
+    )
+    assert now[:2].tolist() == was[::-1].tolist()
+
+
+def test_features_of_a_video_that_comes_and_goes_are_kept(clips, data, tmp_path):
+    stores, cuts = tmp_path / "s", whole("0.mp4", "1.mp4")
+    shutil.copy(clips / "0.mp4", data)
+    without = grow(data, stores, cuts)
+    shutil.copy(clips / "1.mp4", data)
+    complete = grow(data, stores, cuts)
+    (data / "1.mp4").unlink()
+    assert without.store != complete.store
+    assert grow(data, stores, cuts).store == complete.store
+
+
+def test_zeros_of_either_sign_are_one_cut(clips, data, tmp_path):
+    shutil.copy(clips / "2.mp4", data)
+    first = grow(data, tmp_path / "s", {"0": ("2.mp4", 0.0, 1.0)})
+    second = grow(data, tmp_path / "s", {"0": ("2.mp4", -0.0, 1.0)})
+    assert second.complete
+    assert second.store == first.store
+
+
+def test_a_file_of_any_time_and_inode_is_remembered(clips, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_SETTLED_S", 0.0)
+    shutil.copy(clips / "0.mp4", data)
+    os.utime(data / "0.mp4", (-5, -5))  # before 1970
+    grow(data, tmp_path / "s", whole("0.mp4"))
+    index = SourceIndex(tmp_path / "s", "toy")
+    assert index.remembered(data / "0.mp4", signature_of(data / "0.mp4")) is not None

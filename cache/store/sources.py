@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cache.store.disk import LARGEST_LIST, atomic_write, read_regular, sha256_of
-from cache.store.metadata import is_count, is_sha256
+from cache.store.metadata import is_sha256
 from manifests.printing import get_logger
 
 log = get_logger(__name__)
@@ -54,11 +54,13 @@ class Source:
         bytes: its size; 0 if it is missing or cannot be read.
         sha256: 64 hex digits; empty if it is missing or cannot be read.
         signature: its size, times and inode when it was hashed; None if it is missing.
+        before: of a missing file, the SHA-256 of the one that was at its path; empty if unknown.
     """
 
     bytes: int = 0
     sha256: str = ""
     signature: Signature | None = None
+    before: str = ""
 
     def is_at(self, path: Path) -> bool:
         """Whether the file at ``path`` still has this content; hashed only if its times differ."""
@@ -149,7 +151,7 @@ class SourceIndex:
         unknown: dict[Path, int] = {}
         for path in dict.fromkeys(paths):
             signature = signature_of(path)
-            known = None if rehash else self.remembered(path, signature)
+            known = None if rehash and signature else self.remembered(path, signature)
             if known is not None:
                 found[path] = known
             else:
@@ -175,9 +177,9 @@ class SourceIndex:
 
     def remembered(self, path: Path, signature: Signature | None) -> Source | None:
         """The source of an unchanged file; None if it must be hashed."""
-        if signature is None:
-            return MISSING
         known = self._new.get(str(path)) or self._files.get(str(path))
+        if signature is None:
+            return MISSING if known is None else Source(before=known.sha256)
         return known if known is not None and known.signature == signature else None
 
     def _remember(self, path: Path, source: Source) -> None:
@@ -208,7 +210,7 @@ def _read(path: Path) -> dict[str, Source]:
         files = {}
         for name, (sha256, *numbers) in plain["files"].items():
             size, mtime, ctime, inode = numbers
-            if not is_sha256(sha256) or not all(map(is_count, numbers)):
+            if not is_sha256(sha256) or {*map(type, numbers)} != {int}:
                 raise ValueError(name)
             files[name] = Source(size, sha256, (size, mtime, ctime, inode))
         return files

@@ -124,7 +124,8 @@ class StoreSource:
     def rows_for(self, wanted: Sequence[Wanted], failed: bool) -> dict[str, Row]:
         """The rows that can be used for utterances, by id: those with the same source and cut.
 
-        If the utterance's file is missing, the row with its id and cut.
+        If the utterance's file is missing, those with the source that was at its path; if that is
+        unknown, the row with its id and cut.
 
         Args:
             wanted: the utterances.
@@ -139,8 +140,8 @@ class StoreSource:
                 by_id[record.id] = index
         rows: dict[str, Row] = {}
         for w in wanted:
-            key = w.source.sha256, w.cut
-            found = by_key.get(key) if w.source.sha256 else by_id.get(w.id)
+            content = w.source.sha256 or w.source.before
+            found = by_key.get((content, w.cut)) if content else by_id.get(w.id)
             if found is not None and self.records[found].cut == w.cut:
                 record = self.records[found]
                 named = record if record.id == w.id else replace(record, id=w.id)
