@@ -29,7 +29,7 @@ from extract.ffmpeg import ffmpeg_version
 from extract.job import Job, Utterance
 from extract.plan import ExtractionEstimate, estimate_extraction
 from extract.progress import Tally, reason_lines
-from extract.request import Request, Work, failed_ids
+from extract.request import Request, Sourced, Work, failed_ids
 from extract.scheduler import run_blocks
 from extract.settings import Settings
 from manifests import Manifest
@@ -114,27 +114,13 @@ def extract(
     """
     encoder = settings.load_encoder()
     request = Request.of(manifest, data, stores, encoder, settings)
-    named = find_by_name(request.recipe, request.segments, request.sizes, stores, settings.shares)
+    named = _named(request)
     if named is not None:
-        retried = settings.retry_failed and failed_ids(named.store)
-        if retried and named.names_only:
-            raise ValueError(
-                f"{named.store} has format version 1, whose failed utterances cannot be extracted "
-                f"again; run first: python -m cache upgrade {named.store} --data {data}"
-            )
-        if not retried:
-            return _summary(
-                Summary(
-                    named.store,
-                    complete=named.shared is None,
-                    shared=named.shared,
-                    names_only=named.names_only,
-                )
-            )
+        return _summary(named)
     check_portable(request.recipe.dataset, request.recipe.store_name)
     attributes = _attributes(request, manifest)  # before anything is read: it needs ffmpeg
     sourced = request.identified(settings.rehash, on_hash)
-    store, hand = sourced.store, sourced.at_hand
+    store = sourced.store
     published = is_published(store)
     if published:
         Parts(request.place).remove()  # left by a run that was killed just after publishing
@@ -151,30 +137,60 @@ def extract(
     )
     job = settings.job(work.place, data, None if published else store)
     took = _extract_blocks(job, work, encoder.widths, tally, store, settings, on_block, on_message)
-    if hand.asserted:
+    if sourced.at_hand.asserted:
         attributes["asserted"] = True
     if published:
         republish(store, sourced.recipe, encoder.widths, attributes, Parts(work.place))
     else:
-        if not is_published(store) and not hand.rows:
-            _check_any_extracted(work.place)
-        finished = Finished(Parts(work.place), hand.rows, sourced.sources)
-        ids = [u.id for u in sourced.utterances]
-        publish(store, sourced.recipe, encoder.widths, attributes, ids, finished=finished)
-    before, now = hand.before, sourced.sources
-    video_s = sum(row.record.duration for row in hand.rows.values())
-    return _summary(
-        Summary(
-            store,
-            resumed=len(work.wanted) - len(work.remaining),
-            carried=len(hand.rows),
-            borrowed=len(hand.borrowed),
-            gone=tuple(sorted(hand.gone)),
-            extracted=len(work.wanted),
-            replaced=sum(before.get(u.id, now[u.id]) != now[u.id] for u in work.wanted),
-            removed=len(before.keys() - now.keys()),
-            saved_s=video_s * took / tally.seconds if tally.seconds else None,
+        _publish(sourced, work, encoder.widths, attributes)
+    return _summary(_made(sourced, work, took / tally.seconds if tally.seconds else None))
+
+
+def _named(request: Request) -> Summary | None:
+    """Find a store by the names of the videos; None if their contents must be compared."""
+    settings = request.settings
+    named = find_by_name(
+        request.recipe, request.segments, request.sizes, request.stores, settings.shares
+    )
+    if named is None:
+        return None
+    if settings.retry_failed and failed_ids(named.store):
+        if not named.names_only:
+            return None
+        raise ValueError(
+            f"{named.store} has format version 1, whose failed utterances cannot be extracted "
+            f"again; run first: python -m cache upgrade {named.store} --data {request.data}"
         )
+    complete = named.shared is None
+    return Summary(named.store, complete, named.shared, named.names_only)
+
+
+def _publish(
+    sourced: Sourced, work: Work, widths: Mapping[str, int], attributes: Mapping[str, Any]
+) -> None:
+    """Publish the store from the carried rows and the parts."""
+    rows = sourced.at_hand.rows
+    if not is_published(sourced.store) and not rows:
+        _check_any_extracted(work.place)
+    finished = Finished(Parts(work.place), rows, sourced.sources)
+    ids = [u.id for u in sourced.utterances]
+    publish(sourced.store, sourced.recipe, widths, attributes, ids, finished=finished)
+
+
+def _made(sourced: Sourced, work: Work, pace: float | None) -> Summary:
+    """The summary of a run; ``pace`` is its seconds per second of video, None if unknown."""
+    hand, now = sourced.at_hand, sourced.sources
+    video_s = sum(row.record.duration for row in hand.rows.values())
+    return Summary(
+        sourced.store,
+        resumed=len(work.wanted) - len(work.remaining),
+        carried=len(hand.rows),
+        borrowed=len(hand.borrowed),
+        gone=tuple(sorted(hand.gone)),
+        extracted=len(work.wanted),
+        replaced=sum(hand.before.get(u.id, now[u.id]) != now[u.id] for u in work.wanted),
+        removed=len(hand.before.keys() - now.keys()),
+        saved_s=None if pace is None else video_s * pace,
     )
 
 
