@@ -3,15 +3,18 @@
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import yaml
 
 from manifests.atomic import atomic_write
+from manifests.budget import Budget, read_file
 
 TASKS = ("regression", "classification", "multilabel")
 SPLITS = ("train", "valid", "test")
 UNIMODAL_LABELS = ("label_t", "label_a", "label_v")
+_COPIES = 1000  # bytes per byte that the parser of YAML takes: a card has 130 KB at most
 CARDS = resources.files("manifests") / "cards"
 
 
@@ -64,23 +67,23 @@ class Card:
     def __post_init__(self) -> None:
         faults = []
         if self.task not in TASKS:
-            faults.append(f"task is {self.task!r}: use one of {', '.join(TASKS)}")
+            faults.append(f"task is {short(self.task)}: use one of {', '.join(TASKS)}")
         if self.task == "multilabel":
             if not self.classes or self.labels != self.classes:
                 faults.append("multilabel needs `classes`, and `labels` equal to them")
         elif self.labels != ["label"]:
-            faults.append(f"labels is {self.labels}: {self.task} has the one column 'label'")
+            faults.append(f"labels is {short(self.labels)}: {self.task} has the one column 'label'")
         if self.task == "regression":
             if self.range is None or len(self.range) != 2 or not self.range[0] < self.range[1]:
-                faults.append(f"range is {self.range}: regression needs [lowest, highest]")
+                faults.append(f"range is {short(self.range)}: regression needs [lowest, highest]")
             if self.classes:
                 faults.append("classes is given: regression has none")
         elif len(set(self.classes)) != len(self.classes) or not self.classes:
             faults.append("classes must be a list of distinct names")
         if any(not isinstance(name, str) for name in self.classes or ()):
             faults.append(
-                f"classes is {self.classes}: YAML parses 1 and yes as a number and a boolean, "
-                "quote them"
+                f"classes is {short(self.classes)}: YAML parses 1 and yes as a number and a "
+                "boolean, quote them"
             )
         for split in self.splits:
             if split not in SPLITS:
@@ -92,7 +95,8 @@ class Card:
     def load(cls, path: str | Path) -> "Card":
         """Read a card from a YAML file; an unknown or a missing key raises a ValueError."""
         path = Path(path)
-        return cls._parse(path.read_text(encoding="utf-8"), str(path))
+        content = read_file(path, Budget.of(path), copies=_COPIES)
+        return cls._parse(content.decode("utf-8"), str(path))
 
     @classmethod
     def builtin(cls, name: str) -> "Card":

@@ -30,7 +30,7 @@ from cache.share.pull import pull
 from cache.share.push import push
 from cache.share.remote_store import RemoteStore
 from cache.store.checksums import CHECKSUMS, Checksums
-from manifests import Manifest
+from manifests import Card, Manifest
 from manifests.adapters.csd import RELEASES
 from manifests.adapters.csd import read as read_csd
 from manifests.budget import Budget, OverBudgetError, check_fits, read_file
@@ -358,7 +358,26 @@ def parquet(folder: Path) -> Reading:
     return lambda: Manifest.load(path.parent)
 
 
+def card(text: str) -> Callable[[Path], Reading]:
+    def make(folder: Path) -> Reading:
+        path = folder / "card.yaml"
+        path.write_text(f"name: toy\ntitle: Toy\ntask: regression\nrange: [-1, 1]\n{text}")
+        return lambda: Card.load(path)
+
+    return make
+
+
+TWICE = [f"&a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
+NESTED_CLASSES = "".join(f", {twice}" for twice in TWICE)
+NESTED_NAMES = "".join(f"k{n}: {twice}\n" for n, twice in enumerate(["&a0 [x, x]", *TWICE]))
 TABLES = {
+    "card of nested names": (card(NESTED_NAMES), "card.yaml: unknown key"),
+    "card of nested classes": (
+        card(f"classes: [&a0 [x, x]{NESTED_CLASSES}]"),
+        "card.yaml: .*classes is",
+    ),
+    "large card": (card("licence: " + "x" * 10_000_000), "card.yaml needs"),
+    "sparse card": (sparse("card.yaml", Card.load), "card.yaml needs"),
     "manifest of equal rows": (parquet, "manifest.parquet needs"),
     **{f"csv.{how}": (packed(how), "csv: the table needs") for how in (*PACKED, "zip")},
     "sparse csv": (sparse("hostile.csv", lambda p: read(p, "csv", "audio")), "the table needs"),
@@ -514,7 +533,11 @@ def test_content_that_is_there_is_read(tmp_path):
         assert read(path, "csv", "audio").ids == ["a", "b"]
 
 
-@pytest.mark.parametrize("content", [b"not packed", gzip.compress(b"id,f0\na,1\n")[:-9], b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"not packed", gzip.compress(b"id,f0\na,1\n")[:-9], b""],
+    ids=["other", "cut", "empty"],  # the packed bytes contain the time
+)
 def test_a_damaged_archive_is_a_clear_error(tmp_path, content):
     path = tmp_path / "f.csv.gz"
     path.write_bytes(content)
