@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cache.store.consistency import check_index
 from cache.store.metadata import read_attributes, segments_of
 from cache.store.parts import Cut, Row
 from cache.store.publish import is_published, published_in
@@ -67,35 +68,48 @@ def find_at_hand(
     asserted = False
     borrowed: set[str] = set()
     for source in _local(recipe, stores):
-        store = source.path
-        own = store.parent.name == recipe.dataset
-        if not before and own:
-            before = {record.id: record.source_sha256 for record in source.records}
+        own = source.path.parent.name == recipe.dataset
         # A failed row is kept only until a store has the features.
         open_ = [w for w in wanted if w.id not in rows or not _is_good(rows[w.id])]
         if not open_:
             break
         if not own:  # an id names another utterance there
             open_ = [w for w in open_ if w.source.sha256 or w.source.before]
-        found = source.rows_for(open_, failed)
-        found = {i: row for i, row in found.items() if i not in rows or _is_good(row)}
-        intact = source.intact([row.index for row in found.values()])
-        if len(intact) < len({row.index for row in found.values()}):
-            log.warning("%s is damaged; run: python -m cache verify %s", store, store)
-        found = {i: row for i, row in found.items() if row.index in intact}
+        try:
+            if not before and own:
+                before = {record.id: record.source_sha256 for record in source.records}
+            found = source.rows_for(open_, failed)
+            found = {i: row for i, row in found.items() if i not in rows or _is_good(row)}
+            found = _intact(source, found)
+        except ValueError as error:  # or deleted at this moment
+            log.warning("skipping a store: %s", error)
+            continue
         asserted = asserted or bool(found and source.attributes.get("asserted"))
         rows |= found
-    open_ = [w for w in wanted if w.id not in rows and w.source.sha256]
+    open_ = [w for w in wanted if w.id not in rows or not _is_good(rows[w.id])]
+    open_ = [w for w in open_ if w.source.sha256]
     if open_ and shares:
         from cache.share.borrow import borrow  # local stores need no fsspec
 
         for source in borrow(recipe, shares, open_, borrow_to):
-            found = source.rows_for([w for w in open_ if w.id not in rows], failed=False)
+            found = source.rows_for([w for w in open_ if w.id not in borrowed], failed=False)
             asserted = asserted or bool(found and source.attributes.get("asserted"))
             borrowed |= found.keys()
             rows |= found
     gone = frozenset(w.id for w in wanted if w.id in rows and not w.source.sha256)
     return AtHand(rows, before, gone, frozenset(borrowed), asserted)
+
+
+def _intact(source: StoreSource, rows: dict[str, Row]) -> dict[str, Row]:
+    """Those of a store's rows whose features are intact, if its table is what its digest names."""
+    if not rows:
+        return {}
+    check_index(source.path, source.attributes)
+    intact = source.intact({row.index for row in rows.values()})
+    found = {i: row for i, row in rows.items() if row.index in intact}
+    if len(found) < len(rows):
+        log.warning("%s is damaged; run: python -m cache verify %s", source.path, source.path)
+    return found
 
 
 def _is_good(row: Row) -> bool:

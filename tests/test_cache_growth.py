@@ -1,6 +1,8 @@
 """Any sequence of datasets: only new contents are extracted, and the store is that made at once."""
 
+import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import Parts, Record, publish
-from cache.at_hand import find_at_hand
+from cache.at_hand import AtHand, find_at_hand, find_by_name
 from cache.share import catalog
 from cache.share.location import Location
 from cache.share.push import push
@@ -22,7 +24,8 @@ from cache.store.publish import replace as replace_store
 from cache.store.recipe import digest_of_segments, digest_of_sources
 from cache.store.sources import Source
 from cache.store.store_source import StoreSource, Wanted
-from tests.stores import WIDTHS, recipe_of, tree_of
+from tests.stores import WIDTHS, build_store, recipe_of, tree_of
+from tests.tampering import change_root, reseal, unseal
 
 RECIPE = recipe_of(utterances="")
 CUTS: list[Cut] = [(None, None, None), (0.5, 1.5, None), (0.5, 1.5, (0.0, 0.0, 0.5, 1.0))]
@@ -113,3 +116,98 @@ def test_a_damaged_shared_store_is_passed_over_for_the_next_one(tmp_path, caplog
         first = sum(r.audio_frames for r in row.source.records[: row.index])
         where = np.array([first]), np.array([row.record.audio_frames])
         assert np.array_equal(row.source.read("audio", *where), features["audio"])
+
+
+def search(dataset: Dataset, tmp_path: Path, *shares: Path) -> AtHand:
+    """Search the shares for the rows of a dataset."""
+    wanted = [Wanted(i, CUTS[cut], content(number)) for i, (number, cut) in dataset.items()]
+    return find_at_hand(RECIPE, wanted, tmp_path / "s", [*map(str, shares)], tmp_path / "borrowed")
+
+
+def check_values(hand: AtHand, dataset: Dataset) -> None:
+    """Check that each row is what its extraction gives."""
+    for i, row in hand.rows.items():
+        first = sum(r.audio_frames for r in row.source.records[: row.index])
+        where = np.array([first]), np.array([row.record.audio_frames])
+        assert np.array_equal(
+            row.source.read("audio", *where), extracted(i, *dataset[i])[1]["audio"]
+        )
+
+
+def test_stores_of_one_name_on_two_shares_are_not_mixed(tmp_path):
+    """One of them was retried: all rows behind the retried one have other places."""
+    dataset: Dataset = {"a": (1, 0), "b": (2, 0)}
+    store, _ = grow(tmp_path / "one", dataset)
+    push(store, str(tmp_path / "with"))
+    for row in extracted("a", 1, 0), extracted("b", 2, 0):
+        record, rows = row
+        if record.id == "a":
+            record = replace(record, status="failed", duration=0.0, audio_frames=0, vision_frames=0)
+            rows = {m: values[:0] for m, values in rows.items()}
+        Parts(tmp_path / "two/toy" / store.name).write([record], rows, "float16")
+    own = StoreSource(store).attributes["recipe"]["utterances"]
+    other = tmp_path / "two/toy" / store.name
+    publish(other, replace(RECIPE, utterances=own), WIDTHS, {}, list(dataset))
+    push(other, str(tmp_path / "without"))
+    hand = search(dataset, tmp_path, tmp_path / "without", tmp_path / "with")
+    assert hand.borrowed == {"a", "b"}
+    check_values(hand, dataset)
+
+
+def swap_sources(store: Path) -> None:
+    path = store / "utterances/source_sha256/c/0"
+    data = path.read_bytes()
+    path.write_bytes(data[:8] + data[76:140] + data[72:76] + data[8:72] + data[140:])
+    reseal(store)
+
+
+def move_rows(store: Path) -> None:
+    path = store / "audio/offsets/c/0"
+    path.write_bytes(np.array([0, 10**6, 5]).astype("<i8").tobytes())
+    reseal(store)
+
+
+def empty_root(store: Path) -> None:
+    change_root(store, lambda root: root.clear())
+
+
+FORGERIES = [swap_sources, move_rows, empty_root]
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
+def test_rows_of_an_inconsistent_store_are_not_used(tmp_path, caplog, forge: Callable):
+    dataset: Dataset = {"a": (1, 0), "b": (2, 0)}
+    forged, _ = grow(tmp_path / "one", dataset)
+    push(forged, str(tmp_path / "share"))
+    good, _ = grow(tmp_path / "two", {"b": (2, 0)})
+    push(good, str(tmp_path / "share"))
+    forge(unseal(tmp_path / "share/toy" / forged.name))
+    hand = search(dataset, tmp_path, tmp_path / "share")
+    assert hand.rows.keys() == {"b"}
+    check_values(hand, dataset)
+    segments = StoreSource(forged).attributes["segments"]
+    assert not find_by_name(RECIPE, segments, {}, tmp_path / "s", [str(tmp_path / "share")])
+    assert "skipping a shared store" in caplog.text
+    local = tmp_path / "local/toy" / forged.name
+    grow(tmp_path / "local", dataset)
+    forge(unseal(local))
+    wanted = [Wanted("a", CUTS[0], content(1))]
+    assert find_at_hand(RECIPE, wanted, tmp_path / "local", (), tmp_path / "borrowed").rows == {}
+
+
+@pytest.mark.parametrize("lie", ["features", "segments"])
+def test_a_catalogue_that_lies_is_not_believed(tmp_path, caplog, lie):
+    share = tmp_path / "share"
+    if lie == "features":
+        store = build_store(tmp_path / "one", {"a": (2, 2)}, recipe=recipe_of(weights="01"))
+    else:
+        store, _ = grow(tmp_path / "one", {"a": (1, 0)})
+    push(store, str(share))
+    entry = share / "catalog/toy" / f"{store.name}.json"
+    claims = {"features": RECIPE.features_digest, "segments": "5" * 64}
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | claims))
+    assert find_by_name(RECIPE, "5" * 64, {}, tmp_path / "s", [str(share)]) is None
+    assert f"has other {'encoders' if lie == 'features' else 'segments'} than" in caplog.text
+    assert not (tmp_path / "s").exists()
+    if lie == "features":
+        assert search({"a": (1, 0)}, tmp_path, share).rows == {}

@@ -12,9 +12,10 @@ from cache.share.location import Location, ShareError
 from cache.share.pull import pull
 from cache.share.remote_store import RemoteStore
 from cache.share.transfer import download, open_remote_metadata
-from cache.store.checksums import CHECKSUMS
+from cache.store.checksums import CHECKSUMS, Checksums
+from cache.store.consistency import check_all_listed, check_index, check_named_by_recipe
 from cache.store.disk import atomic_write
-from cache.store.metadata import is_feature_file
+from cache.store.metadata import is_feature_file, read_attributes, segments_of
 from cache.store.recipe import Recipe
 from cache.store.store_source import StoreSource, Wanted
 from cache.store.temp_paths import TempPath
@@ -63,7 +64,7 @@ def pull_same_names(
                 )
             for entry in found:
                 source = RemoteStore(share, entry.dataset, entry.name)
-                if _has_sizes(source, sizes):
+                if _fits(source, recipe, segments, sizes):
                     log.info("%s already has these features; pulling them", share)
                     pull(source, stores)
                     return str(source)
@@ -115,10 +116,9 @@ def borrow(
             if not wanted:
                 return
             try:
-                source, found = _borrow(
-                    RemoteStore(share, entry.dataset, entry.name), wanted, folder
-                )
-            except ShareError as error:
+                remote = RemoteStore(share, entry.dataset, entry.name)
+                source, found = _borrow(remote, recipe, wanted, folder)
+            except ValueError as error:
                 log.warning("skipping a shared store: %s", error)
                 continue
             wanted = [w for w in wanted if w.id not in found]
@@ -127,13 +127,20 @@ def borrow(
 
 
 def _borrow(
-    remote: RemoteStore, wanted: Sequence[Wanted], folder: Path
+    remote: RemoteStore, recipe: Recipe, wanted: Sequence[Wanted], folder: Path
 ) -> tuple[StoreSource, set[str]]:
-    """Copy the files of a store that hold wanted rows; return it and the ids of these rows."""
-    checksums, copy = remote.published_checksums(), folder / remote.path
+    """Copy the files of a store that hold wanted rows; return it and the ids of these rows.
+
+    Raises:
+        ValueError: the store is damaged, or inconsistent.
+    """
+    checksums = remote.published_checksums()
+    # Stores of two shares may have the same name and different contents.
+    copy = folder / checksums.content / remote.path
     names = [name for name in checksums.files if not is_feature_file(name)]
     download(remote, checksums, names, copy)
     atomic_write(copy / CHECKSUMS, checksums.raw)
+    _check(remote, copy, checksums, recipe)
     source = StoreSource(copy)
     found = source.rows_for(wanted, failed=False)
     needed = source.chunks([row.index for row in found.values()])
@@ -149,13 +156,40 @@ def _of_encoders(share: Location, recipe: Recipe) -> list[catalog.Entry]:
     return sorted(found, key=lambda entry: entry.when, reverse=True)
 
 
-def _has_sizes(source: RemoteStore, sizes: Mapping[str, int]) -> bool:
-    """Whether the files that a store was extracted from have these sizes, as far as given."""
-    checksums = source.published_checksums()
-    with open_remote_metadata(source, checksums) as store:
-        found = store.column("source_bytes")
-        expected = np.array([sizes.get(i, n) for i, n in zip(store.ids, found, strict=True)])
-        return bool((found == expected).all())
+def _fits(source: RemoteStore, recipe: Recipe, segments: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a store is of these segments, and its videos have these sizes, as far as given.
+
+    One that is damaged or inconsistent is skipped with a warning.
+    """
+    try:
+        checksums = source.published_checksums()
+        with open_remote_metadata(source, checksums) as store:
+            _check(source, store.path, checksums, recipe)
+            if segments_of(store.attributes) != segments:
+                raise ValueError(f"{source} has other segments than its catalogue lists")
+            found = store.column("source_bytes")
+            expected = np.array([sizes.get(i, n) for i, n in zip(store.ids, found, strict=True)])
+            return bool((found == expected).all())
+    except ValueError as error:
+        log.warning("skipping a shared store: %s", error)
+        return False
+
+
+def _check(remote: RemoteStore, copy: Path, checksums: Checksums, recipe: Recipe) -> None:
+    """Check the files of a shared store, without features: neither share nor catalogue is trusted.
+
+    Raises:
+        ValueError: they contradict each other, or are of other encoders.
+    """
+    try:
+        attributes = read_attributes(copy)
+        check_named_by_recipe(attributes, remote.dataset, remote.name)
+        check_all_listed(copy, checksums.files)
+        check_index(copy, attributes)
+    except ValueError as error:
+        raise ValueError(f"{remote} is not a valid store: {error}") from error
+    if Recipe.of_store(attributes).features_digest != recipe.features_digest:
+        raise ValueError(f"{remote} has other encoders than its catalogue lists")
 
 
 def _warn(error: ShareError, share: Location, stores: Path, recipe: Recipe) -> None:
