@@ -161,7 +161,7 @@ def differing_sizes(store: FeatureStore, cuts: Cuts, data: Path) -> list[str]:
         return []
     expected = dict(zip(store.ids, store.column("source_bytes").tolist(), strict=True))
     videos = {video: (data / video) for _, video, *_ in cuts}
-    if not any(path.is_file() for path in list(videos.values())[:_SAMPLED]):
+    if not any(signature_of(path) for path in list(videos.values())[:_SAMPLED]):
         return []
     sizes = {video: signature_of(path) for video, path in videos.items()}
     return [

@@ -24,6 +24,7 @@ from cache import FeatureStore, Parts, Record, best_per_id, publish
 from cache.at_hand import find_by_name
 from cache.store.publish import Finished, is_published, republish
 from cache.store.recipe import check_portable, user_name
+from cache.store.sources import signature_of
 from extract.cluster import connect, threads, worker_count
 from extract.ffmpeg import ffmpeg_version
 from extract.job import Job, Utterance
@@ -278,7 +279,7 @@ def _write_failed(job: Job, widths: Mapping[str, int], utterance: Utterance, rea
 
 def _check_data_folder(utterances: Sequence[Utterance], data: Path) -> None:
     """Raise a ValueError if no video exists: some may be missing, all of them is a wrong path."""
-    if not any((data / utterance.video).exists() for utterance in utterances):
+    if not any(signature_of(data / utterance.video) for utterance in utterances):
         raise ValueError(
             f"none of the {len(utterances)} videos of the manifest exists below {data}, for "
             f"example {utterances[0].video}; give the folder of the release with --data (make: "

@@ -72,7 +72,7 @@ def durations(utterances: Sequence[Utterance], data: Path) -> dict[str, float]:
         if utterance.video not in sizes:
             try:
                 sizes[utterance.video] = (data / utterance.video).stat().st_size / BYTES_PER_S
-            except OSError:
+            except (OSError, ValueError):  # the latter: a null character in the name
                 sizes[utterance.video] = 0.0  # missing: reported when its block is decoded
         return max(0.0, sizes[utterance.video] - (utterance.start or 0.0))
 

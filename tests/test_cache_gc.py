@@ -168,3 +168,15 @@ def test_a_store_is_superseded_by_a_newer_one_that_has_its_features(tmp_path, ca
     assert main([*command, "--yes"]) == 0
     assert (f"superseded by {second.name}" in capsys.readouterr().out) == grown
     assert [first.exists(), second.exists(), third.exists()] == [not grown, True, True]
+
+
+def test_nothing_is_superseded_by_a_damaged_store(tmp_path, caplog):
+    build_store(tmp_path, {"a": (2, 2)})
+    newer = build_store(tmp_path, {"a": (2, 2), "b": (1, 1)}, recipe=recipe_of(utterances="22"))
+    os.utime(newer / "checksums.json", (time.time() + 9,) * 2)
+    assert len(find_garbage(tmp_path, superseded=True)) == 1
+    chunk = newer / "audio/values/c/0/0"
+    chunk.chmod(0o644)
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    assert find_garbage(tmp_path, superseded=True) == []
+    assert "cache verify" in caplog.text

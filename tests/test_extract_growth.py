@@ -16,6 +16,7 @@ from cache.share.push import push
 from cache.share.verify import verify
 from cache.store import sources
 from cache.store.sources import SourceIndex, signature_of
+from cache.upgrade import differing_sizes
 from extract import ClusterSpec, EncoderSpec, Settings, extract
 from extract.__main__ import EXIT_SOME_FAILED, main
 from extract.engine import Summary
@@ -406,3 +407,12 @@ def test_a_file_of_any_time_and_inode_is_remembered(clips, data, tmp_path, monke
     grow(data, tmp_path / "s", whole("0.mp4"))
     index = SourceIndex(tmp_path / "s", "toy")
     assert index.remembered(data / "0.mp4", signature_of(data / "0.mp4")) is not None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_a_missing_video(clips, data, tmp_path, name):
+    shutil.copy(clips / "0.mp4", data)
+    cuts: Cuts = {"0": (name, None, None), "1": ("0.mp4", None, None)}
+    store = grow(data, tmp_path / "s", cuts).store
+    assert failed_ids(store) == {"0"}
+    assert differing_sizes(FeatureStore.open(store), write(data, cuts).cuts, data) == []

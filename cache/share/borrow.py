@@ -153,7 +153,7 @@ def _borrow(
 def _of_encoders(share: Location, recipe: Recipe) -> list[catalog.Entry]:
     """The stores of a share that have these encoders, the one pushed last first."""
     found = [e for e in catalog.entries(share) if e.features == recipe.features_digest]
-    return sorted(found, key=lambda entry: entry.when, reverse=True)
+    return sorted(found, key=lambda entry: entry.when)[::-1]  # of one second: as listed, reversed
 
 
 def _fits(source: RemoteStore, recipe: Recipe, segments: str, sizes: Mapping[str, int]) -> bool:

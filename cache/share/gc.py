@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,11 @@ def superseded_in(stores: Collection[Path]) -> dict[Path, Path]:
             log.warning("skipping a store: %s", error)
     # A store is as old as its last file: using it changes the time of the folder only.
     newest_first = sorted(keys, key=lambda store: (store / CHECKSUMS).stat().st_mtime, reverse=True)
+    intact = cache(_is_intact)
     found: dict[Path, Path] = {}
     for number, store in enumerate(newest_first):
         for newer in newest_first[:number]:
-            if newer not in found and keys[store] and keys[store] <= keys[newer]:
+            if newer not in found and keys[store] and keys[store] <= keys[newer] and intact(newer):
                 found[store] = newer
                 break
     return found
@@ -137,6 +139,16 @@ def _keys(source: StoreSource) -> frozenset[Any]:
     good = (record for record in source.records if record.status != "failed")
     keys = {(encoders, r.source_sha256 or r.id, r.cut) for r in good}
     return frozenset(keys | {(encoders, segments)} if source.attributes.get("asserted") else keys)
+
+
+def _is_intact(store: Path) -> bool:
+    """Whether all files of a store match their checksums: else no older store is deleted."""
+    source = StoreSource(store)
+    rows = range(len(source.records))
+    good = not source.problem() and len(source.intact(rows)) == len(rows)
+    if not good:
+        log.warning("%s is damaged; run: python -m cache verify %s", store, store)
+    return good
 
 
 def delete_garbage(garbage: Garbage) -> None:
