@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 from cache import FeatureStore, Parts, Recipe
@@ -47,7 +49,12 @@ class Request:
     def of(
         cls, manifest: Manifest, data: Path, stores: Path, encoder: Encoder, settings: Settings
     ) -> Request:
-        """The request for all utterances of a manifest."""
+        """The request for all utterances of a manifest.
+
+        Raises:
+            ValueError: it has no utterance, one id twice, or a number that is infinite.
+        """
+        _check_cuts(manifest)
         identity = EncoderIdentity.of(encoder)
         recipe = Recipe.with_one_encoder(
             manifest.card.name,
@@ -98,6 +105,18 @@ class Request:
             guess = Source(size, by_size.get((u.id, u.cut, size), f"not hashed: {u.video}"))
             found[u.id] = guess if known is None else known
         return Sourced.of(self, found)
+
+
+def _check_cuts(manifest: Manifest) -> None:
+    cuts, where = manifest.cuts, manifest.path or manifest.card.name
+    if not cuts:
+        raise ValueError(f"{where} has no utterance: make the dataset again")
+    for (i, *_), (following, *_) in pairwise(cuts):
+        if i == following:
+            raise ValueError(f"{where}: duplicate id {i!r}: ids must be unique, rename or drop one")
+    for i, _, start, end, crop in cuts:
+        if inf in map(abs, (start or 0.0, end or 0.0, *(crop or ()))):
+            raise ValueError(f"{where}: utterance {i!r} has an infinite time or crop: correct it")
 
 
 @dataclass(frozen=True)

@@ -416,3 +416,24 @@ def test_a_name_that_no_file_can_have_is_a_missing_video(clips, data, tmp_path, 
     store = grow(data, tmp_path / "s", cuts).store
     assert failed_ids(store) == {"0"}
     assert differing_sizes(FeatureStore.open(store), write(data, cuts).cuts, data) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.iloc[:0], "has no utterance"),
+        (lambda table: table.assign(id="x"), "duplicate id 'x'"),
+        (lambda table: table.assign(start=0.0, end=np.inf), "utterance '0' has an infinite time"),
+    ],
+)
+def test_a_manifest_of_which_no_store_can_be_made_is_refused(
+    clips, data, tmp_path, change, message
+):
+    for i in range(2):
+        shutil.copy(clips / f"{i}.mp4", data)
+    manifest = write(data, whole("0.mp4", "1.mp4"))
+    manifest.table = change(manifest.table)
+    settings = Settings(EncoderSpec("imagebind-tiny"), cluster=ClusterSpec(1))
+    with pytest.raises(ValueError, match=f"{manifest.path}.*{message}"):
+        extract(manifest, data, tmp_path / "s", settings)
+    assert not (tmp_path / "s").exists()
