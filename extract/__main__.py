@@ -153,7 +153,7 @@ examples:
         default=[],
         metavar="URL",
         help="copy what it has of the features from there: a folder, s3://, gs://, http(s)://, "
-        f"ssh://; may be repeated; ${SHARES} names more, separated by commas",
+        f"ssh://, hf://; may be repeated; ${SHARES} names more, separated by commas",
     )
     shares.add_argument("--no-share", action="store_true", help="do not search any share")
 

@@ -12,17 +12,18 @@ push lists the entries again and starts over if they changed: so the last writer
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cache.share.entry import Entry, ending_of
 from cache.share.location import Location, ShareError, UnreadableError
 from cache.store.checksums import CHECKSUMS, Checksums
-from cache.store.metadata import is_count, is_sha256, parse_attributes, parse_json, segments_of
-from cache.store.recipe import NAMES_ONLY, Recipe, check_place, user_name
+from cache.store.metadata import parse_attributes, parse_json
+from cache.store.recipe import check_place, user_name
 from manifests.printing import get_logger
 
 log = get_logger(__name__)
@@ -31,103 +32,6 @@ CATALOG = "catalog.json"
 ENTRIES = "catalog"
 _LARGEST_ENTRY = 1 << 20  # bytes
 _READERS = 8
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One store of a share.
-
-    Attributes:
-        dataset: name of the dataset.
-        name: the store's folder, ``<encoder>-<sampling>-<digest12>.zarr``.
-        encoder: the frozen encoder.
-        sampling: settings of the frame and window sampling.
-        digest: of the recipe, 64 hex digits.
-        content: SHA-256 of ``checksums.json``, 64 hex digits.
-        bytes: size of all files.
-        files: number of files without ``checksums.json``.
-        utterances: number of utterances in the store.
-        failures: number of utterances without features.
-        who: user name of the person who pushed it (in a share without catalogue: extracted it).
-        when: time of the push, ISO 8601 in UTC; empty if unknown.
-        licence: the dataset's licence note.
-        features: digest of the encoders; empty if unknown.
-        segments: digest of the segments by name; empty if unknown.
-    """
-
-    dataset: str
-    name: str
-    encoder: str
-    sampling: dict[str, Any]
-    digest: str
-    content: str
-    bytes: int
-    files: int
-    utterances: int
-    failures: int
-    who: str
-    when: str
-    licence: str
-    features: str = ""
-    segments: str = ""
-
-    @classmethod
-    def of(cls, name: str, attributes: Mapping[str, Any], checksums: Checksums) -> Entry:
-        """Make the entry of a store from its root attributes; ``when`` is empty."""
-        recipe, counts = Recipe.of_store(attributes), attributes["counts"]
-        return cls(
-            dataset=recipe.dataset,
-            name=name,
-            encoder=recipe.encoder,
-            sampling=recipe.sampling,
-            digest=attributes["digest"],
-            content=checksums.content,
-            bytes=checksums.size,
-            files=len(checksums.files),
-            utterances=counts["utterances"],
-            failures=counts["failed"],
-            who=str(attributes.get("creator", "")),
-            when="",
-            licence=str(attributes.get("licence", "")),
-            features=recipe.features_digest if recipe.version != NAMES_ONLY else "",
-            segments=segments_of(attributes) or "",
-        )
-
-    @classmethod
-    def from_json(cls, plain: Any) -> Entry:
-        """Validate an entry; unknown keys (of later releases) are ignored.
-
-        Raises:
-            ValueError: a key is missing or has another type, a name cannot be a folder's, or the
-                name does not end with the digest's first digits.
-        """
-        kinds = {"str": str, "int": int, "dict[str, Any]": dict}
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            try:
-                value = plain[field.name]
-            except (KeyError, TypeError) as error:
-                if isinstance(plain, dict) and field.default is not MISSING:
-                    continue
-                raise ValueError(f"not a catalogue entry: {error!r}") from error
-            kind = kinds[str(field.type)]
-            if not isinstance(value, kind) or (kind is int and not is_count(value)):
-                raise ValueError(f"{field.name} is {value!r:.200}")
-            if isinstance(value, str):
-                value.encode()  # raises ValueError for a lone surrogate, which cannot be printed
-            values[field.name] = value
-        for name in ("digest", "content"):
-            if not is_sha256(values[name]):
-                raise ValueError(f"{name} is {values[name]!r:.200}")
-        check_place(values["dataset"], values["name"])
-        if not values["name"].endswith(_ending(values["digest"])):
-            raise ValueError(f"{values['name']} is not the name of a store {values['digest']}")
-        return cls(**values)
-
-    @property
-    def path(self) -> str:
-        """Path of the store, relative to the share."""
-        return f"{self.dataset}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -155,24 +59,54 @@ def add(share: Location, entry: Entry) -> None:
         ShareError: the share is unreachable or not writable.
     """
     known = _read_entries(share)
-    mine = known.parsed.get(entry.path)
     for found in _scan(share, {entry.path, *known.parsed}):
         try:
             _write_entry(share, asdict(found))
         except ShareError as error:  # for instance a folder of another user
             log.warning("skipping a store that was copied by hand: %s", error)
-    if mine is None or mine.content != entry.content or not mine.when:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        _write_entry(share, {**asdict(entry), "who": user_name(), "when": now})
+    mine = _of_this_push(known, entry)
+    if mine is not None:
+        _write_entry(share, mine)
     known = _read_entries(share)
     while True:
-        stores = [plain for _, plain in sorted(known.plain.items())]
-        index = {"version": 1, "stores": stores, "tags": known.tags}
-        share.write(CATALOG, _json(index), temporary=ENTRIES)
+        share.write(CATALOG, _index(known.plain, known.tags), temporary=ENTRIES)
         present = _read_entries(share)
         if present == known:
             return
         known = present
+
+
+def changes(
+    share: Location, entry: Entry, tag_of: Callable[[bytes], str]
+) -> tuple[dict[str, bytes], list[Entry]]:
+    """Return what :func:`add` would write, for a share that is written in commits.
+
+    Args:
+        share: the share.
+        entry: of the pushed store.
+        tag_of: returns the tag that the share gives to a file with this content.
+
+    Returns:
+        The contents of the files that change, by path; and the entries of the share after that.
+
+    Raises:
+        ShareError: the share is unreachable.
+    """
+    known = _read_entries(share)
+    new = [asdict(found) for found in _scan(share, {entry.path, *known.parsed})]
+    mine = _of_this_push(known, entry)
+    files, stores, tags = {}, dict(known.plain), dict(known.tags)
+    for plain in [*new, *([] if mine is None else [mine])]:
+        path, data = f"{plain['dataset']}/{plain['name']}", _json(plain)
+        files[f"{ENTRIES}/{path}.json"] = data
+        stores[path], tags[f"{path}.json"] = plain, tag_of(data)
+    try:
+        index = share.read(CATALOG)
+    except FileNotFoundError:
+        index = b""
+    if index != _index(stores, tags):
+        files[CATALOG] = _index(stores, tags)
+    return files, [Entry.from_json(plain) for _, plain in sorted(stores.items())]
 
 
 def entries(share: Location) -> list[Entry]:
@@ -204,9 +138,9 @@ def find(share: Location, digest: str) -> list[Entry]:
     if not share.listable:
         found = _read_catalog(share)
     else:
-        found = list(_read_entries(share, _ending(digest)).parsed.values())
+        found = list(_read_entries(share, ending_of(digest)).parsed.values())
         if share.folder is not None or not found:
-            found += _scan(share, {entry.path for entry in found}, _ending(digest))
+            found += _scan(share, {entry.path for entry in found}, ending_of(digest))
     return _sorted([entry for entry in found if entry.digest.startswith(digest)])
 
 
@@ -289,6 +223,20 @@ def _parse(where: Location, plain: Any) -> Entry | None:
         return None
 
 
+def _of_this_push(known: _Entries, entry: Entry) -> dict[str, Any] | None:
+    """Return the entry with this user and the present time; None if the catalogue has it."""
+    mine = known.parsed.get(entry.path)
+    if mine is not None and mine.content == entry.content and mine.when:
+        return None
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**asdict(entry), "who": user_name(), "when": now}
+
+
+def _index(plain: dict[str, Any], tags: dict[str, str]) -> bytes:
+    stores = [entry for _, entry in sorted(plain.items())]
+    return _json({"version": 1, "stores": stores, "tags": dict(sorted(tags.items()))})
+
+
 def _write_entry(share: Location, plain: dict[str, Any]) -> None:
     name = f"{ENTRIES}/{plain['dataset']}/{plain['name']}.json"
     share.write(name, _json(plain), temporary=ENTRIES)
@@ -339,11 +287,6 @@ def _places(share: Location) -> Iterator[tuple[str, str]]:
             with suppress(ValueError):
                 check_place(dataset, name)
                 yield dataset, name
-
-
-def _ending(digest: str) -> str:
-    """How the name of a store with this digest ends."""
-    return f"-{digest[:12]}.zarr"
 
 
 def _json(plain: Any) -> bytes:

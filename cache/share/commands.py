@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from cache.share.remote_store import RemoteStore
     from manifests.command_line import SubParsers
 
-_LOCATION = "a folder (NFS, ...), s3://, gs://, ssh:// or, read-only, http(s)://"
+_LOCATION = (
+    "a folder (NFS, ...), s3://, gs://, ssh://, hf://datasets/OWNER/NAME or, read-only, http(s)://"
+)
 
 
 def add_commands(commands: SubParsers) -> None:

@@ -1,4 +1,4 @@
-"""Read and write files at a location: a folder, a bucket, a web server, or a machine by SSH.
+"""Read and write files at a location: a folder, a bucket, a web server, the Hub, or by SSH.
 
 Access is configured in the back-end's own way (its configuration files or environment variables). A
 location must not contain a secret, because it ends up in shell histories, process lists,
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cache.names import is_url
-from cache.share.back_ends import PACKAGE, SSH, WEB, file_system
+from cache.share.back_ends import HUB, PACKAGE, SSH, WEB, file_system, split_host
 from cache.share.secrets import check_no_secrets, redacted
 from cache.store.disk import (
     LARGEST_LIST,
@@ -48,8 +48,9 @@ class Location:
     """A place with files, by URL.
 
     Attributes:
-        scheme: ``file`` (a folder), ``s3``, ``gs``, ``http``, ``https``, ``sftp`` or ``ssh``.
-        host: bucket, or host with port; empty for a folder.
+        scheme: ``file`` (a folder), ``s3``, ``gs``, ``hf``, ``http``, ``https``, ``sftp`` or
+            ``ssh``.
+        host: bucket, or host with port, or ``datasets/OWNER/NAME[@REVISION]``; empty for a folder.
         path: below that, without a slash at the end.
     """
 
@@ -76,9 +77,7 @@ class Location:
             known = ", ".join(f"{s}://" for s in PACKAGE)
             raise ValueError(f"{scheme}:// is not supported; use a folder or one of {known}")
         check_no_secrets(scheme, rest)
-        host, _, path = rest.partition("/")
-        if not host:
-            raise ValueError(f"{scheme}:// needs a {'bucket' if scheme in 's3 gs' else 'host'}")
+        host, path = split_host(scheme, rest)
         return cls(scheme, host, f"/{path}".rstrip("/"))
 
     def __str__(self) -> str:
@@ -100,7 +99,22 @@ class Location:
     @property
     def writable(self) -> bool:
         """Whether the back-end can write; permissions are not checked."""
-        return self.scheme not in WEB
+        return not self.why_read_only
+
+    @property
+    def why_read_only(self) -> str:
+        """Say why the back-end cannot write, and what is written to instead; empty if it can."""
+        if self.scheme in WEB:
+            return "a web server is read-only; name the folder or bucket that it serves"
+        if self.scheme == HUB and "@" in self.host:
+            newest = replace(self, host=self.host.partition("@")[0])
+            return f"a revision is read-only; name {newest}"
+        return ""
+
+    @property
+    def in_commits(self) -> bool:
+        """Whether the back-end writes many files at once, see :mod:`cache.share.commit`."""
+        return self.scheme == HUB
 
     @property
     def listable(self) -> bool:

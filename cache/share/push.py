@@ -3,6 +3,7 @@
 ``checksums.json`` is written last: until then the share does not contain the store. Every file is
 compared with it before it is sent. An interrupted push resumes. A push of a store that the share
 contains already compares the files there with the list, and sends those that are missing or wrong.
+A share that is written in commits gets all files at once, see :mod:`cache.share.commit`.
 
 A store on the share can be replaced by one with more utterances. In a folder the new one is
 completed next to the old one, then the two are swapped. An object store cannot swap: the files
@@ -26,6 +27,7 @@ from cache.share.claims import (
     release,
     withdraw,
 )
+from cache.share.commit import commit, head
 from cache.share.location import Location, ShareError
 from cache.share.remote_store import DamagedError, RemoteStore
 from cache.share.repair import mend
@@ -96,24 +98,30 @@ def push(
     check_portable(target.dataset, target.name)
     _check_consistent(ours, checksums)
     if not target.share.writable:
-        raise ValueError(
-            f"{target.share}: a web server is read-only; push to the folder or bucket "
-            "that it serves"
-        )
+        raise ValueError(f"{target.share}: {target.share.why_read_only}")
     entry = catalog.Entry.of(target.name, ours.attributes, checksums)
     copied = mended = 0
     _make_folder(target.share)
+    parent = head(target.share) if target.share.in_commits else None
     list_damaged = _is_list_damaged(target, checksums)
     old = _replaced_by(ours, target, checksums) if replace and not list_damaged else None
     if list_damaged or _is_published(target, checksums, old):
         found = find_problems(target, checksums, check or list_damaged, workers, on_bytes)
         names = [*found, CHECKSUMS] if list_damaged else list(found)
-        mend(target, checksums, names, partial(read_local, store, checksums), workers, on_bytes)
         mended = len(names)
-    else:
+        if parent is None:
+            mend(target, checksums, names, partial(read_local, store, checksums), workers, on_bytes)
+    elif parent is None:
         copied = _publish(store, target, checksums, old, take_over, check, workers, on_bytes)
-    release(target, checksums.content)
-    catalog.add(target.share, entry)
+    else:
+        _check_only_push_files(target.share, target.path, checksums)
+        names = [*checksums.files, CHECKSUMS]
+        copied = len(checksums.files)
+    if parent is not None:
+        commit(store, target, checksums, names, entry, parent, workers, on_bytes)
+    else:
+        release(target, checksums.content)
+        catalog.add(target.share, entry)
     return Pushed(target, copied, mended)
 
 

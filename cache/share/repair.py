@@ -102,9 +102,9 @@ def _copy_of(dataset: str, name: str, source: str) -> RemoteStore:
 
 def _repair_share(target: RemoteStore, copy: RemoteStore, on_bytes: Progress | None) -> list[Fault]:
     if not target.share.writable:
-        raise ValueError(
-            f"{target}: a web server is read-only; repair the folder or bucket that it serves"
-        )
+        raise ValueError(f"{target}: {target.share.why_read_only}")
+    if target.share.in_commits:
+        raise ValueError(f"{target} is mended in one commit; {target.remedy}")
     faults = []
     try:
         checksums = target.checksums()

@@ -6,12 +6,13 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from cache.share.back_ends import SSH, WEB
+from cache.share.back_ends import HUB, SSH, WEB
 
 _WHERE_KEYS_BELONG = {
     "s3": "~/.aws/credentials or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
     "gs": "`gcloud auth application-default login` or GOOGLE_APPLICATION_CREDENTIALS",
     **dict.fromkeys(WEB, "~/.netrc, or client_kwargs in ~/.config/fsspec/"),
+    HUB: "HF_TOKEN, or `hf auth login`",
     **dict.fromkeys(SSH, "the SSH agent or ~/.ssh"),
 }
 

@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import time
 import zlib
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -23,16 +20,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-GRACE_S = 30.0
-"""Seconds that any answer may take, before its speed counts."""
-SLOWEST = 4000.0
-"""Bytes per second below which a server is given up."""
+from cache.share.patience import BUSY, GRACE_S, SLOWEST, TRIES, WebError, pause
+
 LARGEST_INDEX = 4 << 20
 """Maximum size of the page that lists a folder, in bytes."""
-MOST_WAIT_S = 60.0
-"""Seconds that a busy server may ask to wait before the next try."""
-_TRIES = 4
-_BUSY = (429, 503)
 _REDIRECTS = 5
 _BLOCK = 1 << 18
 
@@ -40,10 +31,6 @@ _origin: ContextVar[str] = ContextVar("origin")
 """The host of the request, as the user named it."""
 _limits: ContextVar[dict[str, int]] = ContextVar("limits")
 """The hosts that the request was redirected to, each with the greatest allowed `closeness`."""
-
-
-class WebError(Exception):
-    """A server sends too much, too slowly, or leads to where it must not."""
 
 
 def read_start(files: Any, url: str, count: int) -> bytes:
@@ -181,7 +168,7 @@ def _check_addresses(host: str, addresses: list[str], limit: int) -> None:
 
 async def _read(files: Any, url: str, count: int) -> bytes:
     session = await files.set_session()
-    for attempt in range(_TRIES):
+    for attempt in range(TRIES):
         async with _Patience() as patience:
             _origin.set(URL(url).host or "")
             _limits.set({})
@@ -189,11 +176,11 @@ async def _read(files: Any, url: str, count: int) -> bytes:
             async with session.get(url, headers=headers, max_redirects=_REDIRECTS) as response:
                 if response.status == 404:
                     raise FileNotFoundError(url)
-                if response.status not in _BUSY or attempt == _TRIES - 1:
+                if response.status not in BUSY or attempt == TRIES - 1:
                     response.raise_for_status()
                     return await _body(response, count, patience)
-                pause = _pause(response, attempt)
-        await asyncio.sleep(pause)
+                wait_s = pause(response.status, response.headers.get("Retry-After", ""), attempt)
+        await asyncio.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -238,27 +225,3 @@ async def _body(response: aiohttp.ClientResponse, count: int, patience: _Patienc
             data += unpack.decompress(block, count - len(data)) if unpack else block
             block = unpack.unconsumed_tail if unpack else b""
     return bytes(data)
-
-
-def _pause(response: aiohttp.ClientResponse, attempt: int) -> float:
-    """Seconds to wait for a busy server: as many as it asks for.
-
-    Raises:
-        WebError: it asks for more than `MOST_WAIT_S`.
-    """
-    asked = response.headers.get("Retry-After", "").strip()
-    if asked.isascii() and asked.isdigit():
-        seconds = float(asked[:9])
-    else:
-        try:
-            until = parsedate_to_datetime(asked)
-            until = until if until.tzinfo else until.replace(tzinfo=UTC)
-            seconds = max(0.0, (until - datetime.now(UTC)).total_seconds())
-        except ValueError:  # nothing, or nothing that can be read
-            seconds = 2.0**attempt
-    if seconds > MOST_WAIT_S:
-        raise WebError(
-            f"the server is busy (status {response.status}) and asks to wait {seconds:.0f} s; try "
-            f"again at {time.strftime('%H:%M', time.localtime(time.time() + seconds))}"
-        )
-    return seconds
