@@ -170,6 +170,16 @@ def test_a_damaged_file_is_found_and_mended(repository, store, tmp_path, how, ca
     assert main(["verify", f"{SHARE}/{NAME}"]) == 0
 
 
+def test_a_local_store_is_repaired_from_the_hub(repository, store):
+    push(store, SHARE)
+    before = tree_of(store)
+    path = store / next(n for n in before if n.startswith("audio/values/c/"))
+    path.chmod(0o644)
+    path.write_bytes(b"?")
+    assert len(repair(store, SHARE)) == 1
+    assert tree_of(store) == before
+
+
 def test_a_damaged_list_is_restored(repository, store):
     push(store, SHARE)
     repository.commit(repository.files | {f"{NAME}/{CHECKSUMS}": b"{"})
@@ -241,6 +251,7 @@ def test_a_revision_is_read_and_not_written(repository, store, tmp_path):
     for revision in ("v1", "refs%2Fpr%2F1", repository.commits[1][0]):
         source = resolve_one(f"{SHARE}@{revision}")
         assert source.name == RECIPE.store_name
+        assert resolve_one(f"{SHARE}@{revision}/{RECIPE.digest[:12]}") == source
         assert pull(source, tmp_path / revision)[1] == FILES
     with pytest.raises(ValueError, match=f"@v1: a revision is read-only; name {SHARE}$"):
         push(store, f"{SHARE}@v1")
