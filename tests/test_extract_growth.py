@@ -1,5 +1,6 @@
 """Datasets that grow and change: only new contents are decoded, and the store is the same."""
 
+import errno
 import logging
 import os
 import shutil
@@ -437,3 +438,26 @@ def test_a_manifest_of_which_no_store_can_be_made_is_refused(
     with pytest.raises(ValueError, match=f"{manifest.path}.*{message}"):
         extract(manifest, data, tmp_path / "s", settings)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_video_on_a_bad_part_of_the_disk_does_not_end_the_run(clips, data, tmp_path, monkeypatch):
+    """A stub: no disk here returns such an error on request."""
+    from cache.store import sources
+
+    real = sources.sha256_of
+
+    def failing(path: Path) -> str:
+        if path.name == "1.mp4":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(sources, "sha256_of", failing)
+    for i in range(2):
+        shutil.copy(clips / f"{i}.mp4", data)
+    found = sources.SourceIndex(tmp_path / "s", "toy").identify([data / "0.mp4", data / "1.mp4"])
+    assert found[data / "1.mp4"] == sources.MISSING
+    assert found[data / "0.mp4"].sha256
+    monkeypatch.setattr(sources, "PER_FILE_ERRNOS", frozenset())
+    (data / "1.mp4").unlink()
+    with pytest.raises(OSError, match=r"1\.mp4"):
+        sources.SourceIndex(tmp_path / "s", "toy").identify([data / "1.mp4"])

@@ -108,9 +108,9 @@ def hash_source(path: Path) -> Source:
         try:
             sha256 = sha256_of(path)
         except OSError as error:
-            if error.errno not in PER_FILE_ERRNOS:
-                raise
-            return MISSING
+            if error.errno in PER_FILE_ERRNOS or error.errno == errno.EIO:
+                return MISSING  # decoding it tells why
+            raise OSError(error.errno, error.strerror, str(path)) from error
         if signature_of(path) == before:
             return Source(before[0], sha256, before)
     raise ValueError(f"{path} is being written to: run again when it is complete")
