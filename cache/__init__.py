@@ -17,8 +17,9 @@ from manifests.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from cache.features import Features, Packed
+    from cache.local_stores import find
     from cache.open import open_store
-    from cache.reader import FeatureStore, find
+    from cache.reader import FeatureStore
     from cache.store.parts import Parts, Record, best_per_id
     from cache.store.publish import publish
     from cache.store.recipe import MODALITIES, Recipe
@@ -47,7 +48,7 @@ __getattr__ = lazy_attributes(
         "Parts": "cache.store.parts",
         "Recipe": "cache.store.recipe",
         "Record": "cache.store.parts",
-        "find": "cache.reader",
+        "find": "cache.local_stores",
         "best_per_id": "cache.store.parts",
         "open_store": "cache.open",
         "publish": "cache.store.publish",
