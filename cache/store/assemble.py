@@ -29,7 +29,7 @@ from cache.store.parts import Row, Source, frames_of
 from cache.store.recipe import Recipe
 
 CHUNK_BYTES = 8 << 20
-CHUNKS_AT_ONCE = 8
+CHUNKS_AT_ONCE = 16
 """Chunks in memory at once: the more, the more rows are read each time a part is opened."""
 
 
