@@ -59,11 +59,11 @@ def _is_like(root: Path, calm: Path) -> None:
     assert tree_of(root) == tree_of(calm)
 
 
-@pytest.mark.parametrize("first", [1, 4, 7, 10])
-def test_killed_before_every_third_step(tmp_path, first):
+@pytest.mark.parametrize("first", [1, 7, 13, 19])
+def test_killed_before_every_sixth_step(tmp_path, first):
     steps = _run(tmp_path / "calm")
     assert steps > 60
-    for kill_at in range(first, steps + 1, 12):
+    for kill_at in range(first, steps + 1, 24):
         root = tmp_path / str(kill_at)
         _run(root, kill_at)
         build_store(root, LENGTHS)
