@@ -111,7 +111,7 @@ def _tasks(scratch: Path, options: argparse.Namespace) -> dict[str, Task]:
         "long": [Utterance(f"{end}", "long.mp4", end - size.seconds, end) for end in ends],
     }
     return {
-        name: Task(replace(job, store=scratch / f"{name}.zarr"), utterances, size.seconds)
+        name: Task(replace(job, place=scratch / f"{name}.zarr"), utterances, size.seconds)
         for name, utterances in materials.items()
     }
 
