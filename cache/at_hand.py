@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 from cache.store.consistency import check_index
-from cache.store.metadata import read_attributes, segments_of
+from cache.store.metadata import segments_of
 from cache.store.parts import Cut, Row
 from cache.store.publish import is_published, published_in
 from cache.store.recipe import NAMES_ONLY, Recipe
@@ -122,21 +123,20 @@ def _local(recipe: Recipe, stores: Path) -> Iterator[StoreSource]:
     Those of format version 1 do not name the contents that their rows came from.
     """
     prefix = recipe.name_with("").removesuffix(".zarr")
-    found: list[tuple[int, Path]] = []
+    found: list[tuple[int, Path, StoreSource]] = []
     for folder in sorted(path for path in stores.glob("*/") if path.is_dir()):
         for store in published_in(folder):
             if not store.name.startswith(prefix):
                 continue
             try:
-                attributes = read_attributes(store)
-                own = Recipe.of_store(attributes)
+                source = StoreSource(store)
+                own = Recipe.of_store(source.attributes)
             except (OSError, ValueError) as error:
                 log.warning("skipping a store: %s", error)
                 continue
             if own.version != NAMES_ONLY and own.features_digest == recipe.features_digest:
-                found.append((store.stat().st_mtime_ns, store))
-    for _, store in sorted(found, reverse=True):
-        source = StoreSource(store)
+                found.append((store.stat().st_mtime_ns, store, source))
+    for _, store, source in sorted(found, reverse=True, key=itemgetter(0, 1)):
         problem = source.problem()
         if problem:
             log.warning(

@@ -85,11 +85,12 @@ def _upgrade_share(options: argparse.Namespace, folders: dict[str, Path]) -> int
     from cache.share.mirror import mirror, mirror_folder
     from cache.share.push import push
     from cache.share.remote_store import resolve
+    from cache.store.recipe import NAMES_ONLY
 
     failed = skipped = 0
     for shared in resolve(options.store):
         try:
-            if shared.attributes(shared.published_checksums())["format_version"] != 1:
+            if shared.attributes(shared.published_checksums())["format_version"] != NAMES_ONLY:
                 continue
             if shared.dataset not in folders and "" not in folders:
                 say(f"{shared}: skipped; give its videos with --data {shared.dataset}=FOLDER")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,42 +49,50 @@ def pull_same_names(
     Raises:
         ValueError: a location is invalid, or the store cannot be written.
     """
-    for location in shares:
-        share = Location.parse(location)
-        try:
-            found = [
-                entry
-                for entry in _of_encoders(share, recipe)
-                if entry.segments == segments and entry.dataset == recipe.dataset
-            ]
-            if len(found) > 1:
-                log.warning(
-                    "%s has %d stores of these videos, by name; the newest one that fits is used",
-                    *(share, len(found)),
-                )
-            for entry in found:
-                source = RemoteStore(share, entry.dataset, entry.name)
-                if _fits(source, recipe, segments, sizes):
-                    log.info("%s already has these features; pulling them", share)
-                    pull(source, stores)
-                    return str(source)
-        except ShareError as error:
-            _warn(error, share, stores, recipe)
-    return None
+
+    def fitting(share: Location) -> Iterator[RemoteStore]:
+        found = [
+            entry
+            for entry in _of_encoders(share, recipe)
+            if entry.segments == segments and entry.dataset == recipe.dataset
+        ]
+        if len(found) > 1:
+            log.warning(
+                "%s has %d stores of these videos, by name; the newest one that fits is used",
+                *(share, len(found)),
+            )
+        sources = (RemoteStore(share, entry.dataset, entry.name) for entry in found)
+        return (source for source in sources if _fits(source, recipe, segments, sizes))
+
+    return _pull_first(fitting, recipe, shares, stores)
 
 
 def pull_named(recipe: Recipe, shares: Sequence[str], stores: Path) -> str | None:
     """Pull the store with exactly this recipe; arguments and errors as `pull_same_names`."""
+
+    def named(share: Location) -> Iterator[RemoteStore]:
+        source = RemoteStore(share, recipe.dataset, recipe.store_name)
+        checksums = source.checksums()
+        if checksums and source.attributes(checksums).get("digest") == recipe.digest:
+            yield source
+
+    return _pull_first(named, recipe, shares, stores)
+
+
+def _pull_first(
+    find: Callable[[Location], Iterator[RemoteStore]],
+    recipe: Recipe,
+    shares: Sequence[str],
+    stores: Path,
+) -> str | None:
+    """Pull the first store that ``find`` yields for a share; return its location."""
     for location in shares:
         share = Location.parse(location)
-        source = RemoteStore(share, recipe.dataset, recipe.store_name)
         try:
-            checksums = source.checksums()
-            if checksums is None or source.attributes(checksums).get("digest") != recipe.digest:
-                continue
-            log.info("%s already has these features; pulling them", share)
-            pull(source, stores)
-            return str(source)
+            for source in find(share):
+                log.info("%s already has these features; pulling them", share)
+                pull(source, stores)
+                return str(source)
         except ShareError as error:
             _warn(error, share, stores, recipe)
     return None

@@ -18,11 +18,10 @@ from cache.store.checksums import CHECKSUMS, Checksums
 from cache.store.chunks import read_column
 from cache.store.consistency import UnlistedFileError, check_all_listed, check_index
 from cache.store.disk import files_below
-from cache.store.metadata import read_array_metadata, read_attributes
+from cache.store.metadata import is_feature_file, read_array_metadata, read_attributes
 from cache.store.recipe import STORABLE
 
 _INDEX = tuple(f"{modality}/offsets/" for modality in STORABLE)
-_FEATURES = tuple(f"{modality}/values/c/" for modality in STORABLE)
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _remote_problems(
             problem, data = "unreadable", b""
         if problem:
             problems[name] = problem
-        elif index is not None and not name.startswith(_FEATURES):
+        elif index is not None and not is_feature_file(name):
             with suppress(OSError):  # a list may name a file and another one below it
                 (index / name).parent.mkdir(parents=True, exist_ok=True)
                 (index / name).write_bytes(data)
